@@ -58,7 +58,7 @@ class SynthesisConfig:
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )
     """Steps to run, in this order."""
-    phrasings: int = 4
+    phrasings: int = 5
     """Wordings of each fact's question, the original included."""
     abstain_fraction: float = 0.15
     """Abstention examples as a fraction of the other facts."""

@@ -8,9 +8,11 @@ from memo_dist.corpus.types import Document
 from memo_dist.synthesis.embedded.clause_facts import ClauseFacts
 from memo_dist.synthesis.embedded.document import ReadDocument, ReadSentence, read_document
 from memo_dist.synthesis.embedded.facts import Fact, fact_key, unambiguous
+from memo_dist.synthesis.embedded.keywords import search_words
 from memo_dist.synthesis.embedded.naming import DANGLING
 from memo_dist.synthesis.embedded.pairs import pair_facts
 from memo_dist.synthesis.embedded.quality import fault
+from memo_dist.synthesis.embedded.spans import span_facts
 from memo_dist.synthesis.embedded.statements import nested_facts, statement
 from memo_dist.synthesis.types import Rejected
 
@@ -56,6 +58,8 @@ class _Collector:
                 self.add(fact)
         for fact in nested_facts(item, self.read.context):
             self.add(fact)
+        for fact in span_facts(item, self.read, self.facts[before:]):
+            self.add(fact)
         if not any(fact.kind == "direct" for fact in self.facts[before:]):
             whole = statement(item, self.read.context)
             if whole is not None:
@@ -78,7 +82,9 @@ class _Collector:
             return
         self.answers[key] = fact.answer
         good = [q for q in fact.questions if not fault(q, fact.answer)]
-        unique = list(dict.fromkeys(good))
+        first, *others = dict.fromkeys(good)
+        typed = search_words(first, self.read.topic.name if self.read.topic else "")
+        unique = [first, *([typed] if typed else []), *others]
         self.facts.append(
             Fact(tuple(unique), fact.answer, fact.kind, fact.start, fact.about, fact.attribute)
         )

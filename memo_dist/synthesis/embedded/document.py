@@ -128,10 +128,11 @@ def _topic(document: Document, sentences: list[ReadSentence]) -> Entity | None:
         for clause in item.clauses[:2]:
             if clause.subject is None or clause.subject.plural_list:
                 continue
-            if not (clause.verb.copular or clause.verb.passive):
-                continue  # a story's hero, not what an article is about
             core = clause.subject.tokens[: clause.subject.core or None]
             names = {t.text for t in core if t.text[0].isupper()}
+            group = name_kind([t.text for t in core]) == "group" and names <= words
+            if not (clause.verb.copular or clause.verb.passive or group):
+                continue  # a story's hero, not what an article is about
             most = len(names) * 2 > len(words) or base.startswith(f"{render(core)},")
             if names and ((names <= words and most) or (words and words <= names)):
                 return _entity(render(core), clause.subject.plural)

@@ -277,7 +277,7 @@ class Tracker:
         if not fitting:
             phrase.first.dangling = phrase.first.lower != "the"
             return None
-        best = max(fitting, key=lambda e: (e is self.topic, e.order))
+        best = max(fitting, key=lambda e: (e is self.topic, _ends_in(e, noun), e.order))
         phrase.first.sub, phrase.head.dropped = best.name, True
         return best
 
@@ -285,8 +285,7 @@ class Tracker:
         if noun in entity.nouns:
             return True
         words = lexicon().sets
-        last = entity.name.split(" ")[-1].lower()
-        if last == noun and not entity.plural:
+        if _ends_in(entity, noun) and not entity.plural:
             return True
         if noun in words["company_nouns"]:
             return entity.kind == "group" or (entity is self.topic and entity.kind is None)
@@ -353,6 +352,11 @@ class Tracker:
         if not phrase.head.is_name or not phrase.head.text[0].isupper():
             return None
         return self.find([t.text for t in core if t.text[0].isupper()])
+
+
+def _ends_in(entity: Entity, noun: str) -> bool:
+    """As in "the company" for "the Quennarth Metering Company"."""
+    return entity.name.split(" ")[-1].lower() == noun
 
 
 def _phrases(clauses: list[Clause]) -> list[Phrase]:

@@ -25,7 +25,7 @@ from memo_dist.synthesis.types import (
 )
 
 VERSION = "1"
-RULES_VERSION = "rules-1"
+RULES_VERSION = "rules-2"
 
 
 @lru_cache(maxsize=64)
