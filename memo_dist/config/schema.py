@@ -44,7 +44,7 @@ class GeneratorConfig:
 
     kind: str = "embedded"
     """``embedded`` (rules inside the package, no service), ``openai`` (any server with that API),
-    ``anthropic``, ``transformers`` (a model in this process) or ``recorded`` (answers in a file)."""
+    ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
     model: str = ""
     """Name of the model at its endpoint; for ``transformers`` a folder or hub id."""
     structured: str = "server"
@@ -53,7 +53,7 @@ class GeneratorConfig:
     attempts: int = 4
     """Answers that a request may take until one is valid, a repair turn included."""
     urls: list[str] = field(default_factory=list)
-    """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own service."""
+    """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own one."""
     api_key_env: str = ""
     """NAME of the environment variable that holds the key; empty: no key is sent."""
     recording: str = ""
@@ -85,7 +85,7 @@ class GeneratorConfig:
     price_completion: float = 0.0
     """Money per million answer tokens."""
     budget_tokens: int = 0
-    """Prompt and answer tokens of the whole synthesis after which it stops (exit 75); 0: no limit."""
+    """Prompt and answer tokens of the synthesis after which it stops (exit 75); 0: no limit."""
     budget_money: float = 0.0
     """Money for the whole synthesis, in the prices' unit, after which it stops; 0: no limit."""
     drain_seconds: float = 20.0

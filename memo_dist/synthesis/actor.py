@@ -37,7 +37,7 @@ class PartitionWorker:
         self._stopped = False
 
     async def first_keys(self, job: PartitionJob) -> list[str]:
-        """See :func:`memo_dist.synthesis.dialogues.first_keys`; empty for a step that asks nobody."""
+        """See :func:`memo_dist.synthesis.dialogues.first_keys`."""
         step = planned_step(job, self._generator)
         return await asyncio.to_thread(first_keys, job, step) if asks(step) else []
 
