@@ -183,7 +183,7 @@ def audit(setting: Setting, run: RunFolder, kills: list[dict[str, Any]]) -> dict
 
 
 def _in_flight(rows: list[dict[str, Any]], moment: float) -> int:
-    """The most requests in flight while the victim died (a driver's workers outlive it a little)."""
+    """The most requests in flight while the victim died: a driver's workers outlive it a little."""
     now, most = 0, 0
     for row in rows:
         now += 1 if row["event"] == "received" else -1

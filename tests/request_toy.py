@@ -15,6 +15,7 @@ from memo_dist.config import load_config
 from memo_dist.config.schema import Config
 from memo_dist.corpus.build import build_corpus
 from memo_dist.corpus.types import Chunk
+from memo_dist.io.atomic import write_jsonl
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.requests import Dialogue, Failure, Group, Message, Request
@@ -151,18 +152,21 @@ def make_config(url: str, *overrides: str) -> Config:
 
 
 def make_run(root: Path, config: Config, documents: int = 24, sentences: int = 3) -> RunFolder:
-    """A run folder with a corpus of short documents; the first two sentences of some are alike."""
+    """A run folder with a corpus of short documents; every two begin with the same sentence."""
     source = root / "source"
     source.mkdir(parents=True)
-    for index in range(documents):
-        number = 0 if index == documents - 1 else index
-        facts = [
-            f"Thing {number} has {part} parts of kind {number * part}" for part in range(sentences)
-        ]
-        (source / f"doc{index:05}.txt").write_text(". ".join(facts) + ".")
+    write_jsonl(source / "corpus.jsonl", _documents(documents, sentences))
     run = RunFolder(root / "run")
     build_corpus(source, run.corpus, config.corpus)
     return run
+
+
+def _documents(count: int, sentences: int) -> Iterator[dict]:
+    for index in range(count):
+        facts = [f"The thing of number {index // 2} is known"]
+        facts += [f"Thing {index} has {n} parts of kind {index * n}" for n in range(sentences)]
+        name = f"doc{index:05}"
+        yield {"id": name, "title": name, "text": ". ".join(facts) + "."}
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 import json
 import os
-import re
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,13 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 from request_toy import (
-    AskingGenerator,
-    AskingStep,
     factory,
     log_rows,
     make_config,
     make_run,
-    request,
     server,
 )
 
