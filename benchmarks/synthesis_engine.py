@@ -27,8 +27,7 @@ from typing import Any
 
 import psutil
 
-TESTS = Path(__file__).parent.parent / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from request_toy import log_rows, make_config, make_run, server
 
@@ -36,6 +35,7 @@ from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.runs import library_versions
 
+TESTS = Path(__file__).parent.parent / "tests"
 LATENCY = 2.0
 SAMPLE_SECONDS = 0.25
 

@@ -1,4 +1,4 @@
-"""Kill driver, workers and server of a synthesis at random moments and compare with an unbroken run.
+"""Kill driver, workers and server of a synthesis at random moments; compare with an unbroken run.
 
     python benchmarks/synthesis_faults.py [--kills 20] [--seed 1] [--out FILE]
 
