@@ -427,3 +427,60 @@ def test_replies_come_from_final_attempts_only():
     assert reply_of(one, one.key, [bad]) is None
     assert next_send(one, [Attempt(one.key, 0, "fault", False, "HTTP 500")]) == one
     assert parse(GOOD)["pairs"]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> Path:
+    """A random Llama of some thousand weights with a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: n for n, token in enumerate([*alphabet, "<end>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    ends = {"eos_token_id": len(alphabet), "bos_token_id": len(alphabet)}
+    config = LlamaConfig(vocab_size=len(vocabulary), **shape, **heads, **ends)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_is_held_to_the_schema(tiny_model):
+    """Random weights would write noise: what parses is the grammar's doing."""
+    schema = {
+        "type": "object",
+        "properties": {"yes": {"type": "boolean"}, "kind": {"enum": ["direct", "cross"]}},
+        "required": ["yes", "kind"],
+        "additionalProperties": False,
+    }
+    told = request("Is it?", schema=json.dumps(schema), max_tokens=60)
+
+    async def run(structured: str, *requests: Request) -> list[Answer]:
+        settings = GeneratorConfig(
+            kind="transformers", model=str(tiny_model), structured=structured
+        )
+        (backend,) = make_backends(settings)
+        try:
+            return [await backend.complete(one, "a-0") for one in requests]
+        finally:
+            await backend.close()
+
+    warm = [replace(told, temperature=1.0, seed=seed) for seed in range(3)]
+    answers = asyncio.run(run("server", told, *warm))
+    assert [fault_of(answer, told.schema) for answer in answers] == [""] * 4
+    assert all(" " not in answer.text and "\n" not in answer.text for answer in answers)
+    assert answers[0].usage.prompt == 7
+    (free,) = asyncio.run(run("prompt", told))
+    assert fault_of(free, told.schema) != ""
+    assert free.finish_reason == "length"
+    with pytest.raises(RequestRefused, match="the prompt has 601 tokens, the model reads 512"):
+        asyncio.run(run("server", request("x" * 600)))
