@@ -180,6 +180,26 @@ BAD_VALUES = {
     "corpus.max_quarantined_fraction": 1.5,
     "corpus.max_documents": -1,
     "generator.kind": "oracle",
+    "generator.structured": "maybe",
+    "generator.attempts": 0,
+    "generator.urls": ["localhost:8000"],
+    "generator.api_key_env": "sk-not-a-name",
+    "generator.max_in_flight": 0,
+    "generator.requests_per_minute": -1,
+    "generator.tokens_per_minute": -1,
+    "generator.request_timeout": 0,
+    "generator.connect_timeout": 0,
+    "generator.retries": -1,
+    "generator.patience": 0,
+    "generator.hedge_after": -1,
+    "generator.hedge_fraction": 2,
+    "generator.max_failed_fraction": 1.5,
+    "generator.price_prompt": -1,
+    "generator.price_cached": -1,
+    "generator.price_completion": -1,
+    "generator.budget_tokens": -1,
+    "generator.budget_money": 5,
+    "generator.drain_seconds": -1,
     "synthesis.partitions": 0,
     "synthesis.documents_per_unit": 0,
     "synthesis.steps": ["direkt"],
@@ -236,6 +256,8 @@ def test_every_number_and_choice_has_a_bad_value():
     """A new key needs a rule, or a place in this list of keys that take anything."""
     free = {
         "run.seed",
+        "generator.model",
+        "generator.recording",
         "synthesis.max_question_chars",
         "synthesis.max_answer_chars",
         "memory.scratch.intermediate_size",
@@ -259,6 +281,24 @@ def test_lists_of_names(override, expected):
     assert expected in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["generator.kind=openai", "generator.urls=[http://a/v1]"], "generator.model='' must name"),
+        (["generator.kind=openai", "generator.model=m"], "generator.urls=[] must name"),
+        (["generator.kind=recorded", "generator.model=m"], "generator.recording='' must name"),
+        (["generator.urls=[http://me:secret@host/v1]"], "URL of host carries credentials"),
+        (["generator.urls=['http://host/v1?key=secret']"], "URL of host carries credentials"),
+        (["generator.api_key_env=sk-secret"], "the NAME of an environment variable"),
+        (["generator.budget_money=1"], "needs generator.price_prompt"),
+    ],
+)
+def test_generator_settings_that_do_not_fit_together(overrides, expected):
+    message = refusal(*overrides)
+    assert expected in message
+    assert "secret" not in message
+
+
 def test_all_broken_rules_are_told_at_once():
     message = refusal("train.epochs=0", "corpus.shards=0")
     assert "train.epochs=0" in message
@@ -280,6 +320,25 @@ GROUP_REACHES = {
 }
 NO_IDENTITY = {
     "corpus.max_quarantined_fraction",
+    "generator.urls",
+    "generator.api_key_env",
+    "generator.recording",
+    "generator.max_in_flight",
+    "generator.requests_per_minute",
+    "generator.tokens_per_minute",
+    "generator.request_timeout",
+    "generator.connect_timeout",
+    "generator.retries",
+    "generator.patience",
+    "generator.hedge_after",
+    "generator.hedge_fraction",
+    "generator.max_failed_fraction",
+    "generator.price_prompt",
+    "generator.price_cached",
+    "generator.price_completion",
+    "generator.budget_tokens",
+    "generator.budget_money",
+    "generator.drain_seconds",
     "synthesis.max_rejected_fraction",
     "train.checkpoint_minutes",
     "train.checkpoint_steps",

@@ -8,7 +8,7 @@ from synthesis_toy import ToyGenerator, make_config, make_run
 from memo_dist.corpus.manifest import load_chunks, load_documents, shard_of
 from memo_dist.errors import UsageError
 from memo_dist.synthesis.journal import Journal, JournalTail, Record
-from memo_dist.synthesis.plan import UnitReader, check_settings, make_plan
+from memo_dist.synthesis.plan import StepUnits, UnitReader, check_settings, make_plan
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_units_cover_the_corpus_once_and_stay_inside_their_shard(corpus, generat
         assert {shard_of(document.id, 2) for document in unit.documents} == {unit.shard}
         assert {chunk.document for chunk in unit.chunks} == {item.id for item in unit.documents}
     assert len({unit.seed for unit in units}) == len(units)
-    dealt = [unit for index in range(3) for unit in plan.partition(index)]
+    dealt = [unit for index in range(3) for unit in StepUnits(plan.units, 3).partition(index)]
     assert sorted(unit.id for unit in dealt) == sorted(unit.id for unit in plan.units)
 
 

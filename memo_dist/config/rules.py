@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from memo_dist.config.schema import BASELINES, Config
 from memo_dist.errors import UsageError, suggest
@@ -12,7 +13,8 @@ from memo_dist.synthesis.types import StepName
 Rule = Callable[[Config], Iterator[str]]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "generator.kind": ("embedded",),
+    "generator.kind": ("embedded", "openai", "anthropic", "transformers", "recorded"),
+    "generator.structured": ("server", "prompt"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
     "export.dtype": ("auto", "float32", "bfloat16"),
@@ -22,6 +24,18 @@ _AT_LEAST: dict[str, float] = {
     "corpus.chunk_chars": 200,
     "corpus.overlap_sentences": 0,
     "corpus.max_documents": 0,
+    "generator.attempts": 1,
+    "generator.max_in_flight": 1,
+    "generator.requests_per_minute": 0,
+    "generator.tokens_per_minute": 0,
+    "generator.retries": 0,
+    "generator.hedge_after": 0,
+    "generator.price_prompt": 0,
+    "generator.price_cached": 0,
+    "generator.price_completion": 0,
+    "generator.budget_tokens": 0,
+    "generator.budget_money": 0,
+    "generator.drain_seconds": 0,
     "synthesis.partitions": 1,
     "synthesis.documents_per_unit": 1,
     "synthesis.phrasings": 1,
@@ -52,9 +66,18 @@ _AT_LEAST: dict[str, float] = {
     "cluster.synthesis_workers": 0,
     "cluster.threads": 0,
 }
-_POSITIVE = ("train.lr", "corpus.max_document_mb", "cluster.start_timeout")
+_POSITIVE = (
+    "train.lr",
+    "corpus.max_document_mb",
+    "cluster.start_timeout",
+    "generator.request_timeout",
+    "generator.connect_timeout",
+    "generator.patience",
+)
 _FRACTIONS = (
     "corpus.max_quarantined_fraction",
+    "generator.hedge_fraction",
+    "generator.max_failed_fraction",
     "synthesis.max_rejected_fraction",
     "train.warmup_fraction",
 )
@@ -112,6 +135,39 @@ def _steps(config: Config) -> Iterator[str]:
         yield "synthesis.steps=[] leaves nothing to do; name at least 'direct'"
 
 
+def _generator(config: Config) -> Iterator[str]:
+    generator = config.generator
+    if generator.kind != "embedded" and not generator.model:
+        yield f"generator.model='' must name the model that generator.kind={generator.kind} asks"
+    if generator.kind == "openai" and not generator.urls:
+        yield "generator.urls=[] must name an endpoint, as generator.urls=[http://127.0.0.1:8000/v1]"
+    if generator.kind == "recorded" and not generator.recording:
+        yield "generator.recording='' must name the file of generator.kind=recorded"
+    for url in generator.urls:
+        yield from _url(url)
+    name = generator.api_key_env
+    if name and not name.isidentifier():
+        yield (  # the value may be a key that was put in the wrong place: it is not repeated
+            "generator.api_key_env must be the NAME of an environment variable, not the key itself"
+        )
+    if generator.budget_money and not (generator.price_prompt or generator.price_completion):
+        yield (
+            f"generator.budget_money={generator.budget_money:g} needs generator.price_prompt and"
+            " generator.price_completion"
+        )
+
+
+def _url(url: str) -> Iterator[str]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield f"generator.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
+    if parts.username or parts.password or parts.query:
+        yield (
+            f"generator.urls: the URL of {parts.hostname} carries credentials or a query; keys come"
+            " from the environment variable that generator.api_key_env names"
+        )
+
+
 def _train(config: Config) -> Iterator[str]:
     train = config.train
     if train.batch_tokens % train.micro_batch_tokens:
@@ -156,4 +212,4 @@ def _evaluate(config: Config) -> Iterator[str]:
             )
 
 
-_RULES: tuple[Rule, ...] = (_choices, _bounds, _steps, _train, _memory, _evaluate)
+_RULES: tuple[Rule, ...] = (_choices, _bounds, _generator, _steps, _train, _memory, _evaluate)

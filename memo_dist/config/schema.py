@@ -40,10 +40,56 @@ class CorpusConfig:
 
 @dataclass
 class GeneratorConfig:
-    """What writes the reflections."""
+    """What writes the reflections. Only kind, model, structured and attempts can change them."""
 
     kind: str = "embedded"
-    """``embedded``: rules and NLP parts inside the package, no service needed."""
+    """``embedded`` (rules inside the package, no service), ``openai`` (any server with that API),
+    ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
+    model: str = ""
+    """Name of the model at its endpoint; for ``transformers`` a folder or hub id."""
+    structured: str = "server"
+    """``server``: the server holds answers to the JSON schema; ``prompt``: the schema is written
+    into the prompt. Both are validated."""
+    attempts: int = 4
+    """Answers that a request may take until one is valid, a repair turn included."""
+    urls: list[str] = field(default_factory=list)
+    """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own one."""
+    api_key_env: str = ""
+    """NAME of the environment variable that holds the key; empty: no key is sent."""
+    recording: str = ""
+    """File of ``kind=recorded``: one JSON object a line with ``key`` and ``text``."""
+    max_in_flight: int = 64
+    """Most requests in flight over all workers and endpoints; adapts below that."""
+    requests_per_minute: float = 0.0
+    """Limit over all workers; 0: none."""
+    tokens_per_minute: float = 0.0
+    """Limit of prompt and answer tokens over all workers; 0: none."""
+    request_timeout: float = 300.0
+    """Seconds until an answer must be complete."""
+    connect_timeout: float = 10.0
+    """Seconds until a connection must stand."""
+    retries: int = 8
+    """Server errors and time-outs that a request survives; rate limits don't count."""
+    patience: float = 600.0
+    """Seconds without any answer from any endpoint after which the run ends (and can resume)."""
+    hedge_after: float = 0.0
+    """A request that takes this many times the usual latency is sent once more; 0: never."""
+    hedge_fraction: float = 0.02
+    """Most requests that are sent once more, as a fraction of all."""
+    max_failed_fraction: float = 0.2
+    """A step fails when a larger fraction of its requests (50 or more) got no valid answer."""
+    price_prompt: float = 0.0
+    """Money per million prompt tokens that were not cached."""
+    price_cached: float = 0.0
+    """Money per million prompt tokens from the server's prefix cache."""
+    price_completion: float = 0.0
+    """Money per million answer tokens."""
+    budget_tokens: int = 0
+    """Prompt and answer tokens of the synthesis after which it stops (exit 75); 0: no limit."""
+    budget_money: float = 0.0
+    """Money for the whole synthesis, in the prices' unit, after which it stops; 0: no limit."""
+    drain_seconds: float = 20.0
+    """Seconds that a stop waits for the requests in flight."""
 
 
 @dataclass

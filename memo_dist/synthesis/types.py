@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
+
+if TYPE_CHECKING:
+    from memo_dist.synthesis.requests import AnyStep
 
 Kind = Literal["direct", "indirect", "consolidated", "entity", "cross", "paraphrase", "abstain"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -155,7 +158,7 @@ class Generator(Protocol):
     name: str
     version: str
 
-    def steps(self) -> dict[StepName, Step]:
+    def steps(self) -> Mapping[StepName, AnyStep]:
         """The steps that this generator implements, in the order they run."""
         ...
 
