@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 
 from memo_dist.corpus.chunking import sentence_spans
 from memo_dist.corpus.types import Document
@@ -140,6 +140,8 @@ def _touching(
         while first < len(chunks) and chunks[first][1] <= start:
             first += 1
         items = list(whole)
-        for chunk in takewhile(lambda span, end=end: span[0] < end, islice(chunks, first, None)):
+        for chunk in islice(chunks, first, None):
+            if chunk[0] >= end:
+                break
             items += told_by[chunk]
         yield items

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Kind
-from memo_dist.synthesis.words import content, name_spans, names, numbers
+from memo_dist.synthesis.words import content, names, numbers
 
 LEAK = "refers to the text"
 PRONOUN = "pronoun without a name"
@@ -33,33 +33,45 @@ _LEAK = re.compile(
     re.IGNORECASE,
 )
 _PRONOUN = re.compile(
-    r"\b(?:he|him|his|she|her|hers|they|them|their|theirs|it|its|himself|herself|itself|themselves)"
-    r"\b",
+    r"\b(?:he|him|his|she|her|hers|they|them|their|theirs|it|its)\b", re.IGNORECASE
+)
+_AFTER_AUXILIARY = re.compile(
+    r"\b(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should|may|might)\s+$",
     re.IGNORECASE,
 )
+_IMPERATIVES = frozenset({"please", "name", "tell", "state", "give", "list", "explain"})
 _ANTECEDENT = re.compile(r"\b(?:the|an?|which|whose|each|every|any|all|some|no|\d+)\s+\w", re.I)
 _EXPLETIVE = re.compile(
-    r"\b(?:is|was|does|did|will|would|can|could|how long|to) it (?:take|took|true|possible|mean|"
-    r"rain|snow|called|necessary|important|that|to|about|for)\b"
+    r"\b(?:is|was|does|did|will|would|can|could|how long|to) it (?:take|took|from|true|possible|"
+    r"mean|rain|snow|in|now|called|necessary|important|that|to|about|for)\b"
     r"|\bit (?:is|was|takes|took|will take) (?:true|possible|necessary|important|about|to)\b",
     re.IGNORECASE,
 )
 
 
-def leaks(text: str) -> bool:
-    """Whether the text points at the document it was made from ("the passage", "as stated")."""
-    return _LEAK.search(text) is not None
+def leaks(text: str, ground: str = "") -> bool:
+    """Whether the text points at the document it was made from ("the passage", "as stated").
+
+    A phrase that ``ground`` has itself ("a draft of the passage") points at something else.
+    """
+    match = _LEAK.search(text)
+    return match is not None and match.group().casefold() not in ground.casefold()
 
 
 def loose_pronoun(question: str) -> bool:
-    """Whether a personal pronoun comes before anything it could stand for."""
+    """Whether a personal pronoun comes before anything it could stand for.
+
+    A pronoun behind a verb of its own question word ("Who sold his house?") is explained by it.
+    """
     match = _PRONOUN.search(question)
     if match is None or _EXPLETIVE.search(question):
         return False
     before = question[: match.start()]
-    named = any(start > 0 for start, _ in name_spans(before))
+    named = any(name.split()[0].casefold() not in _IMPERATIVES for name in names(before))
     quoted = any(mark in before for mark in "\"“'‘«")
-    return not named and not quoted and _ANTECEDENT.search(before) is None
+    if named or quoted or _ANTECEDENT.search(before):
+        return False
+    return not content(before) or _AFTER_AUXILIARY.search(before) is not None
 
 
 def founded(question: str, answer: str, kind: Kind, text: str) -> bool:
@@ -96,8 +108,8 @@ def names_answer(question: str, answer: str) -> bool:
     return bool(wanted) and wanted <= content(question)
 
 
-def wording_fault(question: str, answer: str) -> str:
+def wording_fault(question: str, answer: str, ground: str = "") -> str:
     """A fault that is visible in the pair alone; empty when there is none."""
-    if leaks(question) or leaks(answer):
+    if leaks(question, ground) or leaks(answer, ground):
         return LEAK
     return PRONOUN if loose_pronoun(question) else ""

@@ -19,7 +19,7 @@ from memo_dist.observability.status import StatusWriter
 from memo_dist.synthesis.journal import JournalTail, Record
 from memo_dist.synthesis.plan import Plan
 from memo_dist.synthesis.pool import WorkerPool
-from memo_dist.synthesis.types import StepName
+from memo_dist.synthesis.types import StepName, in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,10 @@ class StepRun:
             version=self._version,
             partition=partition,
             units=self._driver.plan.partition(partition),
-            earlier=tuple((name, parts[partition].rows) for name, parts in self._earlier),
+            earlier=tuple(
+                (name, parts[partition].rows)
+                for name, parts in in_force(self._earlier, lambda step: step[0])
+            ),
             plan=self._driver.plan.hash,
             seed=self._driver.config.run.seed,
         )

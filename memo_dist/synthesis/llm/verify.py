@@ -137,7 +137,7 @@ def _apply(  # noqa: PLR0913
 def _fault(row: Reflection, ground: str) -> str:
     if not row.question or not row.answer:
         return "empty"
-    fault = wording_fault(row.question, row.answer)
+    fault = wording_fault(row.question, row.answer, ground)
     if fault:
         return fault
     if foreign_names(row.question, ground):
