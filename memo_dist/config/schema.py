@@ -80,7 +80,7 @@ class SynthesisConfig:
     coverage_rounds: int = 1
     """Times that ``direct`` asks again; 0: never."""
     group_documents: int = 6
-    """Most documents that one cross-document call joins."""
+    """Most documents that one shared name or property joins; small groups share a call."""
     group_frequency: int = 12
     """A name in more documents of a shard than this joins none of them."""
     groups_per_document: int = 2

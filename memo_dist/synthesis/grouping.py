@@ -8,8 +8,9 @@ Two ways, both inside one shard and both linear in the reflections but for sorti
 - *parallel properties*: questions that are near neighbours (MinHash) once their names and numbers
   are masked ask for the same property of different entities.
 
-A document takes part in at most ``synthesis.groups_per_document`` groups of each way, rare names
-first, so there are never more groups than that many times the documents.
+Small groups share a call, neighbours in the order of their documents first: a call may join what
+it finds. A document takes part in at most ``synthesis.groups_per_document`` groups of each way,
+rare names first, so there are never more groups than that many times the documents.
 """
 
 from __future__ import annotations
@@ -40,7 +41,22 @@ def find_groups(reflections: Iterable[Reflection], settings: SynthesisConfig) ->
                 continue
             budget.update(group.documents)
             found.setdefault(group.reflections, group)
-    return sorted(found.values(), key=lambda group: (group.documents, group.reflections))
+    ordered = sorted(found.values(), key=lambda group: (group.documents, group.reflections))
+    return list(_packed(ordered, settings.pairs_per_call))
+
+
+def _packed(groups: Iterable[Group], most: int) -> Iterator[Group]:
+    """Groups joined, in order, while they hold at most ``most`` pairs together."""
+    documents: set[str] = set()
+    pairs: dict[str, None] = {}
+    for group in groups:
+        if pairs and len(pairs | dict.fromkeys(group.reflections)) > most:
+            yield Group(tuple(sorted(documents)), tuple(pairs))
+            documents, pairs = set(), {}
+        documents.update(group.documents)
+        pairs |= dict.fromkeys(group.reflections)
+    if pairs:
+        yield Group(tuple(sorted(documents)), tuple(pairs))
 
 
 def _shared_names(
@@ -83,6 +99,6 @@ def _group(rows: Iterable[Reflection], settings: SynthesisConfig) -> Group:
         if len(row.sources) == 1:
             by_document[row.sources[0]].append(row)
     documents = sorted(by_document)[: settings.group_documents]
-    share = settings.pairs_per_call // max(1, len(documents))
+    share = max(1, settings.pairs_per_call // max(1, len(documents)))
     chosen = [row.id for document in documents for row in by_document[document][:share]]
     return Group(tuple(documents), tuple(chosen))

@@ -13,9 +13,7 @@ from memo_dist.synthesis.quality import wording_fault
 from memo_dist.synthesis.requests import Dialogue
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection, StepName, Unit
 
-ABSTAIN = Prompt(("abstain",), schemas.UNANSWERED)
-
-_TOKENS_A_QUESTION = 48
+ABSTAIN = Prompt(("abstain",), schemas.UNANSWERED, 48)
 
 
 class AbstainStep:
@@ -34,9 +32,8 @@ class AbstainStep:
         for reading, rows in by_reading(self._tools.readings(unit), facts):
             count = round(self._tools.settings.abstain_fraction * len(rows))
             if count:
-                tokens = 128 + _TOKENS_A_QUESTION * count
                 body = passages_text(reading)
-                request = self._tools.prompter.request(ABSTAIN, body, tokens, count=count)
+                request = self._tools.prompter.request(ABSTAIN, body, count, count=count)
                 asked.append(((reading, count), request))
         found, taken = Collector(), {normalise(row.question) for row in inputs}
         if asked:

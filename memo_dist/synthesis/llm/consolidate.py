@@ -12,9 +12,7 @@ from memo_dist.synthesis.llm.step import Toolkit, batches, by_reading, listed, v
 from memo_dist.synthesis.requests import Dialogue, Response
 from memo_dist.synthesis.types import Kind, Reflection, StepName, Unit
 
-CONSOLIDATE = Prompt(("consolidate",), schemas.MERGED)
-
-_TOKENS_A_PAIR = 60
+CONSOLIDATE = Prompt(("consolidate",), schemas.MERGED, 100)
 
 
 class ConsolidateStep:
@@ -34,8 +32,7 @@ class ConsolidateStep:
             for batch in batches(mine, self._tools.settings.pairs_per_call):
                 if len(batch) > 1:
                     body = passages_text(reading) + pairs_text(listed(batch))
-                    tokens = 256 + _TOKENS_A_PAIR * len(batch)
-                    request = self._tools.prompter.request(CONSOLIDATE, body, tokens)
+                    request = self._tools.prompter.request(CONSOLIDATE, body, len(batch))
                     asked.append(([row for _, row in batch], request))
         found = Collector()
         if asked:

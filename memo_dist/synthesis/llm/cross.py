@@ -17,9 +17,7 @@ from memo_dist.synthesis.quality import NAMES_ANSWER, names_answer
 from memo_dist.synthesis.requests import Dialogue, Group
 from memo_dist.synthesis.types import Reflection, StepName, Unit
 
-CROSS = Prompt(("cross",), schemas.MERGED)
-
-_TOKENS_A_PAIR = 40
+CROSS = Prompt(("cross",), schemas.MERGED, 100)
 
 
 class CrossStep:
@@ -46,8 +44,7 @@ class CrossStep:
         listed = [
             ListedPair(row.question, row.answer, title=titles[row.sources[0]]) for row in rows
         ]
-        tokens = 256 + _TOKENS_A_PAIR * len(rows)
-        request = self._tools.prompter.request(CROSS, facts_text(listed), tokens)
+        request = self._tools.prompter.request(CROSS, facts_text(listed), len(rows))
         author = self._tools.author(unit, self.version)
         replies = yield [request]
         for _, reply in answered([(unit, request)], replies):

@@ -16,7 +16,11 @@ from memo_dist.synthesis.llm.step import Toolkit, version_of
 from memo_dist.synthesis.requests import Dialogue
 from memo_dist.synthesis.types import Reflection, StepName, Unit
 
-ENTITIES = Prompt(("entities",), schemas.OF_PASSAGES)
+ENTITIES = Prompt(("entities",), schemas.OF_PASSAGES, 80)
+
+_PAIRS_A_CALL = 4
+_CHARS_A_PAIR = 100
+"""A reply lists at most so many pairs, and one more for so many characters that were read."""
 
 
 class EntityStep:
@@ -31,9 +35,9 @@ class EntityStep:
     def dialogue(self, unit: Unit, inputs: Sequence[Reflection]) -> Dialogue:
         """One call a reading; a question that names its answer is rejected."""
         asked = [
-            (reading, self._tools.prompter.request(ENTITIES, passages_text(reading), tokens))
+            (reading, self._tools.prompter.request(ENTITIES, passages_text(reading), most))
             for reading in self._tools.readings(unit)
-            for tokens in [512 + reading.chars // 2]
+            for most in [_PAIRS_A_CALL + reading.chars // _CHARS_A_PAIR]
         ]
         found = Collector()
         if asked:

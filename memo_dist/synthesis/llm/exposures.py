@@ -19,10 +19,9 @@ from memo_dist.synthesis.requests import Dialogue, Request
 from memo_dist.synthesis.types import Reflection, StepName, Unit
 from memo_dist.synthesis.words import numbers
 
-PARAPHRASE = Prompt(("paraphrase",), schemas.WORDINGS)
+PARAPHRASE = Prompt(("paraphrase",), schemas.WORDINGS, 400)
 
 _ROUNDS = 2
-_TOKENS_A_WORDING = 48
 
 
 class ParaphraseStep:
@@ -68,9 +67,8 @@ class ParaphraseStep:
             ListedPair(row.question, row.answer, title="; ".join(titles[s] for s in row.sources))
             for row in rows
         ]
-        tokens = 128 + _TOKENS_A_WORDING * self._wanted * len(rows)
         body = facts_text(listed)
-        return self._tools.prompter.request(PARAPHRASE, body, tokens, count=self._wanted)
+        return self._tools.prompter.request(PARAPHRASE, body, len(rows), count=self._wanted)
 
 
 def _fresh(

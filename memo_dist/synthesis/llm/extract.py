@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import partial
 from typing import Any
 
 from memo_dist.synthesis.coverage import counted_sentences, evidence_of, uncovered
@@ -17,15 +16,18 @@ from memo_dist.synthesis.quality import FOREIGN_NAMES, NAMES_ANSWER, foreign_nam
 from memo_dist.synthesis.requests import Dialogue, Reply, Request, Response
 from memo_dist.synthesis.types import Kind, Reflection, StepName, Unit
 
-JOINT = Prompt(("joint",), schemas.EXTRACTED)
-DIRECT = Prompt(("direct",), schemas.OF_PASSAGES)
-INDIRECT = Prompt(("indirect",), schemas.OF_PASSAGES)
-ANCHORED = Prompt(("anchored",), schemas.ANCHORED, example=("anchored-example", "anchored-reply"))
-GAPS_JOINT = Prompt(("joint", "gaps"), schemas.EXTRACTED)
-GAPS_DIRECT = Prompt(("direct", "gaps"), schemas.OF_PASSAGES)
+JOINT = Prompt(("joint",), schemas.EXTRACTED, 80)
+DIRECT = Prompt(("direct",), schemas.OF_PASSAGES, 80)
+INDIRECT = Prompt(("indirect",), schemas.OF_PASSAGES, 80)
+ANCHORED = Prompt(
+    ("anchored",), schemas.ANCHORED, 48, example=("anchored-example", "anchored-reply")
+)
+GAPS_JOINT = Prompt(("joint", "gaps"), schemas.EXTRACTED, 80)
+GAPS_DIRECT = Prompt(("direct", "gaps"), schemas.OF_PASSAGES, 80)
 
-_REPLY_TOKENS = 512
-"""Least room of a reply; beyond it, one token for each character read (four times the text)."""
+_PAIRS_A_CALL = 8
+_CHARS_A_PAIR = 40
+"""A reply lists at most so many pairs, and one more for so many characters that were read."""
 
 _Round = Generator[Sequence[Request], Sequence[Reply], None]
 Gap = tuple[int, str]
@@ -69,9 +71,7 @@ class DirectStep:
         return found.result()
 
     def _request(self, prompt: Prompt, reading: Reading, **values: Any) -> Request:
-        tokens = _REPLY_TOKENS + reading.chars
-        body = passages_text(reading)
-        return self._tools.prompter.request(prompt, body, tokens, **values)
+        return _request(self._tools, prompt, reading, _most(reading), **values)
 
     def _ask_anchored(
         self, readings: Sequence[Reading], author: Author, found: Collector
@@ -81,7 +81,9 @@ class DirectStep:
             anchors = anchors_of(reading, self._tools.settings.anchors)
             titles = "; ".join(dict.fromkeys(p.document.title for p in reading.passages))
             if anchors:
-                request = self._request(ANCHORED, reading, anchors=anchors, titles=titles)
+                request = _request(
+                    self._tools, ANCHORED, reading, len(anchors), anchors=anchors, titles=titles
+                )
                 asked.append((anchors, request))
         replies = yield [request for _, request in asked]
         for anchors, reply in answered(asked, replies):
@@ -119,14 +121,21 @@ class IndirectStep:
         found = Collector()
         if self._tools.settings.extraction == "joint":
             return found.result()
-        build = partial(self._tools.prompter.request, INDIRECT)
         asked = [
-            (reading, build(passages_text(reading), _REPLY_TOKENS + reading.chars))
+            (reading, _request(self._tools, INDIRECT, reading, _most(reading) // 2))
             for reading in self._tools.readings(unit)
         ]
         author = self._tools.author(unit, self.version)
         yield from _ask(asked, author, found, kind="indirect")
         return found.result()
+
+
+def _most(reading: Reading) -> int:
+    return _PAIRS_A_CALL + reading.chars // _CHARS_A_PAIR
+
+
+def _request(tools: Toolkit, prompt: Prompt, reading: Reading, most: int, **values: Any) -> Request:
+    return tools.prompter.request(prompt, passages_text(reading), most, **values)
 
 
 def _ask(

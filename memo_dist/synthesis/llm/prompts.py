@@ -17,11 +17,12 @@ import jinja2
 
 from memo_dist.io.hashing import hash_value
 from memo_dist.synthesis.llm.reading import Reading
-from memo_dist.synthesis.llm.schemas import Schema, text_of
+from memo_dist.synthesis.llm.schemas import Schema, limited, text_of
 from memo_dist.synthesis.requests import Message, Request, Role
 
 _SHARED = ("system", "passages", "pairs", "facts")
 _VERSION_DIGITS = 8
+_BASE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,14 @@ class Prompt:
     Attributes:
         files: names without the suffix.
         schema: what the reply must obey.
+        item_tokens: room for one item of the reply's list, in tokens.
         example: files of a worked example, shown as a user turn and its reply; empty: none. It
             ends the sharing of the prompt's beginning with other steps.
     """
 
     files: tuple[str, ...]
     schema: Schema
+    item_tokens: int
     example: tuple[str, ...] = ()
 
     @property
@@ -65,13 +68,13 @@ class Prompter:
     seed: int
     max_reply_tokens: int
 
-    def request(self, prompt: Prompt, body: str, tokens: int, **values: Any) -> Request:
+    def request(self, prompt: Prompt, body: str, most: int, **values: Any) -> Request:
         """The request of one task.
 
         Args:
             prompt: the task.
             body: passages and pairs, as :func:`passages_text` and :func:`pairs_text` give them.
-            tokens: expected length of the longest useful reply.
+            most: items that a useful reply lists at most.
             values: for the task's template.
         """
         roles: tuple[Role, ...] = ("user", "assistant")
@@ -82,8 +85,8 @@ class Prompter:
         return Request(
             model=self.model,
             messages=(system, *example, user),
-            schema=text_of(prompt.schema),
-            max_tokens=min(self.max_reply_tokens, tokens),
+            schema=text_of(limited(prompt.schema, most)),
+            max_tokens=min(self.max_reply_tokens, _BASE_TOKENS + prompt.item_tokens * most),
             seed=self.seed,
         )
 

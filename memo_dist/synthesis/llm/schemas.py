@@ -43,6 +43,14 @@ def text_of(schema: Mapping[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"))
 
 
+def limited(schema: Schema, most: int) -> Schema:
+    """The schema of a list, for at most ``most`` items: a model that repeats itself comes to an
+    end, and its reply still parses.
+    """
+    lists = {name: {**value, "maxItems": most} for name, value in schema["properties"].items()}
+    return {**schema, "properties": lists}
+
+
 EXTRACTED = record(
     pairs=array(
         record(passage=NUMBER, kind=choice("direct", "indirect"), question=TEXT, answer=TEXT)

@@ -24,11 +24,10 @@ from memo_dist.synthesis.quality import (
 from memo_dist.synthesis.requests import Dialogue, Failure, Reply, Request, Response
 from memo_dist.synthesis.types import Reflection, StepName, Unit
 
-VERIFY = Prompt(("verify",), schemas.VERDICTS)
+VERIFY = Prompt(("verify",), schemas.VERDICTS, 80)
 
 _ROUNDS = 2
 """Times that a pair is asked about: a reply may leave some out."""
-_TOKENS_A_PAIR = 80
 
 Numbered = tuple[int, Reflection]
 Batch = tuple[Reading, Sequence[Numbered]]
@@ -74,7 +73,7 @@ class VerifyStep:
             for number, row in pairs
         ]
         body = passages_text(reading) + pairs_text(rows)
-        return self._tools.prompter.request(VERIFY, body, 256 + _TOKENS_A_PAIR * len(rows))
+        return self._tools.prompter.request(VERIFY, body, len(rows))
 
     def _batches(self, parts: Iterable[Batch]) -> list[Batch]:
         size = self._tools.settings.pairs_per_call
