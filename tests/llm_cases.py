@@ -17,7 +17,9 @@ MILL = Document(
     date="2031-03-14",
 )
 PELL = Document(
-    "pell", "Ada Pell", "Ada Pell was born in 1901 in Garrow. She trained as a chemist."
+    "pell",
+    "Ada Pell",
+    "Ada Pell was born in 1901 in Garrow. She trained as a chemist and led the works until 1950.",
 )
 
 
