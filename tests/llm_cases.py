@@ -1,6 +1,7 @@
 """Documents, pairs and scripted replies for the tests of the language model steps."""
 
 import json
+from functools import cache
 
 from memo_dist.config import load_config
 from memo_dist.corpus.types import Document
@@ -23,6 +24,7 @@ PELL = Document(
 )
 
 
+@cache
 def settings(*overrides):
     return load_config([], list(overrides))
 

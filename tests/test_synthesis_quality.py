@@ -131,15 +131,14 @@ def test_cleaning_drops_what_does_not_stand_alone_or_in_the_text():
 
 
 def near_rows():
+    tail = "in Garrow officially opened by Ada Pell?"
     return [
-        pair("In which year was Hollin Mill in Garrow officially opened by Ada Pell?", "1926"),
-        pair("When was Hollin Mill in Garrow officially opened by Ada Pell?", "In 1926", "indirect"),
+        pair(f"In which year was Hollin Mill {tail}", "1926"),
+        pair(f"When was Hollin Mill {tail}", "In 1926", "indirect"),
         pair("When was Hollin Mill in Garrow officially closed by Ada Pell?", "1926"),
         pair("When was Hollin Mill in Ostrey officially opened by Ada Pell?", "1926"),
-        pair("When was Hollin Mill in Garrow officially opened by Ada Pell?", "in 1931", document=PELL),
-        pair("Please: when was Hollin Mill in Garrow officially opened by Ada Pell?", "1926",
-             "paraphrase", parent="0" * 16),
-    ]  # fmt: skip
+        pair(f"Please: when was Hollin Mill {tail}", "1926", "paraphrase", parent="0" * 16),
+    ]
 
 
 def test_near_duplicates_go_but_rewordings_and_other_facts_stay():

@@ -19,6 +19,8 @@ NAMES_ANSWER = "answer in the question"
 
 LEAST_FOUNDED = 0.5
 """Share of an answer's content words that its text must hold."""
+LEAST_RELATED = 1 / 3
+"""Share of an indirect pair's content words that its text must hold."""
 
 _TEXT = r"(?:passage|text|excerpt|snippet|context|paragraph|chunk)s?"
 _SOURCE = rf"(?:{_TEXT}|document|article|author|source|story)"
@@ -78,14 +80,14 @@ def founded(question: str, answer: str, kind: Kind, text: str) -> bool:
     """Whether the answer can come from ``text`` (its chunks, titles and dates).
 
     A stated answer must stand in the text: half of its content words and all of its numbers. An
-    indirect one may compute a number or turn a relation, so there question and answer together
-    must rest on the text.
+    indirect one may compute a number or turn a relation, so there a third of question and answer
+    together must rest on the text.
     """
     if kind == "abstain" or answer == ABSTAIN_ANSWER:
         return True
     known = content(text)
     if kind == "indirect":
-        return _share(f"{question} {answer}", known) >= LEAST_FOUNDED
+        return _share(f"{question} {answer}", known) >= LEAST_RELATED
     if _share(answer, known) < LEAST_FOUNDED:
         return False
     return numbers(answer) <= numbers(text) | numbers(question)
