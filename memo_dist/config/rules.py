@@ -15,6 +15,7 @@ Rule = Callable[[Config], Iterator[str]]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "generator.kind": ("embedded", "openai", "anthropic", "transformers", "recorded"),
     "generator.structured": ("server", "prompt"),
+    "synthesis.extraction": ("joint", "separate", "anchored"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
     "export.dtype": ("auto", "float32", "bfloat16"),
@@ -40,6 +41,14 @@ _AT_LEAST: dict[str, float] = {
     "synthesis.documents_per_unit": 1,
     "synthesis.phrasings": 1,
     "synthesis.abstain_fraction": 0,
+    "synthesis.call_chars": 200,
+    "synthesis.pairs_per_call": 1,
+    "synthesis.max_reply_tokens": 64,
+    "synthesis.anchors": 1,
+    "synthesis.coverage_rounds": 0,
+    "synthesis.group_documents": 2,
+    "synthesis.group_frequency": 2,
+    "synthesis.groups_per_document": 1,
     "synthesis.max_question_chars": 1,
     "synthesis.max_answer_chars": 1,
     "memory.scratch.vocabulary": 300,
@@ -79,6 +88,8 @@ _FRACTIONS = (
     "generator.hedge_fraction",
     "generator.max_failed_fraction",
     "synthesis.max_rejected_fraction",
+    "synthesis.coverage",
+    "synthesis.near_duplicate",
     "train.warmup_fraction",
 )
 

@@ -110,6 +110,30 @@ class SynthesisConfig:
     """Abstention examples as a fraction of the other facts."""
     max_rejected_fraction: float = 0.6
     """A step fails when a larger fraction of its units failed (rejected candidates only count)."""
+    extraction: str = "joint"
+    """How a language model is asked for facts: ``joint`` (direct and indirect in one call),
+    ``separate``, or ``anchored`` (questions for answers taken from the text: small models)."""
+    call_chars: int = 8000
+    """Characters of documents that one call reads; short documents of a unit share a call."""
+    pairs_per_call: int = 40
+    """Pairs that one call merges, verifies, joins or rewords."""
+    max_reply_tokens: int = 8192
+    """Longest reply that is asked of a language model, in tokens."""
+    anchors: int = 10
+    """Answers a chunk that ``extraction=anchored`` takes from the text."""
+    coverage: float = 0.8
+    """Fraction of a reading's sentences below which ``direct`` asks again for the others."""
+    coverage_rounds: int = 1
+    """Times that ``direct`` asks again; 0: never."""
+    group_documents: int = 6
+    """Most documents that one shared name or property joins; small groups share a call."""
+    group_frequency: int = 12
+    """A name in more documents of a shard than this joins none of them."""
+    groups_per_document: int = 2
+    """Cross-document groups that a document takes part in, for each way of finding them."""
+    near_duplicate: float = 0.8
+    """Word similarity (Jaccard) of two questions with equal answer, names and numbers from which
+    the later one is dropped; 1 keeps all but equal ones."""
     max_question_chars: int = 500
     """Longer questions are dropped, in characters."""
     max_answer_chars: int = 800

@@ -22,7 +22,7 @@ from memo_dist.observability.status import StatusWriter
 from memo_dist.synthesis.asking.spending import Spending
 from memo_dist.synthesis.backends.make import LOCAL_KINDS, check_key
 from memo_dist.synthesis.finish import SynthesisSummary, finish, finished_summary
-from memo_dist.synthesis.grouping import grouped_units
+from memo_dist.synthesis.group_units import grouped_units
 from memo_dist.synthesis.plan import StepUnits, make_plan
 from memo_dist.synthesis.pool import WorkerPool
 from memo_dist.synthesis.requests import AnyStep, asks, groups_documents
@@ -34,7 +34,7 @@ from memo_dist.synthesis.stages import (
 )
 from memo_dist.synthesis.step_run import Driver, StepRun, StepTask
 from memo_dist.synthesis.tally import spending_row, step_spending
-from memo_dist.synthesis.types import Generator, StepName
+from memo_dist.synthesis.types import Generator, StepName, in_force
 from memo_dist.synthesis.worker import GeneratorFactory, PartResult
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,8 @@ class _Progress:
         plan, run = self._driver.plan, self._driver.run
         if not groups_documents(step):
             return StepUnits(plan.units, plan.partitions)
-        units = grouped_units(run, plan, step, [name for name, _ in self._done])
+        earlier = in_force([name for name, _ in self._done], str)
+        units = grouped_units(run, plan, step, earlier)
         write_grouped(run, plan, step.name, units)
         return units
 

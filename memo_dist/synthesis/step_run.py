@@ -20,7 +20,7 @@ from memo_dist.synthesis.asking.spending import Spending, exhausted
 from memo_dist.synthesis.plan import Plan, StepUnits
 from memo_dist.synthesis.pool import WorkerPool
 from memo_dist.synthesis.tally import RequestTally, Tally
-from memo_dist.synthesis.types import StepName
+from memo_dist.synthesis.types import StepName, in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,10 @@ class StepRun:
             version=self._task.version,
             partition=partition,
             units=self._task.units.partition(partition),
-            earlier=tuple((name, parts[partition].rows) for name, parts in earlier),
+            earlier=tuple(
+                (name, parts[partition].rows)
+                for name, parts in in_force(earlier, lambda step: step[0])
+            ),
             plan=self._driver.plan.hash,
             seed=self._driver.config.run.seed,
             owners=self._owners[partition],
