@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
+from ranks import launch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -57,29 +53,9 @@ def make_job(inputs, folder, **train):
     return job
 
 
-def launch(job, world):
-    """Start ``world`` ranks as any launcher would: by the rank environment alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = []
-    for rank in range(world):
-        env = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "memo_dist.training.worker", f"{job.folder}/job.json"]
-        ranks.append(
-            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
-    output = [rank.communicate(timeout=120)[0].decode() for rank in ranks]
-    return [rank.returncode for rank in ranks], "\n".join(output)
-
-
 def train(inputs, folder, world=1, **settings):
     job = make_job(inputs, folder, **settings)
-    codes, output = launch(job, world)
+    codes, output = launch(job.path, world)
     assert codes == [0] * world, output
     assert checkpoint.is_complete(job.final)
     losses = [row["loss"] for row in atomic.read_jsonl(job.path / "metrics.jsonl")]
@@ -109,7 +85,7 @@ def test_training_learns(reference):
 def test_resumed_equals_unbroken_to_the_bit(inputs, reference, tmp_path):
     job = make_job(inputs, tmp_path, checkpoint_steps=3)
     (tmp_path / STOP_REQUEST).touch()
-    codes, output = launch(job, 1)
+    codes, output = launch(job.path)
     assert codes == [0], output
     assert atomic.read_json(tmp_path / "STATUS.json")["state"] == "stopped"
     assert checkpoint.latest(job.checkpoints).name == checkpoint.tag(1)
@@ -123,11 +99,11 @@ def test_resumed_equals_unbroken_to_the_bit(inputs, reference, tmp_path):
 def test_a_checkpoint_of_another_job_is_refused(inputs, tmp_path):
     job = make_job(inputs, tmp_path)
     (tmp_path / STOP_REQUEST).touch()
-    launch(job, 1)
+    launch(job.path)
     (tmp_path / STOP_REQUEST).unlink()
     values = atomic.read_json(tmp_path / "job.json")
     atomic.write_json(tmp_path / "job.json", {**values, "identity": "other"})
-    codes, output = launch(job, 1)
+    codes, output = launch(job.path)
     assert codes != [0]
     assert "was written with job=job" in output
 
