@@ -210,6 +210,10 @@ class ClusterConfig:
 
     address: str = ""
     """Ray address of a running cluster; empty starts one on this machine."""
+    launcher: str = "auto"
+    """What starts training ranks: ``ray``; ``ranks``: this process is one of several that
+    torchrun, deepspeed or srun started; ``process``: one rank, in this process; ``auto``:
+    ``ranks`` where the rank environment says so, else ``ray``."""
     workers: int = 0
     """Training ranks a shard; 0: the GPUs there are, or 1 on a CPU."""
     synthesis_workers: int = 0

@@ -80,12 +80,13 @@ def _by_example(  # noqa: PLR0913
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
+    parts = (torch.split(part, lengths, 2) for part in (query, key, value))
     outputs = [
         scaled_dot_product_attention(
             q, k, v, attn_mask=_band(q, window), is_causal=window is None, scale=scaling,
             enable_gqa=True,
         )
-        for q, k, v in zip(*(part.split(lengths, 2) for part in (query, key, value)), strict=True)
+        for q, k, v in zip(*parts, strict=True)
     ]  # fmt: skip
     return torch.cat(outputs, 2).transpose(1, 2)
 
@@ -107,7 +108,8 @@ def _gpu_kernel() -> Kernel:
     except ImportError:
         return _torch_varlen
 
-    def flash(q: Any, k: Any, v: Any, ends: Any, longest: int, scaling: Any, window: Any) -> Any:
+    def flash(*rows: Any) -> Any:
+        q, k, v, ends, longest, scaling, window = rows
         left = -1 if window is None else window - 1
         return flash_attn_varlen_func(
             q, k, v, ends, ends, longest, longest, softmax_scale=scaling, causal=True,
@@ -129,17 +131,19 @@ def _torch_varlen(  # noqa: PLR0913
     """PyTorch's own kernel; half precision only, so fp32 goes example by example."""
     if query.dtype == torch.float32:
         lengths = ends.diff().tolist()
-        rows = (part.transpose(0, 1)[None] for part in (query, key, value))
-        return _by_example(*rows, lengths, scaling, window)[0]
+        q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+        return _by_example(q, k, v, lengths, scaling, window)[0]
     from torch.nn.attention.varlen import varlen_attn
 
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:  # grouped queries are newer than the oldest torch that is supported
         key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
     left = -1 if window is None else window - 1
-    return varlen_attn(  # type: ignore[no-any-return]
+    out = varlen_attn(
         query, key, value, ends, ends, longest, longest, scale=scaling, window_size=(left, 0)
     )
+    assert isinstance(out, torch.Tensor)
+    return out
 
 
 AttentionInterface.register(NAME, packed_attention)

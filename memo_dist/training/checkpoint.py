@@ -71,7 +71,7 @@ def random_state() -> bytes:
     states = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    return save(states)
+    return bytes(save(states))
 
 
 def restore_random_state(folder: Path, rank: int) -> None:

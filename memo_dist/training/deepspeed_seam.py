@@ -24,7 +24,6 @@ from memo_dist.training.fragments import (
     local_fragments,
     prepare_state,
 )
-from memo_dist.training.lora import folded, is_adapted
 
 # Keys of a DeepSpeed file that the framework itself decides.
 _OWNED = (
@@ -248,25 +247,16 @@ class Engine:
         optimizer = self._engine.optimizer
         return optimizer if self._stage == 0 else optimizer.optimizer  # type: ignore[no-any-return]
 
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(base model's name, whole weight), one layer at a time; adapters folded and alone.
+    def weights(self, trained_only: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """(base model's name, whole weight), one at a time; tied ones once.
 
         A tensor holds its values until the next one is asked for. Collective under ZeRO 3, so
-        that no rank holds more than one layer beside its own part.
+        that no rank holds more than one weight beside its own part.
         """
-        inside: set[int] = set()
-        for prefix, module in self._engine.module.named_modules():
-            adapted = is_adapted(module)
-            own = dict(module.named_parameters(recurse=adapted))
-            if id(module) in inside or not own:
-                continue
-            inside.update(id(part) for part in module.modules() if adapted)
-            with self._gathered(list(own.values())):
-                if adapted:
-                    yield self._base_name(f"{prefix}.weight"), folded(module)
-                for name, value in own.items():
-                    if name != "base_layer.weight":
-                        yield self._base_name(f"{prefix}.{name}"), value.detach()
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad or not trained_only:
+                with self._gathered([parameter]):
+                    yield self._base_name(name), parameter.detach()
 
     def _gathered(self, parameters: list[torch.nn.Parameter], writes: bool = False) -> Any:
         if self._stage != 3:

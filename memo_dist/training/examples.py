@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -25,7 +26,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training.format import ChatFormat
 
 _HOLD_OUT_BUCKETS = 1 << 32
-_DTYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def flops_per_token(model: torch.nn.Module, config: Any, mean_length: float) -> 
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = 3 * 2 * config.num_hidden_layers * width * mean_length
-    return 2.0 * forward + 2.0 * (forward - below) + 2.0 * trained + attention
+    return float(2 * forward + 2 * (forward - below) + 2 * trained + attention)
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -76,10 +76,11 @@ def _of_flat_groups(optimizer: Any, names: dict[torch.nn.Parameter, str]) -> Ite
 def _of_stage_3(
     optimizer: Any, names: dict[torch.nn.Parameter, str], rank: int
 ) -> Iterator[Fragment]:
+    parameter: Any
     for parameter, name in names.items():
         group, offset, part = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start = rank * part
-        numel = min(part, parameter.ds_numel - start)  # the last part is padded  # type: ignore[attr-defined]
+        numel = min(part, parameter.ds_numel - start)  # the last part is padded
         if numel > 0:
             flat = optimizer.fp32_partitioned_groups_flat[group]
             yield Fragment(name, start, int(numel), flat, int(offset))

@@ -75,7 +75,7 @@ class FrozenLayers:
             self._fill(out, examples, indices, device)
         return out
 
-    def keep(
+    def keep(  # noqa: PLR0913
         self, folder: Path, examples: Examples, row_tokens: int, ranks: Ranks,
         device: torch.device, identity: str, on_row: Callable[[float], None],
     ) -> np.ndarray:  # fmt: skip
@@ -112,7 +112,8 @@ class FrozenLayers:
             if ranks.is_first:
                 atomic.write_json(marker, {"job": identity, "tokens": len(examples.ids)})
         ranks.barrier()
-        return np.load(path, mmap_mode="r").view(np.ndarray)
+        kept: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
+        return kept
 
     def _fill(
         self, out: np.ndarray, examples: Examples, indices: range, device: torch.device

@@ -1,89 +1,79 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through the peft library."""
+"""A trained LoRA adapter as files: told apart, folded into its base tensor by tensor.
+
+LoRA (arXiv 2106.09685): W' = W + (alpha / r) B A, with A [r, in] and B [out, r]; rank-stabilised
+LoRA (arXiv 2312.03732) divides by sqrt(r) instead.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
-from memo_dist.config.schema import TrainConfig
-from memo_dist.errors import UsageError
+from memo_dist.errors import RunError
+from memo_dist.io import atomic
+from memo_dist.training.weight_files import NamedTensor, StoredWeights
 
-ADAPTER = "default"
-FOLDER = "adapter"
-"""Folder of the adapter alone, inside the folder of the final weights."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_UNFOLDABLE = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+)
 
-_PEFT_PREFIX = "base_model.model."
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter rather than a model."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
-def add_adapters(model: Any, train: TrainConfig) -> Any:
-    """Freeze a causal LM and put adapters on its linear layers.
+def folded_weights(base: Path, adapter: Path) -> Iterator[NamedTensor]:
+    """The base's tensors with the adapter's updates added, one at a time, in the base's dtype.
 
-    Args:
-        model: a Hugging Face causal LM.
-        train: rank, alpha, and the names of the layers (``all-linear``: every one but the
-            output layer).
-
-    Returns:
-        The adapted model; only adapters have ``requires_grad``.
+    The sum is taken in float32 and rounded once.
 
     Raises:
-        UsageError: no layer of the names in ``train.lora_targets`` exists.
+        RunError: the adapter is of a kind that is more than W + scale * B A, or updates a
+            weight that the base does not have.
     """
-    from peft import LoraConfig, get_peft_model
-
-    targets: Any = train.lora_targets
-    settings = LoraConfig(
-        r=train.lora_rank,
-        lora_alpha=train.lora_alpha,
-        lora_dropout=0.0,
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
-    except ValueError as error:
-        raise UsageError(
-            f"train.lora_targets={targets} names no linear layer of the base model; write"
-            " [all-linear] for all of them"
-        ) from error
-    return adapted
-
-
-def is_adapted(module: torch.nn.Module) -> bool:
-    """Whether a module is a linear layer with an adapter."""
-    return hasattr(module, "base_layer") and ADAPTER in getattr(module, "lora_A", {})
+    config = atomic.read_json(adapter / ADAPTER_CONFIG)
+    _check_foldable(config)
+    updates = load_file(adapter / ADAPTER_WEIGHTS)
+    rank = config["r"]
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    for name, weight in StoredWeights(base):
+        module = f"{_PREFIX}{name.removesuffix('.weight')}"
+        down = updates.pop(f"{module}.lora_A.weight", None)
+        up = updates.pop(f"{module}.lora_B.weight", None)
+        if down is not None and up is not None:
+            delta = scale * (up.float() @ down.float())
+            weight = (weight.float() + delta).to(weight.dtype)
+        yield name, weight
+    if updates:
+        raise RunError(
+            f"export: the adapter updates {sorted(updates)[0]}, which the base in '{base}' does"
+            " not have; use export.adapter=kept"
+        )
 
 
-def folded(layer: Any) -> torch.Tensor:
-    """The weight that equals a layer and its adapter together: W + alpha / r * B A."""
-    weight: torch.Tensor = layer.base_layer.weight.detach()
-    delta: torch.Tensor = layer.get_delta_weight(ADAPTER).detach()
-    return (weight.float() + delta.float()).to(weight.dtype)
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what peft adds to it; adapters keep ``lora_A.default``."""
-    return name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".")
-
-
-def save_adapter(folder: Path, settings: Any, weights: dict[str, torch.Tensor], base: str) -> None:
-    """Write a PEFT folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
-
-    Args:
-        folder: where to.
-        settings: the adapted model's ``LoraConfig``.
-        weights: adapter weights by :func:`plain_name`.
-        base: folder or name of the base model, for peft to find it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    settings.base_model_name_or_path = base
-    settings.inference_mode = True
-    settings.save_pretrained(folder)
-    stored = {
-        _PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): value.contiguous()
-        for name, value in weights.items()
-    }
-    save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+def _check_foldable(config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise RunError(f"export: an adapter of type {kind} cannot be folded; only LoRA can")
+    for key in _UNFOLDABLE:
+        if config.get(key):
+            raise RunError(
+                f"export: an adapter with {key}={config[key]} cannot be folded;"
+                " use export.adapter=kept"
+            )

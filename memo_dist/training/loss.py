@@ -121,7 +121,7 @@ class TrainedHead(torch.nn.Linear):
         if want == "loss":
             return linear_cross_entropy(hidden, self.weight, targets)
         chunk = chunk_rows(self.out_features)
-        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
         return torch.cat([super(TrainedHead, self).forward(h).argmax(1) == t for h, t in parts])
 
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.training import attention
+from memo_dist.training.adapters import add_adapters, plain_name
 from memo_dist.training.frozen import FrozenLayers, split_frozen
-from memo_dist.training.lora import add_adapters, plain_name
 from memo_dist.training.loss import RowModel, TrainedHead
 
 _log = logging.getLogger(__name__)
@@ -121,8 +121,9 @@ def _install_head(model: Any) -> bool:
 
     Compared on a few tokens, because models scale, cap or shift their logits in many ways.
     """
-    head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None:
+    head: Any = model.get_output_embeddings()
+    plain = type(head) is torch.nn.Linear and head.bias is None
+    if not plain:
         return False
     ids = torch.arange(_PROBE_TOKENS) % head.out_features
     row = {"position_ids": torch.arange(_PROBE_TOKENS)[None], "use_cache": False}

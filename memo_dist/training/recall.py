@@ -66,7 +66,7 @@ class RecallMeter:
         """Run the frozen layers over the samples, once."""
         for name, examples in self._examples.items():
             if examples is not None:
-                made = frozen and frozen.of(examples, self._row_tokens, device)
+                made = frozen.of(examples, self._row_tokens, device) if frozen else None
                 self._samples[name] = Sample(examples, made)
 
     def measure(self, module: torch.nn.Module, device: torch.device) -> Measured:
@@ -92,7 +92,7 @@ class RecallMeter:
         return self._ranks.sum(right, device) / len(sample.examples)
 
 
-def load_meter(
+def load_meter(  # noqa: PLR0913
     folder: Path, base: Path, examples: Examples, train: TrainConfig, seed: int, ranks: Ranks
 ) -> RecallMeter | None:  # fmt: skip
     """The meter of a shard: a seeded sample of its examples, and its held-out wordings.
