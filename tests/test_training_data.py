@@ -9,11 +9,12 @@ from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
+from memo_dist.training import attention, loss
 from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
-from memo_dist.training.packing import plan_training
+from memo_dist.training.packing import pack, plan_training
 from memo_dist.training.schedule import learning_rate
 
 
@@ -149,3 +150,57 @@ def test_learning_rate_schedules():
     train.schedule = "cosine"
     assert learning_rate(train, 11, 20) == pytest.approx(0.5)
     assert learning_rate(train, 19, 20) < 0.05
+
+
+@pytest.mark.parametrize("row_tokens", [128, 512, 2048])
+def test_rows_are_full_and_a_random_sample(row_tokens):
+    chance = np.random.default_rng(3)
+    lengths = np.clip(chance.normal(40, 15, 20_000), 8, 120).astype(np.int64)
+    order, counts = pack(lengths, row_tokens, np.random.default_rng(1))
+    assert sorted(order) == list(range(len(lengths)))
+    assert lengths.sum() / (len(counts) * row_tokens) > 0.98
+    ends = np.cumsum(counts)
+    means = [lengths[order[end - n : end]].mean() for n, end in zip(counts, ends, strict=True)]
+    # Rows sorted by length would have means spread as widely as the lengths themselves.
+    assert np.std(means) < 1.5 * lengths.std() / np.sqrt(counts.mean())
+
+
+def test_chunked_loss_equals_pytorchs_own(monkeypatch):
+    monkeypatch.setattr(loss, "_CHUNK_FLOATS", 1)  # 64 positions a chunk, the fewest
+    torch.manual_seed(0)
+    hidden = torch.randn(150, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(97, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(97, (150,))
+    wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    wanted_grads = torch.autograd.grad(3 * wanted, (hidden, weight))
+    got = loss.linear_cross_entropy(hidden, weight, targets)
+    grads = torch.autograd.grad(3 * got, (hidden, weight))
+    assert float(got) == pytest.approx(float(wanted), rel=1e-5)
+    for found, want in zip(grads, wanted_grads, strict=True):
+        assert torch.allclose(found, want, rtol=1e-3, atol=1e-5)
+
+
+def test_no_more_than_a_chunk_of_logits_exists():
+    """[tokens, vocabulary] floats would be 32 times a chunk here."""
+    vocabulary, positions = 50_000, 64 * 32
+    hidden = torch.zeros(positions, 4, requires_grad=True)
+    weight = torch.zeros(vocabulary, 4)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        loss.linear_cross_entropy(hidden, weight, torch.zeros(positions, dtype=torch.int64))
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest <= 4 * loss.chunk_rows(vocabulary) * vocabulary + 2**20
+
+
+def test_sliding_windows_end_where_the_model_says():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 12, 4) for _ in range(3))
+    where = attention.borders([5, 7], torch.device("cpu"))
+    windowed, _ = attention.packed_attention(
+        torch.nn.Identity(), query, key, value, None, sliding_window=3, **where
+    )
+    position = torch.arange(12)
+    example = torch.tensor([0] * 5 + [1] * 7)
+    distance = position[:, None] - position
+    seen = (example[:, None] == example) & (distance >= 0) & (distance < 3)
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    assert torch.allclose(windowed, wanted.transpose(1, 2), atol=1e-6)

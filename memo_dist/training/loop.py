@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,8 @@ from memo_dist.training.schedule import learning_rate
 from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
+Watch = Callable[[int, int, dict[str, float]], None]
+"""What rank 0 calls after each step: (step, all steps, numbers to show)."""
 
 
 @dataclass
@@ -69,8 +71,8 @@ class _Border:
 class Trainer:
     """One rank of one shard's training."""
 
-    def __init__(self, job: TrainJob, ranks: Ranks) -> None:
-        self._job, self._ranks = job, ranks
+    def __init__(self, job: TrainJob, ranks: Ranks, watch: Watch | None = None) -> None:
+        self._job, self._ranks, self._watch = job, ranks, watch
         if not torch.cuda.is_available():
             torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
@@ -283,6 +285,9 @@ class Trainer:
         if measured is not None:
             values |= {"recall": measured.trained, "recall_held_out": measured.held_out}
         self._reporter.step(self._progress, values)
+        if self._watch is not None:
+            speed = self._progress.consumed_tokens / max(self._progress.seconds, 1e-9)
+            self._watch(step + 1, self._steps, {"loss": loss, "tokens/s": speed})
 
     def _report(self, state: str, **values: float) -> None:
         if self._reporter is not None:
