@@ -1,6 +1,6 @@
 """How fast does a scratch memory of 5 M parameters learn 500 reflections by heart?
 
-    python benchmarks/training_recall.py [--out benchmarks/results/training_recall.json] [key=value ...]
+    python benchmarks/training_recall.py [--out FILE] [key=value ...]
 
 The reflections are the first 500 of the demo's corpus whose question and answer have at most 30
 tokens together. Training goes through the command line in one plain process on all cores; recall
