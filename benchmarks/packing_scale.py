@@ -1,6 +1,6 @@
 """A million reflections: pack them, stream their rows, and report speed and peak memory.
 
-    python benchmarks/packing_scale.py [--examples 1000000] [--out benchmarks/results/packing_scale.json]
+    python benchmarks/packing_scale.py [--examples 1000000] [--out FILE]
 
 The examples are written as a tokenised file first, by a process of its own, as `memo-dist train`
 does; the measured process maps that file, packs one epoch, and turns every row into tensors

@@ -9,12 +9,12 @@ Arms, each a process of its own, interleaved round by round:
 - ``trl_packed``: TRL's own packing (bfd), no gradient checkpointing;
 - ``ours``: this project's loop (one rank, no Ray), packed rows.
 
-All train fully, in fp32 on CPUs and bf16 on GPUs (precision and checkpointing are set explicitly on
-both sides), with AdamW at lr 2e-5 on the demo's reflections, as many examples a step on average, on all cores. The first two
-steps (warm-up) are left out. ``loss`` is the mean loss a trained token over all examples after the
-run, computed the same way for every arm. ``qwen2.5-1.5b`` has that model's shape with random weights,
-and is meant for a GPU; there the published arm also offloads its optimizer (DeepSpeed ZeRO 2).
-Needs the extra ``benchmark``.
+All train fully, in fp32 on CPUs and bf16 on GPUs (precision and checkpointing are set explicitly
+on both sides), with AdamW at lr 2e-5 on the demo's reflections, as many examples a step on
+average, on all cores. The first two steps (warm-up) are left out. ``loss`` is the mean loss a
+trained token over all examples after the run, computed the same way for every arm.
+``qwen2.5-1.5b`` has that model's shape with random weights and is meant for a GPU; there the
+published arm also offloads its optimizer (DeepSpeed ZeRO 2). Needs the extra ``benchmark``.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ def trl(
     config = SFTConfig(
         output_dir=str(out), num_train_epochs=1, learning_rate=LR, lr_scheduler_type="constant",
         weight_decay=0.01, adam_beta2=0.95, max_grad_norm=1.0, bf16=GPU, fp16=False,
-        use_cpu=not GPU, deepspeed=OFFLOAD if GPU and not packed else None, gradient_checkpointing=not packed, packing=packed, packing_strategy="bfd",
+        use_cpu=not GPU, deepspeed=OFFLOAD if GPU and not packed else None,
+        gradient_checkpointing=not packed, packing=packed, packing_strategy="bfd",
         max_length=setting.row_tokens, completion_only_loss=True, report_to=[], save_strategy="no",
         per_device_train_batch_size=setting.rows if packed else setting.batch, logging_steps=1000,
         disable_tqdm=True, seed=1, dataloader_num_workers=0,

@@ -33,6 +33,7 @@ from memo_dist.training.prepare import (
     world_size,
 )
 from memo_dist.training.ray_driver import train_under_ray
+from memo_dist.training.saver import find_checkpoint
 
 
 def check_before(config: Config) -> None:
@@ -104,6 +105,7 @@ def with_resume(job: TrainJob, resume: str) -> TrainJob:
     refused.
     """
     if resume in RESUME_CHOICES:
+        find_checkpoint(job)  # refuses another job's before a rank holds a GPU
         return job
     folder = Path(resume).resolve()
     if not folder.is_relative_to(job.path.parent.resolve()):

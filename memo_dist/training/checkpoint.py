@@ -36,6 +36,7 @@ class TrainState:
         seed: of the data order.
         job: hash of everything that decides the result (see ``TrainJob.identity``).
         world_size, zero_stage, threads: as they were; a resume may have others.
+        weights_of_step: in final/ only: the step whose weights were chosen; 0: the last.
         best_recall, evals_without_gain: of held-out wordings while training, for early stop.
         versions: of the libraries that wrote it.
     """
@@ -52,6 +53,7 @@ class TrainState:
     zero_stage: int
     threads: int
     versions: dict[str, str]
+    weights_of_step: int = 0
     best_recall: float = -1.0
     evals_without_gain: int = 0
 

@@ -34,9 +34,11 @@ from memo_dist.memory.base import SCRATCH_NAME, resolve_base
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.observability.progress import progress
 from memo_dist.runs import open_run
-from memo_dist.training.job import TrainJob, rows_per_step
+from memo_dist.training.examples import Examples
+from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
 from memo_dist.training.model import use_bf16
 from memo_dist.training.prepare import check_training, is_trained, memory_base, prepare_job
+from memo_dist.training.saver import find_checkpoint
 
 
 def starts_here(config: Config) -> bool:
@@ -117,23 +119,26 @@ def _train(jobs: list[dict[str, Any]], ranks: Ranks) -> None:
 
     STOP.install()  # libraries may have replaced the handlers
     for values in jobs:
-        label = f"train {Path(values['folder']).name}"
-        with _shown(label, ranks.is_first) as watch:
+        job = TrainJob.from_json(values)
+        label = f"train {job.path.name}"
+        with _shown(job, label, ranks) as watch:
             outcome = train_rank(values, watch)
         if outcome == "stopped":
             raise STOP.error(f"{label} is saved; run the same command again to continue")
 
 
 @contextmanager
-def _shown(label: str, first: bool) -> Iterator[Any]:
+def _shown(job: TrainJob, label: str, ranks: Ranks) -> Iterator[Any]:
     """A progress bar that a rank's steps move; none on ranks other than the first."""
-    if not first:
+    if not ranks.is_first:
         yield None
         return
-    with progress(1, label, unit="steps") as bar:
+    plan = make_plan(job, Examples.load(Path(job.examples)).lengths, ranks.world)
+    found = find_checkpoint(job)
+    done = found[1].step if found else 0
+    with progress(total_steps(job.train, plan), label, done=done, unit="steps") as bar:
 
-        def watch(step: int, steps: int, numbers: dict[str, float]) -> None:
-            bar.total = steps
+        def watch(step: int, numbers: dict[str, float]) -> None:
             bar.advance(step - bar.done, **numbers)
 
         yield watch

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -39,8 +39,8 @@ from memo_dist.training.schedule import learning_rate
 from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
-Watch = Callable[[int, int, dict[str, float]], None]
-"""What rank 0 calls after each step: (step, all steps, numbers to show)."""
+Watch = Callable[[int, dict[str, float]], None]
+"""What rank 0 calls after each step: (steps done, numbers to show)."""
 
 
 @dataclass
@@ -287,7 +287,7 @@ class Trainer:
         self._reporter.step(self._progress, values)
         if self._watch is not None:
             speed = self._progress.consumed_tokens / max(self._progress.seconds, 1e-9)
-            self._watch(step + 1, self._steps, {"loss": loss, "tokens/s": speed})
+            self._watch(step + 1, {"loss": loss, "tokens/s": speed})
 
     def _report(self, state: str, **values: float) -> None:
         if self._reporter is not None:
@@ -365,7 +365,7 @@ class Trainer:
         best = self._saver.best() if self._job.train.select == "recall" else None
         if best is not None:
             self._engine.set_weights(best[2])
-        state = self._state()
+        state = replace(self._state(), weights_of_step=best[0] if best else 0)
         if self._ranks.is_first:
             self._commit(state)
         write_final(self._job, self._trainee, self._engine, state, self._ranks.is_first)

@@ -39,7 +39,7 @@ def train_rank(values: dict[str, Any], watch: Watch | None = None) -> Outcome:
 
     Args:
         values: the job.
-        watch: called on rank 0 after each step with the step, all steps, and numbers to show.
+        watch: called on rank 0 after each step with the steps done and numbers to show.
 
     Returns:
         ``done``, or ``stopped`` once the state is saved.
