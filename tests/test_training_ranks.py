@@ -138,7 +138,7 @@ def test_adapters_folded_equal_adapters_attached(inputs, tmp_path):
     codes, output = launch(job.path, 2)
     assert codes == [0, 0], output
     losses = [row["loss"] for row in atomic.read_jsonl(job.path / "metrics.jsonl")]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.96 * losses[0]
     probe = load_file(job.final / "probe.safetensors")
     attached = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(inputs), job.final)
     folded = AutoModelForCausalLM.from_pretrained(inputs)
