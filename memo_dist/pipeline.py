@@ -33,6 +33,7 @@ from memo_dist.training.prepare import (
     world_size,
 )
 from memo_dist.training.ray_driver import train_under_ray
+from memo_dist.training.saver import find_checkpoint
 
 
 def check_before(config: Config) -> None:
@@ -71,7 +72,7 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
         world = world_size(config, resources)
         for shard in pending:
             job = prepare_job(run, config, shard, base, resources)
-            job = _with_resume(job, resume)
+            job = with_resume(job, resume)
             train_under_ray(job, config, world, bool(resources.gpus), f"train shard {shard}")
 
 
@@ -97,13 +98,14 @@ def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -
     run_export(run, config)
 
 
-def _with_resume(job: TrainJob, resume: str) -> TrainJob:
+def with_resume(job: TrainJob, resume: str) -> TrainJob:
     """Apply ``--resume PATH``: one of this training's own checkpoints, or of another shard's.
 
     DeepSpeed's checkpoints hold pickles, and loading a pickle runs code: one from elsewhere is
     refused.
     """
     if resume in RESUME_CHOICES:
+        find_checkpoint(job)  # refuses another job's before a rank holds a GPU
         return job
     folder = Path(resume).resolve()
     if not folder.is_relative_to(job.path.parent.resolve()):

@@ -18,6 +18,7 @@ from memo_dist.cli.options import (
 from memo_dist.cli.preview import print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import existing_run, open_run
+from memo_dist.training import direct
 
 
 @click.command("train")
@@ -37,6 +38,9 @@ def command(
     config = resolve(config_files, overrides, run_folder)
     if dry_run:
         print_preview(config, run_folder, None)
+        return
+    if direct.starts_here(config):
+        direct.train_here(run_folder, config, check_resume(resume))
         return
     pipeline.check_before(config)
     STOP.install()

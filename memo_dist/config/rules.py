@@ -18,6 +18,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "synthesis.extraction": ("joint", "separate", "anchored"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
+    "train.method": ("full", "lora"),
+    "train.dry_batch": ("auto", "always", "never"),
+    "train.select": ("last", "recall"),
+    "cluster.launcher": ("auto", "ray", "ranks", "process"),
     "export.dtype": ("auto", "float32", "bfloat16"),
 }
 _AT_LEAST: dict[str, float] = {
@@ -66,6 +70,14 @@ _AT_LEAST: dict[str, float] = {
     "train.checkpoint_steps": 0,
     "train.keep_checkpoints": 1,
     "train.max_failures": 0,
+    "train.max_stalled_starts": 0,
+    "train.keep_activations_gb": 0,
+    "train.lora_rank": 1,
+    "train.lora_alpha": 1,
+    "train.eval_steps": 0,
+    "train.eval_minutes": 0,
+    "train.eval_sample": 1,
+    "train.eval_patience": 0,
     "evaluate.limit": 0,
     "evaluate.baseline_limit": 0,
     "evaluate.passages": 1,
@@ -91,6 +103,7 @@ _FRACTIONS = (
     "synthesis.coverage",
     "synthesis.near_duplicate",
     "train.warmup_fraction",
+    "train.eval_target",
 )
 
 
@@ -190,6 +203,14 @@ def _train(config: Config) -> Iterator[str]:
         yield f"train.zero_stage={train.zero_stage} must be 0, 1, 2 or 3"
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         yield f"train.betas={train.betas} must be two numbers in [0, 1)"
+    measured = train.eval_steps or train.eval_minutes
+    for key in ("eval_patience", "eval_target"):
+        if getattr(train, key) and not measured:
+            yield f"train.{key} needs recall to be measured: set train.eval_minutes or eval_steps"
+    if train.select == "recall" and not measured:
+        yield "train.select='recall' needs train.eval_minutes or train.eval_steps"
+    if not train.lora_targets:
+        yield "train.lora_targets=[] leaves nothing to adapt; write [all-linear]"
     rows = max(1, train.batch_tokens // train.micro_batch_tokens)
     if config.cluster.workers and rows % config.cluster.workers:
         yield (

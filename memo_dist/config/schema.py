@@ -197,11 +197,27 @@ class TrainConfig:
     micro_batch_tokens: int = 1024
     """Tokens packed into one row of one rank's forward pass."""
     trained_layers: int = 0
-    """Train only the last N decoder layers (and final norm); 0: train everything."""
+    """Train only the last N decoder layers; 0: train everything."""
+    keep_activations_gb: float = 4.0
+    """Frozen layers run once and their activations are kept on disk up to this size (GB); 0: they
+    run in every epoch."""
+    method: str = "full"
+    """``full`` fine-tuning, or ``lora`` (adapters; about ten times the learning rate)."""
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: int = 32
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get adapters; ``all-linear``: all but the output layer."""
     zero_stage: int = 0
     """DeepSpeed ZeRO stage, 0 to 3."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile each decoder layer (torch.compile): a minute at the start, then faster on GPUs."""
+    dry_batch: str = "auto"
+    """A row of full length before the first one, to run out of memory in minute one rather than
+    in hour three: ``always``, ``never`` or ``auto`` (on GPUs)."""
     deepspeed: str = ""
     """DeepSpeed JSON file merged over the generated one; empty: none."""
     precision: str = "auto"
@@ -212,8 +228,24 @@ class TrainConfig:
     """Optimizer steps between checkpoints; 0: none by steps."""
     keep_checkpoints: int = 1
     """Complete checkpoints kept."""
+    async_checkpoint: bool = True
+    """Write checkpoints from a copy in host memory while training goes on."""
     max_failures: int = 3
     """Worker deaths that one launch survives."""
+    max_stalled_starts: int = 10
+    """Refuse to start again after this many starts in a row without a new checkpoint; 0: never."""
+    eval_steps: int = 0
+    """Optimizer steps between measurements of exact recall; 0: none by steps."""
+    eval_minutes: float = 0.0
+    """Minutes of stepping between measurements of exact recall; 0: none by time."""
+    eval_sample: int = 128
+    """Reflections in each measurement: of the trained ones, and of the held-out wordings."""
+    eval_patience: int = 0
+    """End after this many measurements without better recall of held-out wordings; 0: never."""
+    eval_target: float = 0.0
+    """End once recall of the trained reflections reaches this fraction; 0: never."""
+    select: str = "last"
+    """Weights that are exported: ``last``, or ``recall`` (the best on held-out wordings)."""
 
 
 @dataclass
@@ -248,6 +280,10 @@ class ClusterConfig:
 
     address: str = ""
     """Ray address of a running cluster; empty starts one on this machine."""
+    launcher: str = "auto"
+    """What starts training ranks: ``ray``; ``ranks``: this process is one of several that
+    torchrun, deepspeed or srun started; ``process``: one rank, in this process; ``auto``:
+    ``ranks`` where the rank environment says so, else ``ray``."""
     workers: int = 0
     """Training ranks a shard; 0: the GPUs there are, or 1 on a CPU."""
     synthesis_workers: int = 0

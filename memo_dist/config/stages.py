@@ -44,6 +44,14 @@ _NOT_IDENTITY = frozenset(
         "synthesis.max_rejected_fraction",
         "train.checkpoint_minutes",
         "train.checkpoint_steps",
+        "train.async_checkpoint",
+        "train.max_stalled_starts",
+        "train.dry_batch",
+        # Where weights and activations lie; a checkpoint moves between them.
+        "train.zero_stage",
+        "train.deepspeed",
+        "train.gradient_checkpointing",
+        "train.compile",
         "train.keep_checkpoints",
         "train.max_failures",
     }

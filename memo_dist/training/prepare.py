@@ -29,10 +29,10 @@ from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob, rows_per_step
 from memo_dist.training.model import use_bf16
+from memo_dist.training.recall import HELD_OUT as HELD_OUT
 
 PROBES = 4
 EXAMPLES = "examples.safetensors"
-HELD_OUT = "held-out.jsonl"
 TOO_LONG = "too-long.jsonl"
 
 
@@ -110,8 +110,7 @@ def is_trained(run: RunFolder, config: Config, shard: int, base: BaseModel) -> b
 
 def training_identity(config: Config, base: BaseModel, examples: Path) -> str:
     """Hash of everything that decides the trained weights, the cluster's shape aside."""
-    own = read_deepspeed_file(config.train.deepspeed)
-    return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples), own])
+    return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples)])
 
 
 def _with_own_file(train: TrainConfig, folder: Path) -> TrainConfig:
