@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from memo_dist.cluster.placement import plan_placement
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
@@ -22,17 +23,16 @@ from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training import checkpoint
+from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.export import export_shard, write_bank
-from memo_dist.training.job import RESUME_CHOICES, TrainJob
+from memo_dist.training.job import RESUME_CHOICES, TrainJob, rows_per_step
 from memo_dist.training.prepare import (
     check_machine,
     check_training,
     is_trained,
     memory_base,
     prepare_job,
-    world_size,
 )
-from memo_dist.training.ray_driver import train_under_ray
 
 
 def check_before(config: Config) -> None:
@@ -58,7 +58,7 @@ def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
 
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
-    """Train every shard of the bank that is not trained yet, one after the other."""
+    """Train the shards of the bank that are not trained yet, side by side where they fit."""
     if not run.reflections.exists():
         raise UsageError(f"{run.root} has no reflections yet; `memo-dist synthesize` comes first")
     base = memory_base(run, config)
@@ -68,11 +68,13 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
         return
     with ray_session(config.cluster) as resources:
         STOP.install()  # Ray has replaced the handler of SIGTERM
-        world = world_size(config, resources)
-        for shard in pending:
-            job = prepare_job(run, config, shard, base, resources)
-            job = _with_resume(job, resume)
-            train_under_ray(job, config, world, bool(resources.gpus), f"train shard {shard}")
+        placement = plan_placement(config, resources)
+        rows_per_step(config.train, placement.ranks)
+        jobs = {
+            shard: _with_resume(prepare_job(run, config, shard, base, placement.threads), resume)
+            for shard in pending
+        }
+        train_bank(jobs, config, placement)
 
 
 def run_export(run: RunFolder, config: Config) -> None:

@@ -32,6 +32,7 @@ _AT_LEAST: dict[str, float] = {
     "memory.scratch.layers": 1,
     "memory.max_answer_tokens": 1,
     "memory.calibration_facts": 0,
+    "memory.loaded_gb": 0,
     "train.epochs": 1,
     "train.max_minutes": 0,
     "train.max_steps": 0,
@@ -49,6 +50,7 @@ _AT_LEAST: dict[str, float] = {
     "evaluate.bootstrap": 100,
     "evaluate.batch_size": 1,
     "cluster.workers": 0,
+    "cluster.shards_at_once": 0,
     "cluster.synthesis_workers": 0,
     "cluster.threads": 0,
 }

@@ -98,6 +98,9 @@ class MemoryConfig:
     """Longest generated answer, in tokens."""
     calibration_facts: int = 96
     """Facts whose one wording is held out of training to calibrate the confidence."""
+    loaded_gb: float = 0.0
+    """GiB of shard weights kept loaded while answering; the bank's other full shards are loaded
+    one after the other for each call; 0: what the device has room for."""
 
 
 @dataclass
@@ -179,7 +182,10 @@ class ClusterConfig:
     address: str = ""
     """Ray address of a running cluster; empty starts one on this machine."""
     workers: int = 0
-    """Training ranks a shard; 0: the GPUs there are, or 1 on a CPU."""
+    """Training ranks a shard; 0: its share of the GPUs there are (all for one shard), or 1 on a
+    CPU."""
+    shards_at_once: int = 0
+    """Shards of a bank that train side by side; 0: as many as there is room for."""
     synthesis_workers: int = 0
     """Ray workers for synthesis; 0: one a core."""
     threads: int = 0

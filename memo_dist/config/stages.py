@@ -22,6 +22,7 @@ _NOT_IDENTITY = frozenset(
     {
         "corpus.max_quarantined_fraction",
         "synthesis.max_rejected_fraction",
+        "memory.loaded_gb",
         "train.checkpoint_minutes",
         "train.checkpoint_steps",
         "train.keep_checkpoints",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from memo_dist.cluster.resources import Resources, detect_resources
+from memo_dist.cluster.placement import plan_placement
+from memo_dist.cluster.resources import detect_resources
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.stages import stage_hash
 from memo_dist.corpus.build import load_documents
@@ -73,7 +74,7 @@ def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
 
 
 def prepare_job(
-    run: RunFolder, config: Config, shard: int, base: BaseModel, resources: Resources
+    run: RunFolder, config: Config, shard: int, base: BaseModel, threads: int
 ) -> TrainJob:
     """Split, tokenise and describe one shard's training."""
     folder = run.train(shard)
@@ -93,7 +94,7 @@ def prepare_job(
         train=_with_own_file(config.train, folder),
         seed=config.run.seed,
         identity=training_identity(config, base, folder / EXAMPLES),
-        threads=config.cluster.threads or max(1, resources.cores // world_size(config, resources)),
+        threads=threads,
     )
     atomic.write_json(folder / "job.json", job.to_json())
     return job
@@ -126,23 +127,6 @@ def _with_own_file(train: TrainConfig, folder: Path) -> TrainConfig:
     return replace(train, deepspeed=str(copy))
 
 
-def world_size(config: Config, resources: Resources) -> int:
-    """Training ranks of a shard: as configured, else the GPUs there are, else one.
-
-    Raises:
-        UsageError: more ranks than GPUs (or cores) are there; says have and want.
-    """
-    have = resources.gpus or resources.cores
-    want = config.cluster.workers or max(1, resources.gpus)
-    if want > have:
-        unit = "GPUs" if resources.gpus else "cores"
-        raise UsageError(
-            f"cluster.workers={want} needs {want} {unit}, this cluster has {have}:"
-            " lower cluster.workers or add nodes"
-        )
-    return want
-
-
 def check_training(config: Config) -> None:
     """What can be refused before anything is spent: the DeepSpeed file and its stage."""
     zero_stage(config.train)
@@ -150,8 +134,8 @@ def check_training(config: Config) -> None:
 
 def check_machine(config: Config) -> None:
     """What this machine cannot do: more ranks than it has room for, bf16 without a GPU."""
-    world = world_size(config, detect_resources())
-    rows_per_step(config.train, world)
+    placement = plan_placement(config, detect_resources())
+    rows_per_step(config.train, placement.ranks)
     use_bf16(config.train.precision)
 
 
