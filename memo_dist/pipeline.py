@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from memo_dist.cluster.placement import plan_placement
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
@@ -25,24 +24,29 @@ from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training import checkpoint
 from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.export import export_shard, write_bank
-from memo_dist.training.job import RESUME_CHOICES, TrainJob, rows_per_step
+from memo_dist.training.job import RESUME_CHOICES, TrainJob
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.prepare import (
     check_machine,
     check_training,
     is_trained,
     memory_base,
+    place_bank,
     prepare_job,
 )
 
 
-def check_before(config: Config) -> None:
-    """Refuse what cannot work before anything is written; fetch the base model if need be."""
+def check_before(config: Config) -> MemoryNeed | None:
+    """Refuse what cannot work before anything is written; fetch the base model if need be.
+
+    Returns:
+        The memory need of one training rank; None where another machine trains.
+    """
     quiet_libraries()
     if config.memory.base != SCRATCH_NAME:
         resolve_base(config.memory.base)
     check_training(config)
-    if not config.cluster.address:
-        check_machine(config)
+    return None if config.cluster.address else check_machine(config)
 
 
 def run_corpus(run: RunFolder, config: Config, source: Path) -> CorpusManifest:
@@ -68,8 +72,7 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
         return
     with ray_session(config.cluster) as resources:
         STOP.install()  # Ray has replaced the handler of SIGTERM
-        placement = plan_placement(config, resources)
-        rows_per_step(config.train, placement.ranks)
+        placement = place_bank(config, resources)
         jobs = {
             shard: _with_resume(prepare_job(run, config, shard, base, placement.threads), resume)
             for shard in pending

@@ -15,6 +15,8 @@ from memo_dist.memory.base import dry_check
 from memo_dist.runs import check_open
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import zero_stage
+from memo_dist.training.memory_check import planned_need
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.prepare import check_training
 
 
@@ -30,6 +32,12 @@ def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None
     for name, text in _lines(config, run_folder, corpus):
         click.echo(f"{name:<12} {text}")
     click.echo("nothing was written (--dry-run)")
+
+
+def print_need(need: MemoryNeed | None) -> None:
+    """Tell what a training rank will need, before a run."""
+    if need is not None:
+        click.echo(f"memory need: {need}", err=True)
 
 
 def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[str, str]]:
@@ -49,9 +57,18 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
             f"{train.epochs} epochs, {train.batch_tokens} tokens a step, lr {train.lr:g},"
             f" ZeRO {zero_stage(train)}, {_limit(config)}",
         ),
+        ("need", _need(config)),
         ("machine", _machine(config)),
     ]
     return lines
+
+
+def _need(config: Config) -> str:
+    """Memory of one rank as configured; for a plan beyond this machine, as on GPUs."""
+    have = detect_resources()
+    gpu = bool(have.gpus) or config.train.precision == "bf16"
+    need = planned_need(config, config.cluster.workers or max(1, have.gpus), gpu)
+    return str(need) if need else f"unknown until {config.memory.base} is on this machine"
 
 
 def _limit(config: Config) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
-from memo_dist.config.schema import BASELINES, Config
+from memo_dist.config.schema import BASELINES, TRACKERS, Config
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
 
@@ -16,6 +16,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
     "export.dtype": ("auto", "float32", "bfloat16"),
+    "export.adapter": ("folded", "kept"),
 }
 _AT_LEAST: dict[str, float] = {
     "corpus.shards": 1,
@@ -149,13 +150,14 @@ def _memory(config: Config) -> Iterator[str]:
         yield "memory.base='' must name a model: smollm2-135m, scratch, a folder or a hub id"
 
 
-def _evaluate(config: Config) -> Iterator[str]:
-    for name in config.evaluate.baselines:
-        if name not in BASELINES:
-            yield (
-                f"evaluate.baselines: unknown baseline '{name}'{suggest(name, BASELINES)};"
-                f" baselines are {', '.join(BASELINES)}"
-            )
+def _named(config: Config) -> Iterator[str]:
+    for key, known in (("evaluate.baselines", BASELINES), ("track.to", TRACKERS)):
+        for name in lookup(config, key):
+            if name not in known:
+                yield (
+                    f"{key}: unknown name '{name}'{suggest(name, known)};"
+                    f" names are {', '.join(known)}"
+                )
 
 
-_RULES: tuple[Rule, ...] = (_choices, _bounds, _steps, _train, _memory, _evaluate)
+_RULES: tuple[Rule, ...] = (_choices, _bounds, _steps, _train, _memory, _named)

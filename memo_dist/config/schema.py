@@ -1,7 +1,7 @@
 """The configuration: a tree of dataclasses; the docstring under a field is its help text.
 
 Groups that change a stage's result enter that stage's hash (see ``memo_dist.config.stages``);
-``cluster`` never does: the same run may move to another machine.
+``cluster`` and ``track`` never do: the same run may move to another machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 BASELINES = ("closed_book", "bm25", "oracle")
 """What ``evaluate.baselines`` may name."""
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""What ``track.to`` may name."""
 
 
 @dataclass
@@ -155,6 +157,9 @@ class ExportConfig:
 
     dtype: str = "auto"
     """``float32``, ``bfloat16`` or ``auto`` (the training precision)."""
+    adapter: str = "folded"
+    """A LoRA training's export: ``folded`` into the base's weights (a full model), or ``kept`` as a
+    PEFT adapter; the adapters of a bank share one base in memory."""
 
 
 @dataclass
@@ -195,6 +200,17 @@ class ClusterConfig:
 
 
 @dataclass
+class TrackConfig:
+    """Mirrors of a training's ``metrics.jsonl``; they may fail and never stop a run."""
+
+    to: list[str] = field(default_factory=list)
+    """``tensorboard``, ``wandb``, ``mlflow`` (each an extra to install); logins come from the
+    environment."""
+    project: str = "memo-dist"
+    """W&B project, MLflow experiment."""
+
+
+@dataclass
 class Config:
     """The whole tree, as ``RUN/config.yaml`` holds it."""
 
@@ -207,3 +223,4 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)

@@ -66,7 +66,7 @@ class ShardMemory:
         """
         self._model = model.eval()
         self._format = ChatFormat.from_tokenizer(tokenizer)
-        self._generation = _greedy(self._format, max_answer_tokens)
+        self._generation = greedy_generation(self._format, max_answer_tokens)
         # generate() fills what it was not told from the folder's own settings, which may
         # sample or penalise repetition; a memory answers greedily.
         self._model.generation_config = self._generation
@@ -218,7 +218,8 @@ def answering_device(device: str) -> torch.device:
     return torch.device(best if device == "auto" else device)
 
 
-def _greedy(chat: ChatFormat, max_new_tokens: int) -> GenerationConfig:
+def greedy_generation(chat: ChatFormat, max_new_tokens: int) -> GenerationConfig:
+    """How a memory answers: greedily, up to a token that ends an answer."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,

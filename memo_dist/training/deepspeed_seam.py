@@ -7,7 +7,7 @@ learning rate, collective saves and loads, and the full weights at the end.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,24 +173,25 @@ class Engine:
         if loaded is None:
             raise RuntimeError(f"DeepSpeed could not load {folder / tag}")
 
-    def full_state(self) -> dict[str, torch.Tensor] | None:
-        """All weights on the CPU on rank 0, None on the others; collective under ZeRO 3."""
-        if not self._partitioned:
-            state = self._engine.module.state_dict()
-            return {name: value.detach().cpu() for name, value in state.items()}
-        return self._gathered_state()
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every weight and persistent buffer by its name in the state dict, one at a time.
 
-    def _gathered_state(self) -> dict[str, torch.Tensor] | None:
-        """Gather one parameter at a time, so that no rank holds more than one in full."""
+        In full on rank 0 (on the CPU); on other ranks an empty tensor where ZeRO 3 partitions
+        it. Collective under ZeRO 3: every rank reads to the end, none holds more than one.
+        """
         import deepspeed
 
-        rank_zero = torch.distributed.get_rank() == 0
-        state: dict[str, torch.Tensor] = {}
-        for name, parameter in self._engine.module.named_parameters(remove_duplicate=False):
+        module = self._engine.module
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        rank_zero = not self._partitioned or torch.distributed.get_rank() == 0
+        for name, value in module.state_dict().items():
+            if not self._partitioned or name not in parameters:
+                yield name, value.detach().cpu()
+                continue
+            parameter = parameters[name]
             with deepspeed.zero.GatheredParameters([parameter]):
-                if rank_zero:
-                    state[name] = parameter.detach().cpu().clone()
-        return state if rank_zero else None
+                full = parameter.detach().cpu().clone() if rank_zero else torch.empty(0)
+            yield name, full
 
 
 def _optimizer(

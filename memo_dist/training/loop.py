@@ -32,6 +32,7 @@ from memo_dist.training.job import STOP_REQUEST, TrainJob, make_plan, total_step
 from memo_dist.training.model import load_model, use_bf16
 from memo_dist.training.packing import Plan
 from memo_dist.training.schedule import learning_rate
+from memo_dist.training.weight_files import write_model
 
 Outcome = Literal["done", "stopped"]
 
@@ -233,12 +234,11 @@ class Trainer:
     def _write_final(self) -> None:
         """Write trained weights, tokenizer and probe logits; checkpoints go once they exist."""
         probe = self._probe_logits()
-        state = self._engine.full_state()
-        if self._ranks.is_first:
-            assert state is not None
-            final = self._job.final
+        final, first = self._job.final, self._ranks.is_first
+        if first:
             shutil.rmtree(final, ignore_errors=True)
-            self._model.save_pretrained(final, state_dict=_without_tied(self._model, state))
+        write_model(self._model, self._engine.named_weights(), final if first else None)
+        if first:
             tokenizer = AutoTokenizer.from_pretrained(self._job.base)
             ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
             tokenizer.save_pretrained(final)
@@ -261,14 +261,6 @@ class Trainer:
                 probe[f"ids.{index}"] = tokens[0].cpu()
                 probe[f"logits.{index}"] = output.logits[0, 0].float().cpu().contiguous()
         return probe
-
-
-def _without_tied(
-    model: torch.nn.Module, state: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Leave out names that are tied to another parameter, as transformers' own files do."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return {name: value for name, value in state.items() if name not in tied}
 
 
 def _drop_metrics_after(path: Path, step: int) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from memo_dist.cluster.placement import plan_placement
-from memo_dist.cluster.resources import detect_resources
+from memo_dist.cluster.placement import Placement, plan_placement
+from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.stages import stage_hash
 from memo_dist.corpus.build import load_documents
@@ -29,6 +29,8 @@ from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob, rows_per_step
+from memo_dist.training.memory_check import planned_need, shards_in_memory
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.model import use_bf16
 
 PROBES = 4
@@ -132,11 +134,30 @@ def check_training(config: Config) -> None:
     zero_stage(config.train)
 
 
-def check_machine(config: Config) -> None:
-    """What this machine cannot do: more ranks than it has room for, bf16 without a GPU."""
-    placement = plan_placement(config, detect_resources())
+def check_machine(config: Config) -> MemoryNeed | None:
+    """What this machine cannot do: more ranks or memory than it has, bf16 without a GPU.
+
+    Returns:
+        What one rank needs, where the base is here.
+    """
+    have = detect_resources()
+    placement = plan_placement(config, have)
     rows_per_step(config.train, placement.ranks)
     use_bf16(config.train.precision)
+    need = planned_need(config, placement.ranks, placement.gpu)
+    if need is not None:
+        shards_in_memory(config, need, placement, have)
+    return need
+
+
+def place_bank(config: Config, have: Resources) -> Placement:
+    """Ranks and room of the bank's shards on a cluster, within this machine's memory."""
+    placement = plan_placement(config, have)
+    rows_per_step(config.train, placement.ranks)
+    need = planned_need(config, placement.ranks, placement.gpu)
+    if need is None or config.cluster.address:
+        return placement
+    return plan_placement(config, have, shards_in_memory(config, need, placement, have))
 
 
 def _probe(examples: Examples) -> tuple[tuple[int, ...], ...]:

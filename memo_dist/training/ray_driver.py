@@ -18,6 +18,7 @@ from memo_dist.errors import MemoDistError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.observability.progress import ProgressBoard, ProgressReport
 from memo_dist.observability.status import StatusWriter, read_status
+from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
 from memo_dist.training.job import STOP_REQUEST, TrainJob
 
@@ -50,6 +51,7 @@ class ShardTraining:
         self._save_by: float | None = None
         self._request.unlink(missing_ok=True)
         self._fit = _Fit(job, config, placement)
+        self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
         self._room: Room | None = Room(placement, config.cluster.start_timeout, label)
 
     def poll(self) -> bool:
@@ -96,6 +98,7 @@ class ShardTraining:
         if room.is_there():
             self._room = None
             self._fit.start()
+            self._mirror.start()
         return False
 
     def _show(self) -> None:
@@ -111,6 +114,8 @@ class ShardTraining:
 
     def _end(self) -> None:
         self._request.unlink(missing_ok=True)
+        if self._mirror.ident is not None:
+            self._mirror.finish()
         if self._bar is not None:
             self._show()
             self._board.remove(self._bar)
@@ -165,6 +170,11 @@ class _Fit(threading.Thread):
                 worker_runtime_env={"env_vars": _rank_environment(place, self._job.threads)},
             ),
         )
+
+
+def _run_name(job: TrainJob) -> str:
+    """The run folder's name, from ``RUN/train/shard-<k>``."""
+    return job.path.parent.parent.name
 
 
 def start_environment(timeout: float) -> dict[str, str]:
