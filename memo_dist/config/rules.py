@@ -13,6 +13,7 @@ Rule = Callable[[Config], Iterator[str]]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "generator.kind": ("embedded",),
+    "train.source": ("reflections", "documents"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
     "export.dtype": ("auto", "float32", "bfloat16"),

@@ -109,6 +109,8 @@ class MemoryConfig:
 class TrainConfig:
     """Training a shard memory."""
 
+    source: str = "reflections"
+    """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
     epochs: int = 3
     """Passes over the shard's reflections."""
     max_minutes: float = 0.0

@@ -25,7 +25,9 @@ class BankShard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Vote:
+class Vote:
+    """One shard's answer to a question, and what its calibration says of it."""
+
     shard: BankShard
     raw: RawAnswer
     verdict: Verdict
@@ -94,22 +96,31 @@ class Bank:
         Raises:
             UsageError: a question is longer than a memory can read.
         """
+        votes = self.votes(questions, batch_size)
+        return [_decide(question, row) for question, row in zip(questions, votes, strict=True)]
+
+    def votes(self, questions: Sequence[str], batch_size: int = 16) -> list[list[Vote]]:
+        """What every shard says to each question: by question, then most believed first.
+
+        Raises:
+            UsageError: a question is longer than a memory can read.
+        """
         raws: dict[int, list[RawAnswer]] = {}
         for memory in self._memories:
             raws |= memory.answer(questions, batch_size)
-        votes = [
-            [_Vote(shard, raw, shard.calibration.judge(raw)) for raw in raws[shard.id]]
-            for shard in self.shards
-        ]
         return [
-            _decide(question, row)
-            for question, row in zip(questions, zip(*votes, strict=True), strict=True)
+            self._ranked([raws[shard.id][i] for shard in self.shards])
+            for i in range(len(questions))
         ]
 
+    def _ranked(self, raws: Sequence[RawAnswer]) -> list[Vote]:
+        pairs = zip(self.shards, raws, strict=True)
+        votes = [Vote(shard, raw, shard.calibration.judge(raw)) for shard, raw in pairs]
+        # sorted() is stable, so equal confidences keep the order of the shard ids.
+        return sorted(votes, key=lambda v: (v.verdict.abstained, -v.verdict.confidence))
 
-def _decide(question: str, votes: Sequence[_Vote]) -> Answer:
-    # sorted() is stable, so equal confidences keep the order of the shard ids.
-    ranked = sorted(votes, key=lambda vote: (vote.verdict.abstained, -vote.verdict.confidence))
+
+def _decide(question: str, ranked: Sequence[Vote]) -> Answer:
     best = ranked[0]
     abstained = best.verdict.abstained
     text = "" if abstained else best.raw.text
@@ -119,8 +130,8 @@ def _decide(question: str, votes: Sequence[_Vote]) -> Answer:
         abstained=abstained,
         sources=() if abstained else best.shard.sources.find(question, text),
         shards=tuple(vote.shard.id for vote in ranked),
-        seconds=sum(vote.raw.seconds for vote in votes),
-        tokens=sum(vote.raw.tokens for vote in votes),
+        seconds=sum(vote.raw.seconds for vote in ranked),
+        tokens=sum(vote.raw.tokens for vote in ranked),
     )
 
 

@@ -18,9 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from memo_dist import __version__
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_hash
-from memo_dist.corpus.build import load_documents, load_manifest
-from memo_dist.corpus.manifest import shard_of
-from memo_dist.corpus.types import Document
+from memo_dist.corpus.manifest import load_manifest
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
@@ -30,12 +28,13 @@ from memo_dist.memory.calibration import Calibration, fit_calibration
 from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.identity import BaseModel, hash_weights
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
-from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
+from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry
+from memo_dist.memory.manifest import shard_documents as document_hashes
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
-from memo_dist.training.prepare import HELD_OUT, shard_reflections
+from memo_dist.training.prepare import HELD_OUT, shard_documents, shard_reflections
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
 
@@ -156,7 +155,7 @@ def _card(  # noqa: PLR0913
         shard=shard,
         shards=config.corpus.shards,
         corpus_fingerprint=load_manifest(run.corpus).fingerprint,
-        documents=len(_documents(run, shard)),
+        documents=len(shard_documents(run, shard)),
         reflections=len(reflections),
         kinds=Counter(row.kind for row in reflections),
         generator=synthesis["generator"],
@@ -175,6 +174,7 @@ def _hyperparameters(run: RunFolder, config: Config, shard: int) -> dict[str, ob
     state = checkpoint.read_state(run.train(shard) / "final")
     train = config.train
     return {
+        "trained on": train.source,
         "epochs asked": train.epochs,
         "optimizer steps": state.step,
         "tokens read": state.consumed_tokens,
@@ -203,16 +203,11 @@ def _entry(run: RunFolder, shard: int, folder: Path, recipe: str) -> ShardEntry:
         id=shard,
         path=folder.name,
         kind="adapter" if is_adapter(folder) else "full",
-        documents=shard_documents([(d.id, d.content_hash) for d in _documents(run, shard)]),
+        documents=document_hashes([(d.id, d.content_hash) for d in shard_documents(run, shard)]),
         reflections_hash=hash_value([row.id for row in shard_reflections(run, shard)]),
         weights_hash=hash_weights(folder),
         recipe_hash=recipe,
     )
-
-
-def _documents(run: RunFolder, shard: int) -> list[Document]:
-    shards = load_manifest(run.corpus).shards
-    return [d for d in load_documents(run.corpus) if shard_of(d.id, shards) == shard]
 
 
 def _recipe_of(folder: Path) -> str | None:

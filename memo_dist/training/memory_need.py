@@ -16,8 +16,9 @@ Sources of the formulas:
   gradient nor optimizer state.
 - Logits: three fp32 [tokens, vocabulary] (values, log-softmax, gradient), for rows of which every
   token is trained: an upper bound where prompts are not.
-- Optimizer step: torch's foreach AdamW makes one temporary of the size of the trained weights;
-  it lives when activations are gone, so the larger of the two counts.
+- Optimizer step, on a CPU: torch's foreach AdamW makes one temporary of the size of the trained
+  weights (the fused one on GPUs makes none); it lives when activations are gone, so the larger of
+  the two counts.
 - Loading: safetensors are mapped, so while a base is read its file counts beside the weights.
 """
 
@@ -154,7 +155,7 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
     states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16)
     states |= _buffers(shape, zero, stage, bf16=bf16) if gpu or stage == 3 else {}
     work = _activations(shape, train, bf16=bf16)
-    step = {"optimizer step": _FP32 * trained // (ranks if stage else 1)}
+    step = {} if gpu else {"optimizer step": _FP32 * trained // (ranks if stage else 1)}
     peak = max((work, step), key=lambda parts: sum(parts.values()))
     runtime = {"runtime": GPU_RUNTIME_BYTES if gpu else CPU_RUNTIME_BYTES}
     device, host = _offloaded({**states, **peak, **runtime}, zero) if gpu else (states, {})
@@ -225,7 +226,6 @@ def _offloaded(
     if _offloads(zero, "offload_optimizer"):
         host["optimizer"] = parts.pop("optimizer", 0)
         host["gradients"] = parts["gradients"]
-        parts.pop("optimizer step", None)
     if _offloads(zero, "offload_param"):
         host["parameters"] = parts.pop("parameters", 0)
     return parts, host

@@ -15,7 +15,8 @@ from memo_dist.cluster.placement import Placement, plan_placement
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.stages import stage_hash
-from memo_dist.corpus.build import load_documents
+from memo_dist.corpus.manifest import iter_documents, load_manifest, shard_of
+from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
@@ -26,6 +27,7 @@ from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, tr
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
+from memo_dist.training.documents import tokenize_documents
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob, rows_per_step
@@ -52,7 +54,7 @@ def memory_base(run: RunFolder, config: Config) -> BaseModel:
 
 def _build_scratch(run: RunFolder, config: Config, folder: Path) -> None:
     rows = list(atomic.read_jsonl(run.reflections))
-    texts = [document.text for document in load_documents(run.corpus)]
+    texts = [document.text for document in iter_documents(run.corpus)]
     texts += [f"{row['question']} {row['answer']}" for row in rows]
     size = train_tokenizer(texts, config.memory.scratch.vocabulary, folder)
     shape = scratch_model_config(config.memory.scratch, size)
@@ -75,6 +77,12 @@ def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
     return found
 
 
+def shard_documents(run: RunFolder, shard: int) -> list[Document]:
+    """The documents of one shard, in the corpus' order."""
+    shards = load_manifest(run.corpus).shards
+    return [d for d in iter_documents(run.corpus) if shard_of(d.id, shards) == shard]
+
+
 def prepare_job(
     run: RunFolder, config: Config, shard: int, base: BaseModel, threads: int
 ) -> TrainJob:
@@ -85,6 +93,10 @@ def prepare_job(
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     chat = ChatFormat.from_tokenizer(tokenizer)
     examples, too_long = tokenize(trained, chat, config.train.micro_batch_tokens)
+    probe = _probe(examples)
+    if config.train.source == "documents":
+        documents = shard_documents(run, shard)
+        examples = tokenize_documents(documents, tokenizer, config.train.micro_batch_tokens)
     examples.save(folder / EXAMPLES)
     atomic.write_jsonl(folder / HELD_OUT, (row.to_json() for row in held))
     atomic.write_jsonl(folder / TOO_LONG, (row.to_json() for row in too_long))
@@ -92,7 +104,7 @@ def prepare_job(
         folder=str(folder.absolute()),
         base=str(base.path.absolute()),
         examples=str((folder / EXAMPLES).absolute()),
-        probe=_probe(examples),
+        probe=probe,
         train=_with_own_file(config.train, folder),
         seed=config.run.seed,
         identity=training_identity(config, base, folder / EXAMPLES),
