@@ -1,11 +1,11 @@
 """A bank of K shards against one memory: the same corpus, the same tokens for each reflection.
 
-    python benchmarks/bank.py [--shards 4] [--documents 16] [--epochs 12] [--out FILE]
+    python benchmarks/bank.py [--shards 4] [--documents 8] [--epochs 8] [--out FILE]
 
 Encodes documents of the demo's corpus twice through the command line, as K = 1 and as K shards,
 with memories from scratch, and asks both their trained questions, wordings of trained facts that
 training did not see, and questions that are to be refused. `own` is what the shard that was
-trained on a question answers, so bank - own is what composition loses or gains. About ten
+trained on a question answers, so bank - own is what composition loses or gains. About five
 minutes on two cores.
 """
 
@@ -41,8 +41,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--shards", type=int, default=4)
-    parser.add_argument("--documents", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--documents", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path)
