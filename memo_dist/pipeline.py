@@ -15,7 +15,7 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.base import SCRATCH_NAME, resolve_base
+from memo_dist.memory.base import SCRATCH_NAME, find_base
 from memo_dist.memory.identity import BaseModel
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.synthesis.engine import synthesize
@@ -44,7 +44,7 @@ def check_before(config: Config) -> MemoryNeed | None:
     """
     quiet_libraries()
     if config.memory.base != SCRATCH_NAME:
-        resolve_base(config.memory.base)
+        find_base(config.memory.base)
     check_training(config)
     return None if config.cluster.address else check_machine(config)
 

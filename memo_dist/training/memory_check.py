@@ -8,7 +8,7 @@ from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.memory.base import SCRATCH_NAME, resolve_base
+from memo_dist.memory.base import SCRATCH_NAME, find_base
 from memo_dist.memory.scratch import scratch_model_config
 from memo_dist.training.memory_need import GIB, MemoryNeed, ModelShape, training_need
 from memo_dist.training.model import use_bf16
@@ -65,7 +65,7 @@ def _base_shape(config: Config) -> ModelShape | None:
     if config.memory.base == SCRATCH_NAME:
         return ModelShape.of(scratch_model_config(scratch, scratch.vocabulary))
     try:
-        return ModelShape.of_folder(resolve_base(config.memory.base, allow_download=False).path)
+        return ModelShape.of_folder(find_base(config.memory.base, allow_download=False))
     except UsageError:
         return None
 
