@@ -12,7 +12,7 @@ import pytest
 from cli import ENCODE_SECONDS, TINY, memo_dist, start, wait_until
 
 from memo_dist.cluster.placement import Placement, plan_placement
-from memo_dist.cluster.resources import Resources
+from memo_dist.cluster.resources import Resources, usable_cores
 from memo_dist.config import load_config
 from memo_dist.corpus.manifest import shard_of
 from memo_dist.errors import UsageError
@@ -63,6 +63,9 @@ def test_one_shard_fails_and_the_others_finish(broken):
     assert state["bank"] == {"done": SHARDS - 1, "failed": 1, "shards": SHARDS, "state": "failed"}
     assert state[f"train shard-{VICTIM}"]["state"] == "failed"
     assert "rank 0 failed" in state[f"train shard-{VICTIM}"]["error"]
+    if usable_cores() > 1:
+        times = {shard: _times(run, shard) for shard in (0, VICTIM)}
+        assert min(times[VICTIM]) < max(times[0]), "the first shards trained side by side"
     refused = memo_dist("export", run)
     assert refused.returncode == 2
     assert f"shard {VICTIM}" in refused.stderr
@@ -71,9 +74,13 @@ def test_one_shard_fails_and_the_others_finish(broken):
 def test_the_same_command_continues_that_shard_alone(broken):
     run, _, _ = broken
     before = {shard: _stamp(run, shard) for shard in range(SHARDS) if shard != VICTIM}
-    done = memo_dist("train", run, seconds=ENCODE_SECONDS)
+    done = memo_dist("train", run, "track.to=[tensorboard]", seconds=ENCODE_SECONDS)
     assert done.returncode == 0, done.stderr
     assert _final(run, VICTIM).exists()
+    folder = run / "train" / f"shard-{VICTIM}"
+    sent = atomic.read_json(folder / "trackers.json")["tensorboard"]["step"]
+    assert sent == list(atomic.read_jsonl(folder / "metrics.jsonl"))[-1]["step"]
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
     assert {shard: _stamp(run, shard) for shard in before} == before
     assert "train shard 0" not in done.stderr
     state = json.loads(memo_dist("status", run, "--json").stdout)
@@ -147,6 +154,11 @@ def _ask(run: Path, question: str, loaded_gb: float) -> dict[str, object]:
 
 def _final(run: Path, shard: int) -> Path:
     return run / "train" / f"shard-{shard}" / "final" / "COMPLETE"
+
+
+def _times(run: Path, shard: int) -> list[float]:
+    rows = atomic.read_jsonl(run / "train" / f"shard-{shard}" / "metrics.jsonl")
+    return [row["time"] for row in rows]
 
 
 def _stamp(run: Path, shard: int) -> int:
