@@ -74,7 +74,7 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
         STOP.install()  # Ray has replaced the handler of SIGTERM
         placement = place_bank(config, resources)
         jobs = {
-            shard: _with_resume(prepare_job(run, config, shard, base, placement.threads), resume)
+            shard: _with_resume(prepare_job(run, config, shard, base, resources), resume)
             for shard in pending
         }
         train_bank(jobs, config, placement)

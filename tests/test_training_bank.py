@@ -129,11 +129,6 @@ def test_shards_are_packed_onto_what_there_is(settings, resources, expected):
     assert plan_placement(load_config([], settings), resources) == expected
 
 
-def test_memory_limits_how_many_run_at_once():
-    config = load_config([], ["corpus.shards=8"])
-    assert plan_placement(config, have(16, 8), most_at_once=2).at_once == 2
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

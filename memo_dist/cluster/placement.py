@@ -43,14 +43,13 @@ class Placement:
         return f"{self.at_once} shard(s) at once, {self.ranks} rank(s) each of {unit}"
 
 
-def plan_placement(config: Config, have: Resources, most_at_once: int = 0) -> Placement:
+def plan_placement(config: Config, have: Resources) -> Placement:
     """Pack the bank's K trainings onto a cluster.
 
     Args:
         config: ``cluster.workers``, ``cluster.threads``, ``cluster.shards_at_once``,
             ``corpus.shards`` and the rows of a step decide.
         have: what the cluster offers.
-        most_at_once: a further limit (memory); 0: none.
 
     Raises:
         UsageError: one shard's ranks do not fit; says have and want.
@@ -60,7 +59,7 @@ def plan_placement(config: Config, have: Resources, most_at_once: int = 0) -> Pl
     _check_fits(config, have, ranks)
     threads = config.cluster.threads
     room = have.gpus // ranks if have.gpus else have.cores // (ranks * max(1, threads))
-    limits = (shards, room, config.cluster.shards_at_once, most_at_once)
+    limits = (shards, room, config.cluster.shards_at_once)
     at_once = min(limit for limit in limits if limit)
     threads = threads or max(1, have.cores // (ranks * at_once))
     return Placement(ranks, bool(have.gpus), threads, at_once)

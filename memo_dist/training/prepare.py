@@ -84,7 +84,7 @@ def shard_documents(run: RunFolder, shard: int) -> list[Document]:
 
 
 def prepare_job(
-    run: RunFolder, config: Config, shard: int, base: BaseModel, threads: int
+    run: RunFolder, config: Config, shard: int, base: BaseModel, resources: Resources
 ) -> TrainJob:
     """Split, tokenise and describe one shard's training."""
     folder = run.train(shard)
@@ -108,7 +108,7 @@ def prepare_job(
         train=_with_own_file(config.train, folder),
         seed=config.run.seed,
         identity=training_identity(config, base, folder / EXAMPLES),
-        threads=threads,
+        threads=plan_placement(config, resources).threads,
     )
     atomic.write_json(folder / "job.json", job.to_json())
     return job
@@ -169,7 +169,8 @@ def place_bank(config: Config, have: Resources) -> Placement:
     need = planned_need(config, placement.ranks, placement.gpu)
     if need is None or config.cluster.address:
         return placement
-    return plan_placement(config, have, shards_in_memory(config, need, placement, have))
+    fit = shards_in_memory(config, need, placement, have)
+    return replace(placement, at_once=min(placement.at_once, fit))
 
 
 def _probe(examples: Examples) -> tuple[tuple[int, ...], ...]:
