@@ -1,6 +1,6 @@
 """A bank of K shards against one memory: the same corpus, the same tokens for each reflection.
 
-    python benchmarks/bank.py [--shards 4] [--documents 8] [--epochs 8] [--out FILE]
+    python benchmarks/bank.py [--shards 4] [--documents 8] [--epochs 6] [--out FILE]
 
 Encodes documents of the demo's corpus twice through the command line, as K = 1 and as K shards,
 with memories from scratch, and asks both their trained questions, wordings of trained facts that
@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--documents", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path)
@@ -107,10 +107,15 @@ def _settings(shards: int, options: argparse.Namespace) -> list[str]:
         f"corpus.shards={shards}",
         f"corpus.max_documents={options.documents}",
         "memory.base=scratch",
+        "memory.scratch.vocabulary=1024",
+        "memory.scratch.hidden_size=128",
+        "memory.scratch.layers=2",
+        "memory.scratch.heads=4",
+        "memory.scratch.intermediate_size=352",
         "memory.max_answer_tokens=32",
         f"memory.calibration_facts={HELD_OUT // shards}",
         f"train.epochs={options.epochs}",
-        "train.lr=2e-3",
+        "train.lr=3e-3",
         "train.schedule=cosine",
         "train.batch_tokens=1024",
         "train.micro_batch_tokens=512",
