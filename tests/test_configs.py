@@ -220,10 +220,12 @@ BAD_VALUES = {
     "memory.base": "",
     "memory.max_answer_tokens": 0,
     "memory.calibration_facts": -1,
+    "memory.loaded_gb": -1,
     "memory.scratch.vocabulary": 10,
     "memory.scratch.layers": 0,
     "memory.scratch.heads": 3,
     "memory.scratch.hidden_size": 255,
+    "train.source": "pdf",
     "train.epochs": 0,
     "train.max_minutes": -1,
     "train.max_steps": -1,
@@ -256,6 +258,7 @@ BAD_VALUES = {
     "train.eval_target": 0.9,
     "train.select": "recall",
     "export.dtype": "int8",
+    "export.adapter": "merged",
     "evaluate.limit": -1,
     "evaluate.baseline_limit": -1,
     "evaluate.baselines": ["bm24"],
@@ -264,9 +267,11 @@ BAD_VALUES = {
     "evaluate.batch_size": 0,
     "cluster.launcher": "mpi",
     "cluster.workers": 3,
+    "cluster.shards_at_once": -1,
     "cluster.synthesis_workers": -1,
     "cluster.threads": -1,
     "cluster.start_timeout": 0,
+    "track.to": ["tensorbord"],
 }
 
 
@@ -291,6 +296,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "train.compile",
         "train.deepspeed",
         "cluster.address",
+        "track.project",
     }
     assert set(known_keys()) == set(BAD_VALUES) | free
 
@@ -302,6 +308,7 @@ def test_every_number_and_choice_has_a_bad_value():
         ("synthesis.steps=[direct,direct]", "names a step twice"),
         ("synthesis.steps=[]", "leaves nothing to do"),
         ("evaluate.baselines=[bm24]", "did you mean 'bm25'?"),
+        ("track.to=[tensorbord]", "did you mean 'tensorboard'?"),
     ],
 )
 def test_lists_of_names(override, expected):
@@ -344,6 +351,7 @@ GROUP_REACHES = {
     "export": STAGES[3:],
     "evaluate": (),
     "cluster": (),
+    "track": (),
 }
 NO_IDENTITY = {
     "corpus.max_quarantined_fraction",
@@ -367,6 +375,7 @@ NO_IDENTITY = {
     "generator.budget_money",
     "generator.drain_seconds",
     "synthesis.max_rejected_fraction",
+    "memory.loaded_gb",
     "train.checkpoint_minutes",
     "train.checkpoint_steps",
     "train.keep_checkpoints",

@@ -26,6 +26,8 @@ from memo_dist.synthesis.estimate import (
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import zero_stage
+from memo_dist.training.memory_check import planned_need
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.prepare import check_training
 
 
@@ -43,6 +45,12 @@ def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None
     click.echo("nothing was written (--dry-run)")
 
 
+def print_need(need: MemoryNeed | None) -> None:
+    """Tell what a training rank will need, before a run."""
+    if need is not None:
+        click.echo(f"memory need: {need}", err=True)
+
+
 def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[str, str]]:
     train, memory = config.train, config.memory
     lines = [("run", f"{run_folder} ({_state(RunFolder(run_folder), config)})")]
@@ -56,6 +64,7 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
             f"{train.epochs} epochs, {train.batch_tokens} tokens a step, lr {train.lr:g},"
             f" ZeRO {zero_stage(train)}, {_limit(config)}",
         ),
+        ("need", _need(config)),
         ("machine", _machine(config)),
     ]
     return lines
@@ -105,6 +114,14 @@ def estimate_lines(rows: list[StepEstimate], config: GeneratorConfig) -> list[tu
         )
     )
     return lines
+
+
+def _need(config: Config) -> str:
+    """Memory of one rank as configured; for a plan beyond this machine, as on GPUs."""
+    have = detect_resources()
+    gpu = bool(have.gpus) or config.train.precision == "bf16"
+    need = planned_need(config, config.cluster.workers or max(1, have.gpus), gpu)
+    return str(need) if need else f"unknown until {config.memory.base} is on this machine"
 
 
 def _limit(config: Config) -> str:

@@ -15,7 +15,7 @@ from memo_dist.cli.options import (
     resume_option,
     run_argument,
 )
-from memo_dist.cli.preview import print_preview
+from memo_dist.cli.preview import print_need, print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import existing_run, open_run
 from memo_dist.training import direct
@@ -42,7 +42,7 @@ def command(
     if direct.starts_here(config):
         direct.train_here(run_folder, config, check_resume(resume))
         return
-    pipeline.check_before(config)
+    print_need(pipeline.check_before(config))
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.run_training(run, config, resume)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
-from memo_dist.config.schema import BASELINES, Config
+from memo_dist.config.schema import BASELINES, TRACKERS, Config
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
 
@@ -16,6 +16,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "generator.kind": ("embedded", "openai", "anthropic", "transformers", "recorded"),
     "generator.structured": ("server", "prompt"),
     "synthesis.extraction": ("joint", "separate", "anchored"),
+    "train.source": ("reflections", "documents"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
     "train.method": ("full", "lora"),
@@ -23,6 +24,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "train.select": ("last", "recall"),
     "cluster.launcher": ("auto", "ray", "ranks", "process"),
     "export.dtype": ("auto", "float32", "bfloat16"),
+    "export.adapter": ("folded", "kept"),
 }
 _AT_LEAST: dict[str, float] = {
     "corpus.shards": 1,
@@ -59,6 +61,7 @@ _AT_LEAST: dict[str, float] = {
     "memory.scratch.layers": 1,
     "memory.max_answer_tokens": 1,
     "memory.calibration_facts": 0,
+    "memory.loaded_gb": 0,
     "train.epochs": 1,
     "train.max_minutes": 0,
     "train.max_steps": 0,
@@ -84,6 +87,7 @@ _AT_LEAST: dict[str, float] = {
     "evaluate.bootstrap": 100,
     "evaluate.batch_size": 1,
     "cluster.workers": 0,
+    "cluster.shards_at_once": 0,
     "cluster.synthesis_workers": 0,
     "cluster.threads": 0,
 }
@@ -235,13 +239,14 @@ def _memory(config: Config) -> Iterator[str]:
         yield "memory.base='' must name a model: smollm2-135m, scratch, a folder or a hub id"
 
 
-def _evaluate(config: Config) -> Iterator[str]:
-    for name in config.evaluate.baselines:
-        if name not in BASELINES:
-            yield (
-                f"evaluate.baselines: unknown baseline '{name}'{suggest(name, BASELINES)};"
-                f" baselines are {', '.join(BASELINES)}"
-            )
+def _named(config: Config) -> Iterator[str]:
+    for key, known in (("evaluate.baselines", BASELINES), ("track.to", TRACKERS)):
+        for name in lookup(config, key):
+            if name not in known:
+                yield (
+                    f"{key}: unknown name '{name}'{suggest(name, known)};"
+                    f" names are {', '.join(known)}"
+                )
 
 
-_RULES: tuple[Rule, ...] = (_choices, _bounds, _generator, _steps, _train, _memory, _evaluate)
+_RULES: tuple[Rule, ...] = (_choices, _bounds, _generator, _steps, _train, _memory, _named)

@@ -1,7 +1,7 @@
 """The configuration: a tree of dataclasses; the docstring under a field is its help text.
 
 Groups that change a stage's result enter that stage's hash (see ``memo_dist.config.stages``);
-``cluster`` never does: the same run may move to another machine.
+``cluster`` and ``track`` never do: the same run may move to another machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 BASELINES = ("closed_book", "bm25", "oracle")
 """What ``evaluate.baselines`` may name."""
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""What ``track.to`` may name."""
 
 
 @dataclass
@@ -168,12 +170,17 @@ class MemoryConfig:
     """Longest generated answer, in tokens."""
     calibration_facts: int = 96
     """Facts whose one wording is held out of training to calibrate the confidence."""
+    loaded_gb: float = 0.0
+    """GiB of shard weights kept loaded while answering; the bank's other full shards are loaded
+    one after the other for each call; 0: what the device has room for."""
 
 
 @dataclass
 class TrainConfig:
     """Training a shard memory."""
 
+    source: str = "reflections"
+    """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
     epochs: int = 3
     """Passes over the shard's reflections."""
     max_minutes: float = 0.0
@@ -254,6 +261,9 @@ class ExportConfig:
 
     dtype: str = "auto"
     """``float32``, ``bfloat16`` or ``auto`` (the training precision)."""
+    adapter: str = "folded"
+    """A LoRA training's export: ``folded`` into the base's weights (a full model), or ``kept`` as a
+    PEFT adapter; the adapters of a bank share one base in memory."""
 
 
 @dataclass
@@ -285,13 +295,27 @@ class ClusterConfig:
     torchrun, deepspeed or srun started; ``process``: one rank, in this process; ``auto``:
     ``ranks`` where the rank environment says so, else ``ray``."""
     workers: int = 0
-    """Training ranks a shard; 0: the GPUs there are, or 1 on a CPU."""
+    """Training ranks a shard; 0: its share of the GPUs there are (all for one shard), or 1 on a
+    CPU."""
+    shards_at_once: int = 0
+    """Shards of a bank that train side by side; 0: as many as there is room for."""
     synthesis_workers: int = 0
     """Ray workers for synthesis; 0: one a core."""
     threads: int = 0
     """Threads a training rank; 0: cores / workers."""
     start_timeout: float = 180.0
     """Seconds to wait for Ray and for placement before giving up with have/want."""
+
+
+@dataclass
+class TrackConfig:
+    """Mirrors of a training's ``metrics.jsonl``; they may fail and never stop a run."""
+
+    to: list[str] = field(default_factory=list)
+    """``tensorboard``, ``wandb``, ``mlflow`` (each an extra to install); logins come from the
+    environment."""
+    project: str = "memo-dist"
+    """W&B project, MLflow experiment."""
 
 
 @dataclass
@@ -307,3 +331,4 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)

@@ -42,6 +42,7 @@ _NOT_IDENTITY = frozenset(
         "generator.budget_money",
         "generator.drain_seconds",
         "synthesis.max_rejected_fraction",
+        "memory.loaded_gb",
         "train.checkpoint_minutes",
         "train.checkpoint_steps",
         "train.async_checkpoint",
