@@ -121,7 +121,9 @@ def _seconds(log: Path) -> float:
 def _watch(run: RunFolder, arguments: list[str]) -> dict[str, Any]:
     """Run a driver; its largest memory, and the CPU of it and its workers."""
     command = [sys.executable, str(TESTS / "request_toy.py"), str(run.root), "1", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(TESTS)}
+    # Ray starts its workers with a niceness of 15: on a machine with other work that would measure
+    # the others.
+    env = {**os.environ, "PYTHONPATH": str(TESTS), "RAY_worker_niceness": "0"}
     driver = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
     process = psutil.Process(driver.pid)
     uss, cpu = 0, {}

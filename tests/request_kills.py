@@ -66,7 +66,7 @@ class Setting:
             start_new_session=True,
             stdout=output,
             stderr=output,
-            env={**os.environ, "PYTHONPATH": str(HERE)},
+            env={**os.environ, "PYTHONPATH": str(HERE), "RAY_worker_niceness": "0"},
         )
 
 

@@ -112,6 +112,8 @@ def test_role_content_and_order_of_messages_change_the_key():
         (GOOD[:-1], "stop", "not JSON"),
         ('{"pairs": [NaN]}', "stop", "not JSON"),
         ("[" * 100_000, "stop", "not JSON"),
+        (GOOD.replace("Ada", "\\ud83d\\ude00"), "stop", ""),
+        (GOOD.replace("Ada", "\\ud83d"), "stop", "not JSON"),
         ('{"pairs": [{"question": "Who?"}]}', "stop", "schema: at $.pairs[0]: 'answer' is a"),
         ('{"unexpected": 1}', "stop", "schema: at $"),
     ],
@@ -143,6 +145,12 @@ def test_a_cut_answer_is_asked_for_again_with_twice_the_room(tmp_path):
     assert isinstance(reply, Response)
     assert reply.value["pairs"][0]["answer"] == "Ada."
     assert [sent.max_tokens for sent, _ in backend.sent] == [400, 800]
+
+
+def test_half_a_surrogate_pair_can_be_journaled(tmp_path):
+    broken = Answer(GOOD.replace("Ada", "\ud83d"), "stop")
+    (reply,) = ask(tmp_path, Scripted(broken), request("One."))
+    assert reply.value["pairs"][0]["answer"] == "?."
 
 
 def test_usage_and_attempts_count_every_send(tmp_path):

@@ -21,7 +21,8 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import StatusWriter
 from memo_dist.synthesis.asking.spending import Spending
 from memo_dist.synthesis.backends.make import LOCAL_KINDS, check_key
-from memo_dist.synthesis.finish import SynthesisSummary, finish, finished_summary
+from memo_dist.synthesis.finish import SynthesisSummary, finished_summary
+from memo_dist.synthesis.finish_remote import finish_remotely
 from memo_dist.synthesis.group_units import grouped_units
 from memo_dist.synthesis.plan import StepUnits, make_plan
 from memo_dist.synthesis.pool import WorkerPool
@@ -79,8 +80,10 @@ def synthesize(
         write_planned(run, plan, [name for name in steps if groups_documents(steps[name])])
         status = StatusWriter(run.synth)
         driver = Driver(run, config, plan, should_stop, status)
-        _run_steps(driver, generator, generator_factory)
-        summary = finish(run, plan, config.synthesis)
+        with ray_session(config.cluster) as offered:
+            await_workers(config.cluster)
+            _run_steps(driver, generator, generator_factory, offered.cores)
+            summary = finish_remotely(run, plan, config.synthesis)
         _report(status, summary)
     return summary
 
@@ -116,21 +119,19 @@ def _report(status: StatusWriter, summary: SynthesisSummary) -> None:
     logger.info("synthesis complete: %s", ", ".join(f"{k} {v}" for k, v in numbers.items()))
 
 
-def _run_steps(driver: Driver, generator: Generator, factory: GeneratorFactory) -> None:
-    """Run the steps that are not complete; without any, Ray is not started."""
+def _run_steps(
+    driver: Driver, generator: Generator, factory: GeneratorFactory, offered: int
+) -> None:
+    """Run the steps that are not complete, on at most ``offered`` cores."""
     state = _Progress(driver, generator)
     remaining = state.skip_complete()
-    if not remaining:
-        return
-    cluster = driver.config.cluster
-    cores = 1.0 if driver.config.generator.kind in LOCAL_KINDS else CORES_A_WAITING_WORKER
-    with ray_session(cluster) as offered:
-        await_workers(cluster)
-        wanted = cluster.synthesis_workers or offered.cores
-        workers = max(1, min(wanted, int(offered.cores / cores), driver.plan.partitions))
-        with WorkerPool(factory, driver.config.generator, workers, cores) as pool:
-            for name, _ in remaining:
-                state.run(pool, name)
+    settings = driver.config.generator
+    cores = 1.0 if settings.kind in LOCAL_KINDS else CORES_A_WAITING_WORKER
+    wanted = driver.config.cluster.synthesis_workers or offered
+    workers = max(1, min(wanted, int(offered / cores), driver.plan.partitions))
+    with WorkerPool(factory, settings, workers, cores) as pool:
+        for name, _ in remaining:
+            state.run(pool, name)
 
 
 class _Progress:

@@ -73,7 +73,7 @@ class Asker:
             if reply is not None:
                 return reply
             if history and history[-1].outcome == "fault":
-                await asyncio.sleep(_backoff(history))
+                await self._router.pause(asyncio.sleep(_backoff(history)))
             attempt = await self._attempt(request, key, history)
             self._journal.append(attempt)
             history.append(attempt)
@@ -102,7 +102,7 @@ class Asker:
             outcome="invalid" if reason else "ok",
             final=not reason or last,
             reason=reason,
-            text=answer.text,
+            text=answer.text.encode("utf-8", "replace").decode(),
             finish_reason=answer.finish_reason,
             usage=usage,
         )

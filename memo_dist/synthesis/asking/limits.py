@@ -24,6 +24,11 @@ class RateLimits:
         self._tokens = _limiter(config.tokens_per_minute / workers, 2000.0)
         self._completion = 256.0
 
+    @property
+    def are_set(self) -> bool:
+        """Whether there is anything to wait for."""
+        return self._requests is not None or self._tokens is not None
+
     async def acquire(self, request: Request) -> None:
         """Wait for this request's turn."""
         if self._requests is not None:

@@ -8,7 +8,7 @@ the number of lines.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,10 @@ class Attempt:
     text: str = ""
     finish_reason: str = ""
     usage: tuple[int, int, int] = (0, 0, 0)
+
+    def to_row(self) -> dict[str, Any]:
+        """One line of the journal."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Attempt | None:
@@ -97,7 +101,7 @@ class RequestJournal:
         Raises:
             OSError: the disk is full.
         """
-        self._index(attempt, self._lines.append(asdict(attempt)))
+        self._index(attempt, self._lines.append(attempt.to_row()))
 
     def sync(self) -> None:
         """Make the attempts safe from the end of the machine."""

@@ -7,7 +7,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.errors import RunError
@@ -50,22 +51,36 @@ class Router:
         self._config = config
         self._limits = RateLimits(config, workers)
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._pauses: set[asyncio.Future[None]] = set()
         self._end: Exception | None = None
         self._answered = time.monotonic()
         self._last_fault = "none"
         self._sent = self._hedged = 0
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
-    @property
-    def room(self) -> int:
-        """Most requests in flight of this worker."""
-        return max(1, sum(endpoint.limit for endpoint in self.endpoints))
-
     def stop(self, reason: Exception | None = None) -> None:
         """Send nothing more; what waits for an endpoint gets ``reason`` (default Stopping)."""
         self._end = self._end or reason or Stopping()
         while self._waiting:
             self._wake()
+        for pause in list(self._pauses):
+            pause.cancel()
+
+    async def pause(self, wait: Coroutine[Any, Any, None]) -> None:
+        """Wait for something that a stop cuts short.
+
+        Raises:
+            Exception: what :meth:`stop` was given.
+        """
+        task = asyncio.ensure_future(wait)
+        self._pauses.add(task)
+        task.add_done_callback(self._pauses.discard)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if self._end:
+                raise self._end from None
+            raise
 
     async def close(self) -> None:
         """Release the endpoints."""
@@ -82,7 +97,8 @@ class Router:
             Stopping: the run stops.
         """
         while True:
-            await self._limits.acquire(request)
+            if self._limits.are_set:
+                await self.pause(self._limits.acquire(request))
             endpoint = await self._acquire()
             try:
                 answer = await self._send_to(endpoint, request, tag)
@@ -90,7 +106,7 @@ class Router:
                 return answer
             except (RateLimited, Unreachable) as fault:
                 self._last_fault = str(fault)
-                await asyncio.sleep(random.uniform(0.05, 0.5))
+                await self.pause(asyncio.sleep(random.uniform(0.05, 0.5)))
             except EndpointRefused as fault:
                 error = RunError(f"{fault}: check generator.urls, model and api_key_env")
                 self.stop(error)

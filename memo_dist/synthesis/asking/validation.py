@@ -35,7 +35,10 @@ def parse(text: str) -> Any:
     text = _THOUGHT.sub("", text)
     fence = _FENCE.search(text)
     body = fence.group(1) if fence and not text.lstrip().startswith(("{", "[")) else text
-    return json.loads(body, parse_constant=_no_constant)
+    value = json.loads(body, parse_constant=_no_constant)
+    if "\\ud" in body.lower():  # half of a surrogate pair is a string that no file can hold
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def fault_of(answer: Answer, schema: str | None) -> str:
