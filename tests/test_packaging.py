@@ -17,9 +17,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Needed without an import of ours: transformers reads the embedded base with gguf and
 # accelerate; datasets is part of the framework's fixed set of libraries.
 WITHOUT_IMPORT = {"gguf", "accelerate", "datasets"}
-# Libraries of extras, imported only where a configuration asks for them.
-OPTIONAL_MODULES = {"wandb", "mlflow"}
-SHELL_FILES = ("launchers/quickstart.sh", "launchers/lib/bootstrap.sh", "tests/run.sh", ".ci/run")
+# Libraries of extras, imported only where they are installed or asked for.
+OPTIONAL_MODULES = {"wandb", "mlflow", "flash_attn", "liger_kernel"}
+SHELL_FILES = (
+    "launchers/quickstart.sh",
+    "launchers/lib/bootstrap.sh",
+    "tests/run.sh",
+    ".ci/run",
+    "benchmarks/gpu.sh",
+)
 
 
 def normal(name):

@@ -16,7 +16,7 @@ from memo_dist.io import atomic
 from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
-from memo_dist.training.examples import Examples, tokenize
+from memo_dist.training.examples import tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import STOP_REQUEST, TrainJob
 from memo_dist.training.ledger import Ledger, lineage
@@ -148,30 +148,19 @@ def test_adapters_folded_equal_adapters_attached(inputs, tmp_path):
         assert torch.allclose(logits, probe["logits.0"], atol=1e-4)
 
 
-def test_weights_are_chosen_by_recall_and_training_ends_early(inputs, tmp_path):
-    job = make_job(inputs, tmp_path, epochs=200, eval_steps=20, eval_target=0.95, select="recall",
-                   dry_batch="always", lr=1e-2)  # fmt: skip
+def test_best_weights_are_kept_and_training_ends_early(inputs, tmp_path):
+    """Nothing is recalled in so few steps: the first measurement stays the best."""
+    job = make_job(inputs, tmp_path, epochs=200, eval_steps=4, eval_patience=2, select="recall",
+                   dry_batch="always")  # fmt: skip
     codes, output = launch(job.path)
     assert codes == [0], output
     rows = list(atomic.read_jsonl(job.path / "metrics.jsonl"))
-    measured = [row["recall"] for row in rows if "recall" in row]
-    assert measured[0] < measured[-1] >= 0.95
-    assert len(rows) < 1000, "ended by its target, not by its epochs"
-    assert answers_exactly(job.final, inputs) >= 0.95
-
-
-def answers_exactly(model_folder, inputs):
-    """Greedy generation's own count, independent of the loop's teacher-forced one."""
-    model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
-    examples = Examples.load(inputs / "examples.safetensors")
-    right = 0
-    for index in range(len(examples)):
-        tokens, prompt = examples.tokens(index).tolist(), int(examples.prompts[index])
-        made = model.generate(
-            torch.tensor([tokens[:prompt]]), max_new_tokens=len(tokens) - prompt, do_sample=False
-        )
-        right += made[0].tolist() == tokens
-    return right / len(examples)
+    assert [row["step"] for row in rows if "recall" in row] == [4, 8, 12]
+    assert len(rows) == 12
+    assert atomic.read_json(job.final / "state.json")["weights_of_step"] == 4
+    _, _, shorter = train(inputs, tmp_path / "four", epochs=200, max_steps=4)
+    chosen = load_file(job.final / "model.safetensors")
+    assert all(torch.equal(chosen[name], value) for name, value in shorter.items())
 
 
 def test_starts_without_progress_are_refused(inputs, tmp_path):
