@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # accelerate; datasets is part of the framework's fixed set of libraries.
 WITHOUT_IMPORT = {"gguf", "accelerate", "datasets"}
 # Libraries of extras, imported only where they are installed or asked for.
-OPTIONAL_MODULES = {"wandb", "mlflow", "flash_attn", "liger_kernel"}
+OPTIONAL_MODULES = {"wandb", "mlflow", "flash_attn", "liger_kernel", "llguidance"}
 SHELL_FILES = (
     "launchers/quickstart.sh",
     "launchers/lib/bootstrap.sh",
