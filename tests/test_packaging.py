@@ -19,7 +19,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 WITHOUT_IMPORT = {"gguf", "accelerate", "datasets"}
 # Libraries of extras, imported only where they are installed or asked for.
 OPTIONAL_MODULES = {"flash_attn", "liger_kernel"}
-SHELL_FILES = ("launchers/quickstart.sh", "launchers/lib/bootstrap.sh", "tests/run.sh", ".ci/run", "benchmarks/gpu.sh")
+SHELL_FILES = (
+    "launchers/quickstart.sh",
+    "launchers/lib/bootstrap.sh",
+    "tests/run.sh",
+    ".ci/run",
+    "benchmarks/gpu.sh",
+)
 
 
 def normal(name):
