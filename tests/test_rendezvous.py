@@ -7,7 +7,9 @@ import pytest
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.rendezvous import adopt_ranks, started_as_rank
-from memo_dist.errors import RunError
+from memo_dist.config.schema import ClusterConfig, Config
+from memo_dist.errors import RunError, UsageError
+from memo_dist.training.direct import starts_here
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4",
          "SLURM_LOCALID": "1", "SLURMD_NODENAME": "node-a"}  # fmt: skip
@@ -62,3 +64,19 @@ def test_a_missing_first_rank_is_a_message(monkeypatch, tmp_path):
     slurm(monkeypatch, 2)
     with pytest.raises(RunError, match=r"rank 0 of 4 left no address .* all nodes share"):
         adopt_ranks(tmp_path, 0.3)
+
+
+@pytest.mark.parametrize(("launcher", "here"), [("auto", False), ("ray", False), ("process", True)])
+def test_a_plain_process_trains_itself_only_when_told_to(launcher, here):
+    assert starts_here(Config(cluster=ClusterConfig(launcher=launcher))) == here
+
+
+def test_ranks_without_a_launcher_are_told_how_to_start():
+    with pytest.raises(UsageError, match=r"cluster\.launcher=ranks.*torchrun -m memo_dist train"):
+        starts_here(Config(cluster=ClusterConfig(launcher="ranks")))
+
+
+def test_a_rank_trains_itself_unless_ray_is_asked_for(monkeypatch):
+    slurm(monkeypatch, 1)
+    assert starts_here(Config())
+    assert not starts_here(Config(cluster=ClusterConfig(launcher="ray")))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from memo_dist.io import atomic
 from memo_dist.training import checkpoint
@@ -60,12 +61,16 @@ def _write_whole(
     written = set(getattr(trainee.rows.model, "all_tied_weights_keys", None) or {})
     for name, value in weights:
         if name not in written:
-            writer.add(name, value.to("cpu", copy=True))
-            written.add(name)
-    stored = StoredWeights(Path(job.base))
-    for name in stored.names:
-        if name not in written:
-            writer.add(name, stored[name].to(trainee.dtype))
+            # Some models are fused in memory (experts) and apart on disk.
+            tensor = {name: value.to("cpu", copy=True)}
+            stored_as = revert_weight_conversion(trainee.rows.model, tensor)
+            for stored_name, part in stored_as.items():
+                writer.add(stored_name, part)
+            written |= {name, *stored_as}
+    if trainee.frozen is not None:
+        for name, value in StoredWeights(Path(job.base)):
+            if name not in written:
+                writer.add(name, value.to(trainee.dtype))
     writer.close()
     config: Any = AutoConfig.from_pretrained(job.base)
     config.dtype = str(trainee.dtype).removeprefix("torch.")
