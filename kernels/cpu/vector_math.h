@@ -76,8 +76,8 @@ inline float fast_log2(float x) {
 template <class Real>
 inline Real log2_add(Real a, Real b) {
   const Real high = a > b ? a : b, low = a > b ? b : a;
-  const Real sum = high + fast_log2_1p(fast_exp2(low - high));
-  return high == -kInfinity<Real> ? high : sum;
+  const Real center = high == -kInfinity<Real> ? Real(0) : high;  // -inf - -inf would be NaN
+  return high + fast_log2_1p(fast_exp2(low - center));
 }
 
 }  // namespace memo

@@ -22,6 +22,8 @@ vocabulary:
 source whose logits are all -inf, make the row's results NaN and its token -1.
 **Determinism.** The same inputs give the same bytes, for any number of threads; a row's result
 does not depend on the other rows. A sample depends on the row's seed alone.
+**Gradients.** :func:`mix_logits` and :func:`mix_logits_target` are differentiable in weights and
+logits; results of the others carry no gradient.
 **Autocast.** Sums are float32 (float64 for float64 logits) inside and outside autocast.
 """
 
@@ -128,7 +130,8 @@ def mix_logits_topk(
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
     if not 1 <= k <= given.vocabulary:
         raise ValueError(f"k is {k}; it must be from 1 to the vocabulary's {given.vocabulary}")
-    log_probs, tokens = torch.ops.memo.mix_logits_topk(*given.arguments, k)
+    with torch.no_grad():
+        log_probs, tokens = torch.ops.memo.mix_logits_topk(*given.arguments, k)
     return Tokens(given.restore(tokens), given.restore(log_probs))
 
 
@@ -166,7 +169,8 @@ def mix_logits_sample(
     """
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
     rows = given.per_row("seeds", seeds)
-    log_probs, tokens = torch.ops.memo.mix_logits_sample(*given.arguments, rows)
+    with torch.no_grad():
+        log_probs, tokens = torch.ops.memo.mix_logits_sample(*given.arguments, rows)
     return Tokens(given.restore(tokens), given.restore(log_probs))
 
 
@@ -183,7 +187,8 @@ def mix_logits_features(
         ValueError: shapes, dtypes or temperatures do not fit.
     """
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
-    found = torch.ops.memo.mix_logits_features(*given.arguments)
+    with torch.no_grad():
+        found = torch.ops.memo.mix_logits_features(*given.arguments)
     return GateFeatures(*(given.restore(part) for part in found))
 
 
