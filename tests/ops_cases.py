@@ -1,5 +1,6 @@
 """Inputs, oracle and engines that the tests of the ops share."""
 
+import functools
 import os
 from types import SimpleNamespace
 
@@ -36,11 +37,24 @@ def cpu_kernels():
     return torch.ops.memo
 
 
+@functools.cache
+def emulated_kernels():
+    """The CUDA kernels compiled as C++, as ops on CPU tensors (torch.ops.memo_emulation)."""
+    if build.cxx() is None:
+        pytest.skip("no C++ compiler: the CUDA kernels cannot be emulated")
+    library = torch.library.Library("memo_emulation", "DEF")
+    for name in OPS:
+        schema = str(getattr(torch.ops.memo, name).default._schema)
+        library.define(schema.removeprefix("memo::"))
+    torch.ops.load_library(str(build.build(build.EMULATION)))
+    return library, torch.ops.memo_emulation
+
+
 def engine(name):
-    """The ops of one implementation: ``kernel`` or ``reference``."""
+    """The ops of one implementation: ``kernel``, ``emulation`` or ``reference``."""
     if name == "reference":
         return SimpleNamespace(**{op: getattr(mix_reference, op) for op in OPS})
-    return cpu_kernels()
+    return emulated_kernels()[1] if name == "emulation" else cpu_kernels()
 
 
 def real_of(*tensors):

@@ -76,7 +76,7 @@ def test_required_kernels_that_are_missing_are_an_error(tmp_path):
 
 def test_a_broken_source_is_reported_with_the_compiler_s_words(tmp_path, monkeypatch):
     cases.cpu_kernels()
-    broken = build.Target("broken", "cpu", "mix_logits_cpu.cpp", ("-DkTile=oops",))
+    broken = build.Target("broken", "cpu", ("-std=c++20", "-DkTile=oops"))
     monkeypatch.setenv("MEMO_DIST_CACHE", str(tmp_path))
     with pytest.raises(build.BuildError, match="oops"):
         build.build(broken)
@@ -100,7 +100,7 @@ def test_the_switch_for_eager_ops_builds_nothing(tmp_path):
 def test_the_library_s_name_follows_what_it_depends_on(monkeypatch):
     cases.cpu_kernels()
     path = build.library_path(build.CPU)
-    other = build.Target("cpu", "cpu", build.CPU.binding, (*build.CPU.kernel_flags, "-g"))
+    other = build.Target("cpu", "cpu", (*build.CPU.kernel_flags, "-g"))
     assert build.library_path(build.CPU) == path
     assert build.library_path(other) != path
     monkeypatch.setattr(build, "_processor", lambda: "another processor")
@@ -112,7 +112,7 @@ def test_two_processes_build_once(tmp_path):
     cases.cpu_kernels()
     code = (
         "from memo_dist.fusion.ops import build;"
-        "t = build.Target('tiny', 'cpu/none', 'mix_logits_cpu.cpp', ());"
+        "t = build.Target('tiny', 'none', ());"
         "build._compile = lambda target, path: (print('built'), path.write_bytes(b'x'));"
         "build.build(t)"
     )
@@ -128,12 +128,12 @@ def test_two_processes_build_once(tmp_path):
 
 def test_doctor_says_what_serves_the_ops(monkeypatch, tmp_path):
     cases.cpu_kernels()
-    good, text = loading.describe()
+    good, text = loading.describe("cpu")
     assert good
     assert str(build.library_path(build.CPU)) in text
     monkeypatch.setenv("MEMO_DIST_CACHE", str(tmp_path))
-    assert "not built yet" in loading.describe()[1]
+    assert "not built yet" in loading.describe("cpu")[1]
     monkeypatch.setattr(build, "cxx", lambda: None)
-    good, text = loading.describe()
+    good, text = loading.describe("cpu")
     assert not good
     assert "no C++ compiler" in text

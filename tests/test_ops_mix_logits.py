@@ -7,11 +7,14 @@ import torch
 from memo_dist.fusion import ops
 from memo_dist.fusion.ops import noise
 
-ENGINES = ["kernel", "reference"]
+ENGINES = ["kernel", "emulation", "reference"]
 
 
 @pytest.fixture(params=ENGINES)
 def op(request):
+    dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get("dtype")
+    if request.param == "emulation" and dtype == torch.float64:
+        pytest.skip("float64 is for the CPU only")
     return cases.engine(request.param)
 
 

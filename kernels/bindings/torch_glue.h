@@ -41,4 +41,8 @@ inline Tensor empty(const Tensor& like, std::vector<int64_t> shape, ScalarType t
   return torch::stable::new_empty(like, shape, type);
 }
 
+inline Tensor zeros(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_zeros(like, {bytes}, ScalarType::Byte);
+}
+
 }  // namespace memo

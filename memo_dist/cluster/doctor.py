@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.fusion.ops.loading import describe
 from memo_dist.memory.embedded import cache_folder, cached_embedded
@@ -101,5 +103,6 @@ def _embedded_base() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    good, text = describe()
-    yield Finding("ok" if good else "warn", "kernels", text)
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        good, text = describe(device)
+        yield Finding("ok" if good else "warn", "kernels", text)

@@ -16,6 +16,12 @@
 #pragma once
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define MEMO_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define MEMO_HOST_DEVICE inline
+#endif
+
 namespace memo {
 
 // Part of the definition of a sample (see random.h), hence the same on every device.
@@ -46,10 +52,10 @@ struct MixInputs {
   // real [rows, num_sources, 2]: (largest logit, log2 of the sum of exponentials relative to it).
   // Written by the forward ops, read by the backward ones.
   void* normalisers = nullptr;
-  void* workspace = nullptr;  // CUDA only: see workspace_floats in cuda/mix_logits.h
+  void* workspace = nullptr;  // CUDA only: workspace_bytes of zeros, see cuda/mix_row.h
   void* stream = nullptr;     // CUDA only
 
-  int64_t tiles() const { return (vocabulary + kTile - 1) / kTile; }
+  MEMO_HOST_DEVICE int64_t tiles() const { return (vocabulary + kTile - 1) / kTile; }
 };
 
 struct TargetOutputs {

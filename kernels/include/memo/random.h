@@ -4,11 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MEMO_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define MEMO_HOST_DEVICE inline
-#endif
+#include "memo/mix_logits.h"
 
 namespace memo {
 

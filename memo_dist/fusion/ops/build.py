@@ -28,6 +28,7 @@ import filelock
 import torch
 
 from memo_dist.cluster.resources import usable_cores
+from memo_dist.io import atomic
 from memo_dist.memory.embedded import cache_folder
 
 _PACKAGE = Path(__file__).parents[2]
@@ -49,6 +50,16 @@ _CPU = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trappi
 # Headers of torch 2.13 otherwise ask for newer symbols than torch 2.10 has.
 _BINDING = ("-O2", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Wno-unused-parameter")
 
+NVCC_FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-lineinfo",
+    "-Werror=all-warnings",
+    "-Xptxas=-v",  # registers and spills, into the library's .log
+    "--threads=0",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+)
+
 
 class BuildError(RuntimeError):
     """A compiler is missing, or it failed; the message holds the command and its output."""
@@ -61,13 +72,31 @@ class Target:
     name: str
     kernels: str
     """Folder of the kernels' sources below ``kernels/``."""
-    binding: str
-    """File below ``kernels/bindings/``."""
     kernel_flags: tuple[str, ...]
-    link_flags: tuple[str, ...] = ()
+    binding_flags: tuple[str, ...] = ()
+    by_nvcc: bool = False
+    """Whether nvcc compiles the kernels; the bindings are g++'s in any case."""
 
 
-CPU = Target("cpu", "cpu", "mix_logits_cpu.cpp", (*_COMMON, *_CPU))
+CPU = Target("cpu", "cpu", (*_COMMON, *_CPU))
+EMULATION = Target(
+    "emulation",
+    "cuda",
+    (*_COMMON, "-O2", "-g", "-DMEMO_EMULATION", "-x", "c++"),
+    ("-DMEMO_CUDA", "-DMEMO_EMULATION"),
+)
+"""The CUDA kernels as C++ on the CPU, for tests (kernels/emulation/cuda_emulation.h)."""
+
+
+def cuda_target(architectures: Sequence[str]) -> Target:
+    """Return the library of the CUDA kernels for architectures such as ``90a``."""
+    return Target(
+        "cuda",
+        "cuda",
+        (*NVCC_FLAGS, *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures)),
+        ("-DMEMO_CUDA", "-DUSE_CUDA"),
+        by_nvcc=True,
+    )
 
 
 @cache
@@ -91,6 +120,13 @@ def cxx() -> tuple[str, ...] | None:
         return tuple(shlex.split(named))
     found = shutil.which("g++") or shutil.which("clang++")
     return (found,) if found else None
+
+
+@cache
+def nvcc() -> str | None:
+    """CUDA's compiler: below ``$CUDA_HOME`` or /usr/local/cuda, or on the path; None without."""
+    home = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda") / "bin" / "nvcc"
+    return str(home) if home.exists() else shutil.which("nvcc")
 
 
 def library_path(target: Target) -> Path:
@@ -130,7 +166,8 @@ def _compile(target: Target, path: Path) -> None:
         folder = Path(name)
         commands = list(_object_commands(target, folder))
         with ThreadPoolExecutor(usable_cores()) as pool:
-            list(pool.map(run, commands))
+            said = list(pool.map(run, commands))
+        atomic.write_text(path.with_suffix(".log"), "".join(said))
         built = folder / path.name
         run(_link_command(target, sorted(folder.glob("*.o")), built))
         built.replace(path)
@@ -138,31 +175,57 @@ def _compile(target: Target, path: Path) -> None:
 
 def _object_commands(target: Target, folder: Path) -> Iterator[list[str]]:
     root = sources_folder()
-    includes = [f"-I{root}", f"-I{root / 'include'}"]
-    torch_root = _torch_folder() / "include"
-    torch_includes = [f"-I{torch_root}", f"-I{torch_root / 'torch' / 'csrc' / 'api' / 'include'}"]
-    binding = root / "bindings" / target.binding
-    yield [
-        *_cxx_command(),
-        *_COMMON,
-        *_BINDING,
-        *includes,
-        *torch_includes,
-        *_object(binding, folder),
-    ]
-    for source in sorted((root / target.kernels).glob("*.c*")):
-        yield [*_cxx_command(), *target.kernel_flags, *includes, *_object(source, folder)]
+    torch_include = _torch_folder() / "include"
+    flags = [*_COMMON, *_BINDING, *target.binding_flags, *include_flags()]
+    flags += [f"-isystem{torch_include}"]
+    flags += [f"-isystem{torch_include / 'torch' / 'csrc' / 'api' / 'include'}"]
+    for binding in sorted((root / "bindings").glob("*.cpp")):
+        yield [*_cxx_command(), *flags, *_object(binding, folder)]
+    for source in kernel_sources(target):
+        command = _kernel_command(target)
+        yield [*command, *target.kernel_flags, *include_flags(), *_object(source, folder)]
+
+
+def kernel_sources(target: Target) -> list[Path]:
+    """The files that hold the target's kernels."""
+    return sorted((sources_folder() / target.kernels).glob("*.c*"))
+
+
+def include_flags() -> list[str]:
+    """Where the sources find each other's headers."""
+    return [f"-I{sources_folder()}", f"-I{sources_folder() / 'include'}"]
 
 
 def _object(source: Path, folder: Path) -> list[str]:
-    return ["-c", str(source), "-o", str(folder / f"{source.stem}.o")]
+    return ["-c", str(source), "-o", str(folder / f"{source.parent.name}-{source.stem}.o")]
 
 
 def _link_command(target: Target, objects: Sequence[Path], path: Path) -> list[str]:
     folder = _torch_folder() / "lib"
-    libraries = [f"-L{folder}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    command = [*_cxx_command(), "-shared", "-o", str(path)]
-    return [*command, *map(str, objects), *libraries, *target.link_flags]
+    # libtorch brings libtorch_cuda where there is one, and with it the weak stream symbol.
+    libraries = ["-Wl,--no-as-needed", f"-L{folder}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    if target.by_nvcc:
+        libraries += [f"-L{_cuda_libraries()}", "-lcudart_static", "-lrt", "-lpthread", "-ldl"]
+    return [*_cxx_command(), "-shared", "-o", str(path), *map(str, objects), *libraries]
+
+
+def _cuda_libraries() -> Path:
+    root = Path(_nvcc_command()[0]).resolve().parents[1]
+    for folder in (root / "lib64", root / "targets" / "x86_64-linux" / "lib", root / "lib"):
+        if (folder / "libcudart_static.a").exists():
+            return folder
+    raise BuildError(f"libcudart_static.a is missing below {root}: install the CUDA runtime")
+
+
+def _kernel_command(target: Target) -> tuple[str, ...]:
+    return _nvcc_command() if target.by_nvcc else _cxx_command()
+
+
+def _nvcc_command() -> tuple[str, ...]:
+    command = nvcc()
+    if command is None:
+        raise BuildError("no nvcc: install the CUDA toolkit or set CUDA_HOME")
+    return (command,)
 
 
 def _cxx_command() -> tuple[str, ...]:
@@ -196,8 +259,10 @@ def _key(target: Target) -> str:
     for source in sorted(p for p in sources_folder().rglob("*") if p.suffix in _SUFFIXES):
         digest.update(source.relative_to(sources_folder()).as_posix().encode())
         digest.update(source.read_bytes())
-    command = _cxx_command()
-    parts = [*_BINDING, *target.kernel_flags, *target.link_flags, run([*command, "--version"])]
+    versions = [
+        run([*command, "--version"]) for command in {_cxx_command(), _kernel_command(target)}
+    ]
+    parts = [*_BINDING, *target.binding_flags, *target.kernel_flags, *sorted(versions)]
     digest.update("\0".join([*parts, _processor()]).encode())
     return digest.hexdigest()[:16]
 

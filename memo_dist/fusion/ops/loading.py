@@ -23,8 +23,17 @@ from memo_dist.fusion.ops import build
 REQUIRE_ENV = "MEMO_DIST_REQUIRE_KERNELS"
 EAGER_ENV = "MEMO_DIST_EAGER_OPS"
 
-TARGETS = {"cpu": build.CPU}
-"""The library that serves a device type."""
+
+def target_of(device_type: str) -> build.Target | None:
+    """The library that serves a device type on this machine; None if there is none."""
+    if device_type == "cpu":
+        return build.CPU
+    if device_type == "cuda":
+        devices = range(torch.cuda.device_count())
+        found = {torch.cuda.get_device_capability(device) for device in devices}
+        # "a" and "f" variants promise nothing to later chips; this build is for these very ones.
+        return build.cuda_target([f"{major}{minor}" for major, minor in sorted(found)])
+    return None
 
 
 def _is_set(name: str) -> bool:
@@ -41,10 +50,11 @@ def load(device_type: str) -> bool:
     Raises:
         RunError: the kernels are required by ``MEMO_DIST_REQUIRE_KERNELS`` and missing.
     """
-    if device_type not in TARGETS or _is_set(EAGER_ENV):
+    target = target_of(device_type)
+    if target is None or _is_set(EAGER_ENV):
         return False
     try:
-        torch.ops.load_library(str(build.build(TARGETS[device_type])))
+        torch.ops.load_library(str(build.build(target)))
     except (build.BuildError, OSError) as error:
         if _is_set(REQUIRE_ENV):
             raise RunError(
@@ -59,18 +69,20 @@ def load(device_type: str) -> bool:
     return True
 
 
-def describe(device_type: str = "cpu") -> tuple[bool, str]:
+def describe(device_type: str) -> tuple[bool, str]:
     """Say for ``doctor`` whether kernels serve the device, without building anything.
 
     Returns:
         Whether compiled kernels are or can be had, and a sentence about it.
     """
-    if _is_set(EAGER_ENV):
-        return False, f"{EAGER_ENV} is set: eager PyTorch"
+    target = target_of(device_type)
+    if target is None or _is_set(EAGER_ENV):
+        return False, f"{device_type}: {EAGER_ENV} is set, eager PyTorch"
     try:
-        path = build.library_path(TARGETS[device_type])
+        path = build.library_path(target)
     except build.BuildError as error:
-        return False, f"{str(error).splitlines()[0]}; until then eager PyTorch, slower"
+        reason = str(error).splitlines()[0]
+        return False, f"{device_type}: {reason}; until then eager PyTorch, slower"
     if path.exists():
-        return True, f"{device_type} built: {path}"
-    return True, f"{device_type} not built yet: the first use compiles for about half a minute"
+        return True, f"{device_type}: built, {path}"
+    return True, f"{device_type}: not built yet, the first use compiles for about half a minute"

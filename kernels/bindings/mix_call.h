@@ -2,7 +2,10 @@
 #pragma once
 #include <memory>
 
-#include "bindings/torch_glue.h"
+#include "bindings/backend.h"
+#ifdef MEMO_CUDA
+#include "cuda/mix_logits.h"
+#endif
 
 namespace memo {
 
@@ -11,7 +14,11 @@ class MixCall {
   // `given` holds the normalisers of a forward call; without it they are made here.
   MixCall(const std::vector<Tensor>& logits, const Tensor& log_weights,
           const std::vector<double>& temperatures, const Tensor* given = nullptr)
-      : like_(logits.at(0)), real_(log_weights.scalar_type()) {
+      : like_(logits.at(0)),
+#ifdef MEMO_CUDA
+        device_(like_),
+#endif
+        real_(log_weights.scalar_type()) {
     const int64_t sources = static_cast<int64_t>(logits.size());
     STD_TORCH_CHECK(sources <= kMaxSources, "memo: at most ", kMaxSources, " sources");
     STD_TORCH_CHECK(real_ == ScalarType::Float || real_ == ScalarType::Double,
@@ -22,6 +29,11 @@ class MixCall {
     in.log_weights = reals(log_weights);
     normalisers = given ? keep(*given) : empty({in.rows, sources, 2}, real_);
     in.normalisers = const_cast<void*>(normalisers.const_data_ptr());
+#ifdef MEMO_CUDA
+    STD_TORCH_CHECK(real_ == ScalarType::Float, "memo: float64 is for the CPU only");
+    in.workspace = keep(zeros(like_, cuda::workspace_bytes(in))).mutable_data_ptr();
+    in.stream = device_.stream;
+#endif
   }
 
   int64_t rows() const { return in.rows; }
@@ -60,6 +72,9 @@ class MixCall {
   }
 
   Tensor like_;
+#ifdef MEMO_CUDA
+  OnDevice device_;
+#endif
   ScalarType real_;
   std::vector<Tensor> kept_;
 };

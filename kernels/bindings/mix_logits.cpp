@@ -1,31 +1,36 @@
-// torch.ops.memo.mix_logits* for CPU tensors. Schemas, fake kernels, autograd and the checks of
-// arguments live in memo_dist/fusion/ops: the ops exist with or without this library.
+// torch.ops.memo.mix_logits*. Schemas, fake kernels, autograd and the checks of arguments live in
+// memo_dist/fusion/ops: the ops exist with or without this library.
 #include <tuple>
 
-#include "bindings/mix_inputs.h"
+#include "bindings/mix_call.h"
+#ifdef MEMO_CUDA
+#include "cuda/mix_logits.h"
+#else
 #include "cpu/mix_logits.h"
+#endif
 
 namespace memo {
 namespace {
 
-void run_on_torch_threads(int64_t items, int64_t smallest_share, const Range& body) {
-  torch::stable::parallel_for(0, items, smallest_share, body);
-}
-
-Threads torch_threads() {
-  return {static_cast<int64_t>(torch::stable::get_num_threads()), &run_on_torch_threads};
-}
-
-// Calls kernel<float> or kernel<double>.
-#define MEMO_DISPATCH(call, kernel, ...)                                 \
-  (call.real() == ScalarType::Double ? cpu::kernel<double>(__VA_ARGS__) \
-                                     : cpu::kernel<float>(__VA_ARGS__))
+// Calls the backend's kernel with the call's inputs and the given further arguments.
+#ifdef MEMO_CUDA
+#define MEMO_RUN(call, kernel, ...)                                              \
+  do {                                                                           \
+    const int error = call.rows() ? cuda::kernel(call.in, __VA_ARGS__) : 0;      \
+    STD_TORCH_CHECK(error == 0, "memo: " #kernel ": ", cuda::error_text(error)); \
+  } while (false)
+#else
+#define MEMO_RUN(call, kernel, ...)                                    \
+  (call.real() == ScalarType::Double                                   \
+       ? cpu::kernel<double>(call.in, __VA_ARGS__, torch_threads())    \
+       : cpu::kernel<float>(call.in, __VA_ARGS__, torch_threads()))
+#endif
 
 std::tuple<Tensor, Tensor> mix_logits(std::vector<Tensor> logits, Tensor log_weights,
                                       std::vector<double> temperatures, ScalarType dtype) {
   MixCall call(logits, log_weights, temperatures);
   Tensor log_probs = call.empty({call.rows(), call.vocabulary()}, dtype);
-  MEMO_DISPATCH(call, mix_logits, call.in, output_of(log_probs), torch_threads());
+  MEMO_RUN(call, mix_logits, output_of(log_probs));
   return {log_probs, call.normalisers};
 }
 
@@ -37,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> mix_logits_target(std::vector<Tensor> logits,
   Tensor log_probs = call.empty({call.rows()}), posterior = call.empty_like_weights();
   const TargetOutputs out{call.integers(targets), log_probs.mutable_data_ptr(),
                           posterior.mutable_data_ptr()};
-  MEMO_DISPATCH(call, mix_logits_target, call.in, out, torch_threads());
+  MEMO_RUN(call, mix_logits_target, out);
   return {log_probs, posterior, call.normalisers};
 }
 
@@ -47,7 +52,7 @@ std::tuple<Tensor, Tensor> mix_logits_topk(std::vector<Tensor> logits, Tensor lo
   Tensor log_probs = call.empty({call.rows(), k});
   Tensor tokens = call.empty({call.rows(), k}, ScalarType::Long);
   const TopKOutputs out{k, log_probs.mutable_data_ptr(), tokens.mutable_data_ptr<int64_t>()};
-  MEMO_DISPATCH(call, mix_logits_topk, call.in, out, torch_threads());
+  MEMO_RUN(call, mix_logits_topk, out);
   return {log_probs, tokens};
 }
 
@@ -58,7 +63,7 @@ std::tuple<Tensor, Tensor> mix_logits_sample(std::vector<Tensor> logits, Tensor 
   Tensor tokens = call.empty({call.rows()}, ScalarType::Long);
   const SampleOutputs out{call.integers(seeds), log_probs.mutable_data_ptr(),
                           tokens.mutable_data_ptr<int64_t>()};
-  MEMO_DISPATCH(call, mix_logits_sample, call.in, out, torch_threads());
+  MEMO_RUN(call, mix_logits_sample, out);
   return {log_probs, tokens};
 }
 
@@ -71,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_logits_features(std::vector<Tenso
   Tensor divergence = call.empty({call.rows()});
   const FeatureOutputs out{entropies.mutable_data_ptr(), max_log_probs.mutable_data_ptr(),
                            argmaxes.mutable_data_ptr<int64_t>(), divergence.mutable_data_ptr()};
-  MEMO_DISPATCH(call, mix_logits_features, call.in, out, torch_threads());
+  MEMO_RUN(call, mix_logits_features, out);
   return {entropies, max_log_probs, argmaxes, divergence};
 }
 
@@ -79,8 +84,7 @@ Tensor mix_logits_grad_weights(Tensor grad, std::vector<Tensor> logits, Tensor l
                                std::vector<double> temperatures, Tensor normalisers) {
   MixCall call(logits, log_weights, temperatures, &normalisers);
   Tensor out = call.empty_like_weights();
-  MEMO_DISPATCH(call, mix_logits_grad_weights, call.in, matrix_of(grad), out.mutable_data_ptr(),
-                torch_threads());
+  MEMO_RUN(call, mix_logits_grad_weights, matrix_of(grad), out.mutable_data_ptr());
   return out;
 }
 
@@ -89,8 +93,8 @@ Tensor mix_logits_grad_source(Tensor grad, Tensor grad_weights, std::vector<Tens
                               Tensor normalisers, int64_t source) {
   MixCall call(logits, log_weights, temperatures, &normalisers);
   Tensor out = call.empty({call.rows(), call.vocabulary()}, logits[source].scalar_type());
-  MEMO_DISPATCH(call, mix_logits_grad_source, call.in, matrix_of(grad), call.reals(grad_weights),
-                static_cast<int>(source), output_of(out), torch_threads());
+  MEMO_RUN(call, mix_logits_grad_source, matrix_of(grad), call.reals(grad_weights),
+                static_cast<int>(source), output_of(out));
   return out;
 }
 
@@ -99,15 +103,14 @@ Tensor mix_logits_target_grad_source(Tensor grad_weights, std::vector<Tensor> lo
                                      Tensor targets, Tensor normalisers, int64_t source) {
   MixCall call(logits, log_weights, temperatures, &normalisers);
   Tensor out = call.empty({call.rows(), call.vocabulary()}, logits[source].scalar_type());
-  MEMO_DISPATCH(call, mix_logits_target_grad_source, call.in, call.integers(targets),
-                call.reals(grad_weights), static_cast<int>(source), output_of(out),
-                torch_threads());
+  MEMO_RUN(call, mix_logits_target_grad_source, call.integers(targets),
+                call.reals(grad_weights), static_cast<int>(source), output_of(out));
   return out;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(memo, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(MEMO_NAMESPACE, MEMO_KEY, m) {
   m.impl("mix_logits", TORCH_BOX(&mix_logits));
   m.impl("mix_logits_target", TORCH_BOX(&mix_logits_target));
   m.impl("mix_logits_topk", TORCH_BOX(&mix_logits_topk));
