@@ -10,7 +10,12 @@ from memo_dist.synthesis.backends.base import Backend
 SLOW_GROWTH = 2.0
 SLOW_CUT = 4.0
 """Latency over the best one seen from which the limit stops growing, and is cut."""
+LEAST_SECONDS = 0.5
+"""Quicker answers are no sign of anything: this process itself may have been busy."""
 SMOOTHING = 0.1
+FORGETTING = 0.001
+"""How quickly, an answer, the best latency follows the present one: another load is no congestion
+for ever."""
 BREAKER_FAULTS = 5
 BREAKER_SECONDS = (1.0, 60.0)
 
@@ -67,10 +72,12 @@ class Endpoint:
         self._faults = self._trips = 0
         first = self._latency == 0
         self._latency += (1.0 if first else SMOOTHING) * (seconds - self._latency)
-        self._best = self._latency if first else min(self._best, self._latency)
-        if self._latency > SLOW_CUT * self._best:
+        best = self._best + FORGETTING * (self._latency - self._best)
+        self._best = self._latency if first else min(best, self._latency)
+        slowness = self._latency / max(self._best, LEAST_SECONDS)
+        if slowness > SLOW_CUT:
             self._cut(0.9)
-        elif self._latency <= SLOW_GROWTH * self._best and self.in_flight >= 0.9 * self.limit:
+        elif slowness <= SLOW_GROWTH and self.in_flight >= 0.9 * self.limit:
             step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
             self._limit = min(self._most, self._limit + step)
 
