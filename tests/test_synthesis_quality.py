@@ -117,6 +117,7 @@ def test_cleaning_drops_what_does_not_stand_alone_or_in_the_text():
         pair("When was Hollin Mill opened?", "1926"),
         pair("When was it closed?", "1971"),
         pair("What does the passage say?", "1971"),
+        pair("Where is Hollin Mill? -> Garrow", "Garrow"),
         pair("How many workers has Hollin Mill?", "900"),
         pair("How large is Hollin Mill's staff?", "900", "paraphrase", parent="0" * 16),
     ]
@@ -125,6 +126,7 @@ def test_cleaning_drops_what_does_not_stand_alone_or_in_the_text():
     assert sorted(reason for reason, _ in dropped(result)) == [
         "answer not in the text",
         "answer not in the text",
+        "copies the prompt",
         "pronoun without a name",
         "refers to the text",
     ]

@@ -13,6 +13,7 @@ from memo_dist.synthesis.words import content, names, numbers
 
 LEAK = "refers to the text"
 PRONOUN = "pronoun without a name"
+MARKUP = "copies the prompt"
 UNFOUNDED = "answer not in the text"
 FOREIGN_NAMES = "names what the text does not"
 NAMES_ANSWER = "answer in the question"
@@ -112,6 +113,8 @@ def names_answer(question: str, answer: str) -> bool:
 
 def wording_fault(question: str, answer: str, ground: str = "") -> str:
     """A fault that is visible in the pair alone; empty when there is none."""
+    if "->" in question and "->" not in ground:
+        return MARKUP
     if leaks(question, ground) or leaks(answer, ground):
         return LEAK
     return PRONOUN if loose_pronoun(question) else ""
