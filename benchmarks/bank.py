@@ -1,6 +1,6 @@
 """A bank of K shards against one memory: the same corpus, the same tokens for each reflection.
 
-    python benchmarks/bank.py [--shards 4] [--documents 8] [--epochs 6] [--out FILE]
+    python benchmarks/bank.py [--shards 4] [--documents 8] [--epochs 10] [--out FILE]
 
 Encodes documents of the demo's corpus twice through the command line, as K = 1 and as K shards,
 with memories from scratch, and asks both their trained questions, wordings of trained facts that
@@ -32,6 +32,7 @@ from memo_dist.runs import library_versions
 
 HELD_OUT = 192
 SAMPLE = 400
+STEP_TOKENS = 1024
 LIMIT = 3600
 
 
@@ -42,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--documents", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path)
@@ -117,8 +118,9 @@ def _settings(shards: int, options: argparse.Namespace) -> list[str]:
         f"train.epochs={options.epochs}",
         "train.lr=3e-3",
         "train.schedule=cosine",
-        "train.batch_tokens=1024",
-        "train.micro_batch_tokens=512",
+        # A shard has 1/K of the tokens: steps of 1/K of the size leave it as many as K = 1 makes.
+        f"train.batch_tokens={STEP_TOKENS // shards}",
+        f"train.micro_batch_tokens={min(512, STEP_TOKENS // shards)}",
         "train.checkpoint_minutes=0",
     ]
 
