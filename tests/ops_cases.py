@@ -37,6 +37,10 @@ def cpu_kernels():
     return torch.ops.memo
 
 
+# Where there is a GPU, the same tests are the check of the real CUDA kernels.
+ENGINES = ["kernel", "emulation", "reference", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
 @functools.cache
 def emulated_kernels():
     """The CUDA kernels compiled as C++, as ops on CPU tensors (torch.ops.memo_emulation)."""
@@ -50,11 +54,28 @@ def emulated_kernels():
     return library, torch.ops.memo_emulation
 
 
+def on_gpu(op):
+    """The op with its arguments moved to the GPU, and its results back."""
+
+    def moved(value, device):
+        if isinstance(value, torch.Tensor):
+            return value.to(device)
+        if isinstance(value, (list, tuple)):
+            return [moved(part, device) for part in value]
+        return value
+
+    return lambda *arguments: moved(op(*moved(arguments, "cuda")), "cpu")
+
+
 def engine(name):
-    """The ops of one implementation: ``kernel``, ``emulation`` or ``reference``."""
+    """The ops of one implementation, one of :data:`ENGINES`."""
     if name == "reference":
         return SimpleNamespace(**{op: getattr(mix_reference, op) for op in OPS})
-    return emulated_kernels()[1] if name == "emulation" else cpu_kernels()
+    if name == "emulation":
+        return emulated_kernels()[1]
+    if name == "cuda":
+        return SimpleNamespace(**{op: on_gpu(getattr(torch.ops.memo, op)) for op in OPS})
+    return cpu_kernels()
 
 
 def real_of(*tensors):

@@ -6,14 +6,14 @@ import torch
 
 from memo_dist.fusion import ops
 
-ENGINES = ["kernel", "emulation", "reference"]
+ENGINES = cases.ENGINES
 TEMPERATURES = [0.7, 1.3]
 
 
 @pytest.fixture(params=ENGINES)
 def op(request):
     dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get("dtype")
-    if request.param == "emulation" and dtype == torch.float64:
+    if request.param in ("emulation", "cuda") and dtype == torch.float64:
         pytest.skip("float64 is for the CPU only")
     return cases.engine(request.param)
 

@@ -7,13 +7,13 @@ import torch
 from memo_dist.fusion import ops
 from memo_dist.fusion.ops import noise
 
-ENGINES = ["kernel", "emulation", "reference"]
+ENGINES = cases.ENGINES
 
 
 @pytest.fixture(params=ENGINES)
 def op(request):
     dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get("dtype")
-    if request.param == "emulation" and dtype == torch.float64:
+    if request.param in ("emulation", "cuda") and dtype == torch.float64:
         pytest.skip("float64 is for the CPU only")
     return cases.engine(request.param)
 
@@ -78,7 +78,7 @@ def test_topk_over_the_whole_vocabulary_ends_with_the_masked(op):
 @pytest.mark.parametrize("vocabulary", [3, 2600])
 def test_samples_have_the_mixture_s_frequencies(op, vocabulary):
     logits, weights, temperatures = cases.mixture(1, vocabulary, torch.float32, scale=2.0)
-    rows = 4000
+    rows = 1500
     logits = [x.expand(rows, -1) for x in logits]
     weights = weights.expand(rows, -1)
     found, tokens = op.mix_logits_sample(logits, weights, temperatures, torch.arange(rows))
@@ -93,11 +93,11 @@ def test_samples_have_the_mixture_s_frequencies(op, vocabulary):
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 + 8
 
 
-def test_kernel_and_reference_draw_the_same_tokens():
+def test_all_engines_draw_the_same_tokens():
     case = cases.mixture(64, 5000, torch.float32, sources=3)
     seeds = torch.randint(-(2**63), 2**63 - 1, (64,), generator=torch.Generator().manual_seed(1))
     drawn = [cases.engine(name).mix_logits_sample(*case, seeds)[1] for name in ENGINES]
-    assert torch.equal(*drawn)
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
     assert len(drawn[0].unique()) > 20
 
 

@@ -50,7 +50,7 @@ __device__ __forceinline__ void combine(const MixInputs& in, int64_t row, int so
 
 // `Finish` ends a row: a warp calls it once the row's normalisers are there.
 template <class Finish>
-__global__ void __launch_bounds__(kThreads) statistics_kernel(MixInputs in, Finish finish) {
+__global__ void __launch_bounds__(kThreads, kBlocks) statistics_kernel(MixInputs in, Finish finish) {
   const int64_t per_row = in.num_sources * in.tiles();
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warp();
   if (unit >= in.rows * per_row) return;
@@ -83,7 +83,7 @@ struct NothingMore {
   __device__ void operator()(const MixInputs&, int64_t) const {}
 };
 
-__global__ void __launch_bounds__(kThreads) log_probs_kernel(MixInputs in, OutputMatrix out) {
+__global__ void __launch_bounds__(kThreads, kBlocks) log_probs_kernel(MixInputs in, OutputMatrix out) {
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warp();
   if (unit >= in.rows * in.tiles()) return;
   const int64_t row = unit / in.tiles(), tile = unit % in.tiles();
@@ -316,6 +316,7 @@ struct FeatureFinish {
 
 // Second kernel: sum of share * log2(probability under the source / mixed probability).
 struct Divergence {
+  static constexpr int kBlocks = cuda::kBlocks;
   float* out;
 
   __device__ __forceinline__ float of_source(const MixInputs& in, int64_t row, int64_t tile,

@@ -11,6 +11,7 @@ __device__ __forceinline__ float posterior(float share, float mixed) {
 }
 
 struct GradWeights {
+  static constexpr int kBlocks = 2;  // three arrays of 32 numbers and the walk over a fourth
   Matrix grad;
   float* out;  // [rows, num_sources]
 
@@ -58,7 +59,7 @@ struct PushTarget {
 
 // (push(v) - p_s(v) T_s) / temperature_s; 0 in rows where the source has no weight.
 template <class Push>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     grad_source_kernel(MixInputs in, Push push, const float* grad_weights, int source,
                        OutputMatrix out) {
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warp();

@@ -7,9 +7,9 @@
 namespace memo::cuda {
 
 // `Sums` has of_source(in, row, tile, source, mixed), the part of a tile, and finish(in, row,
-// total), called by a warp whose lane s holds the total of source s.
+// total), called by a warp whose lane s holds the total of source s; and kBlocks, see mix_tile.h.
 template <class Sums>
-__global__ void __launch_bounds__(kThreads) tile_sums_kernel(MixInputs in, Sums sums) {
+__global__ void __launch_bounds__(kThreads, Sums::kBlocks) tile_sums_kernel(MixInputs in, Sums sums) {
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warp();
   if (unit >= in.rows * in.tiles()) return;
   const int64_t row = unit / in.tiles(), tile = unit % in.tiles();

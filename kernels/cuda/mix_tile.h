@@ -12,6 +12,11 @@ using namespace memo::device;
 constexpr int kPerLane = static_cast<int>(kTile) / kWarp;  // 32 tokens
 constexpr int kRun = 8;                                    // consecutive tokens of a lane
 constexpr int kThreads = 128;                              // four independent warps
+
+// Kernels are bounded to three blocks a multiprocessor, 168 registers a thread: enough for three
+// arrays of 32 numbers; without the bound ptxas computes addresses ahead until it has to spill.
+constexpr int kBlocks = 3;
+
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 
@@ -77,6 +82,23 @@ __device__ __forceinline__ void load_whole(const char* start, Dtype dtype, float
   }
 }
 
+// One by one, for odd strides, odd addresses and the last tile. The pointer walks on from number
+// to number: 32 addresses computed ahead would take more registers than the numbers themselves.
+__device__ __forceinline__ void load_strided(const char* start, const Matrix& m, int64_t count,
+                                             float missing, float (&x)[kPerLane]) {
+  const int64_t step = m.token_stride * item_size(m.dtype);
+  const char* p = start + lane() * kRun * step;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    x[i] = missing;
+    if (token_of(i) < count) {
+      x[i] = m.dtype == Dtype::f32 ? *reinterpret_cast<const float*>(p)
+                                   : widen(*reinterpret_cast<const uint16_t*>(p), m.dtype);
+    }
+    p += i % kRun == kRun - 1 ? (kRun * kWarp - kRun + 1) * step : step;
+  }
+}
+
 // The lane's 32 numbers of a tile; `missing` past the end of the row.
 __device__ __forceinline__ void load_tile(const Matrix& m, int64_t row, int64_t tile,
                                           int64_t vocabulary, float missing,
@@ -86,11 +108,7 @@ __device__ __forceinline__ void load_tile(const Matrix& m, int64_t row, int64_t 
                       (row * m.row_stride + first * m.token_stride) * item_size(m.dtype);
   if (m.token_stride == 1 && first + kTile <= vocabulary && is_aligned(start))
     return load_whole(start, m.dtype, x);
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int64_t token = first + token_of(i);
-    x[i] = token < vocabulary ? load_one(m, row, token) : missing;
-  }
+  load_strided(start, m, vocabulary - first, missing, x);
 }
 
 __device__ __forceinline__ uint16_t narrow(float value, Dtype dtype) {

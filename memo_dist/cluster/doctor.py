@@ -14,7 +14,8 @@ import torch
 
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.fusion.ops.loading import describe
-from memo_dist.memory.embedded import cache_folder, cached_embedded
+from memo_dist.io.cache import cache_folder
+from memo_dist.memory.embedded import cached_embedded
 from memo_dist.runs import library_versions
 
 Level = Literal["ok", "warn", "bad"]

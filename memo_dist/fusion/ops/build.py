@@ -29,7 +29,7 @@ import torch
 
 from memo_dist.cluster.resources import usable_cores
 from memo_dist.io import atomic
-from memo_dist.memory.embedded import cache_folder
+from memo_dist.io.cache import cache_folder
 
 _PACKAGE = Path(__file__).parents[2]
 _SUFFIXES = {".cpp", ".cu", ".h"}
@@ -42,7 +42,6 @@ _COMMON = (
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
-    "-Werror",
     "-Wno-unknown-pragmas",
 )
 # Vectorised loops without -ffast-math: masked tokens have logit -inf and must stay so.
@@ -54,7 +53,6 @@ NVCC_FLAGS = (
     "-std=c++20",
     "-O3",
     "-lineinfo",
-    "-Werror=all-warnings",
     "-Xptxas=-v",  # registers and spills, into the library's .log
     "--threads=0",
     "-Xcompiler=-fPIC,-fvisibility=hidden",
