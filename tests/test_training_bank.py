@@ -45,6 +45,8 @@ def broken(corpus, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     log = run.parent / "log"
     driver = start("train", run, "train.epochs=40", log=log)
+    stepped = run / "train" / f"shard-{VICTIM}" / "metrics.jsonl"
+    wait_until(stepped.exists, 120, "the first step of the victim", driver)
     rank = wait_until(lambda: _rank_of(run, driver.pid, VICTIM), 120, "the rank", driver)
     rank.kill()
     code = driver.wait(ENCODE_SECONDS)
