@@ -263,7 +263,7 @@ def test_stragglers_are_sent_once_more_but_few(tmp_path):
         async def complete(self, request: Request, tag: str) -> Answer:
             known = any(tag == other for _, other in self.sent)
             number = int(request.messages[0].content)
-            self._seconds = 0.5 if number >= 60 and not known else 0.01
+            self._seconds = 0.5 if number >= 98 and not known else 0.01
             return await super().complete(request, tag)
 
     backend = Straggling(GOOD)

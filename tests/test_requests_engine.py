@@ -40,7 +40,7 @@ def session():
 
 def results(run: RunFolder) -> dict[str, bytes]:
     """Every file that must not depend on what happened on the way."""
-    paths = [run.reflections, run.synth / "manifest.json", run.synth / "card.md"]
+    paths = [run.reflections, run.synth / "manifest.json", run.synth / "dataset" / "README.md"]
     paths += [path for path in run.synth.glob("*/**/*.json*") if path.parent.name != "journal"]
     return {str(path.relative_to(run.root)): path.read_bytes() for path in paths}
 

@@ -150,7 +150,7 @@ def test_adapters_folded_equal_adapters_attached(inputs, tmp_path):
 
 def test_best_weights_are_kept_and_training_ends_early(inputs, tmp_path):
     """Nothing is recalled in so few steps: the first measurement stays the best."""
-    job = make_job(inputs, tmp_path, epochs=200, eval_steps=4, eval_patience=2, select="recall",
+    job = make_job(inputs, tmp_path, epochs=200, eval_steps=4, eval_patience=2, select="recall", warmup_fraction=0.0,
                    dry_batch="always")  # fmt: skip
     codes, output = launch(job.path)
     assert codes == [0], output
@@ -158,7 +158,7 @@ def test_best_weights_are_kept_and_training_ends_early(inputs, tmp_path):
     assert [row["step"] for row in rows if "recall" in row] == [4, 8, 12]
     assert len(rows) == 12
     assert atomic.read_json(job.final / "state.json")["weights_of_step"] == 4
-    _, _, shorter = train(inputs, tmp_path / "four", epochs=200, max_steps=4)
+    _, _, shorter = train(inputs, tmp_path / "four", epochs=200, max_steps=4, warmup_fraction=0.0)
     chosen = load_file(job.final / "model.safetensors")
     assert all(torch.equal(chosen[name], value) for name, value in shorter.items())
 
