@@ -150,8 +150,8 @@ def test_adapters_folded_equal_adapters_attached(inputs, tmp_path):
 
 def test_best_weights_are_kept_and_training_ends_early(inputs, tmp_path):
     """Nothing is recalled in so few steps: the first measurement stays the best."""
-    job = make_job(inputs, tmp_path, epochs=200, eval_steps=4, eval_patience=2, select="recall", warmup_fraction=0.0,
-                   dry_batch="always")  # fmt: skip
+    job = make_job(inputs, tmp_path, epochs=200, eval_steps=4, eval_patience=2, select="recall",
+                   dry_batch="always", warmup_fraction=0.0)  # fmt: skip
     codes, output = launch(job.path)
     assert codes == [0], output
     rows = list(atomic.read_jsonl(job.path / "metrics.jsonl"))
