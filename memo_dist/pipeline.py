@@ -15,34 +15,39 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.base import SCRATCH_NAME, resolve_base
+from memo_dist.memory.base import SCRATCH_NAME, find_base
 from memo_dist.memory.identity import BaseModel
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training import checkpoint
+from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.export import export_shard, write_bank
 from memo_dist.training.job import RESUME_CHOICES, TrainJob
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.prepare import (
     check_machine,
     check_training,
     is_trained,
     memory_base,
+    place_bank,
     prepare_job,
-    world_size,
 )
-from memo_dist.training.ray_driver import train_under_ray
+from memo_dist.training.saver import find_checkpoint
 
 
-def check_before(config: Config) -> None:
-    """Refuse what cannot work before anything is written; fetch the base model if need be."""
+def check_before(config: Config) -> MemoryNeed | None:
+    """Refuse what cannot work before anything is written; fetch the base model if need be.
+
+    Returns:
+        The memory need of one training rank; None where another machine trains.
+    """
     quiet_libraries()
     if config.memory.base != SCRATCH_NAME:
-        resolve_base(config.memory.base)
+        find_base(config.memory.base)
     check_training(config)
-    if not config.cluster.address:
-        check_machine(config)
+    return None if config.cluster.address else check_machine(config)
 
 
 def run_corpus(run: RunFolder, config: Config, source: Path) -> CorpusManifest:
@@ -58,7 +63,7 @@ def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
 
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
-    """Train every shard of the bank that is not trained yet, one after the other."""
+    """Train the shards of the bank that are not trained yet, side by side where they fit."""
     if not run.reflections.exists():
         raise UsageError(f"{run.root} has no reflections yet; `memo-dist synthesize` comes first")
     base = memory_base(run, config)
@@ -68,11 +73,12 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
         return
     with ray_session(config.cluster) as resources:
         STOP.install()  # Ray has replaced the handler of SIGTERM
-        world = world_size(config, resources)
-        for shard in pending:
-            job = prepare_job(run, config, shard, base, resources)
-            job = _with_resume(job, resume)
-            train_under_ray(job, config, world, bool(resources.gpus), f"train shard {shard}")
+        placement = place_bank(config, resources)
+        jobs = {
+            shard: with_resume(prepare_job(run, config, shard, base, resources), resume)
+            for shard in pending
+        }
+        train_bank(jobs, config, placement)
 
 
 def run_export(run: RunFolder, config: Config) -> None:
@@ -97,13 +103,14 @@ def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -
     run_export(run, config)
 
 
-def _with_resume(job: TrainJob, resume: str) -> TrainJob:
+def with_resume(job: TrainJob, resume: str) -> TrainJob:
     """Apply ``--resume PATH``: one of this training's own checkpoints, or of another shard's.
 
     DeepSpeed's checkpoints hold pickles, and loading a pickle runs code: one from elsewhere is
     refused.
     """
     if resume in RESUME_CHOICES:
+        find_checkpoint(job)  # refuses another job's before a rank holds a GPU
         return job
     folder = Path(resume).resolve()
     if not folder.is_relative_to(job.path.parent.resolve()):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from cli import (
     ENCODE_SECONDS,
     TINY,
+    environment,
     kill_driver,
     memo_dist,
     result,
@@ -21,8 +26,11 @@ from cli import (
     tiny_questions,
     wait_until,
 )
+from safetensors.torch import load_file
 
 from memo_dist.io import atomic
+from memo_dist.training.job import TrainJob
+from memo_dist.training.ledger import lineage
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +147,31 @@ def test_sigterm_saves_and_exits_75_and_the_run_continues(unbroken, corpus, tmp_
     done = memo_dist(*arguments, seconds=ENCODE_SECONDS)
     assert done.returncode == 0, done.stderr
     assert result(run) == result(unbroken[0])
+
+
+def test_training_without_ray_stopped_by_a_signal_and_finished_by_torchrun(unbroken, tmp_path):
+    """One plain process, then two ranks: the weights are those of the run under Ray."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    shutil.copytree(unbroken[0], run, ignore=shutil.ignore_patterns("shard-0", "memory", "eval"))
+    process = start("train", run, "cluster.launcher=process", "train.checkpoint_steps=0", log=log)
+    wait_until(lambda: _step(run) >= 3, 120, "training", process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(90) == 75, log.read_text()
+    assert len(_checkpoints(run)) == 1
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "memo_dist", "train", str(run), "train.zero_stage=2"],
+        capture_output=True, text=True, env=environment(), timeout=ENCODE_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    shard = "train/shard-0"
+    found, wanted = (load_file(r / shard / "final/model.safetensors") for r in (run, unbroken[0]))
+    for name, value in wanted.items():
+        assert torch.allclose(found[name], value, atol=5e-3), name
+    job = TrainJob.from_json(atomic.read_json(run / shard / "job.json"))
+    ledger, other = (lineage(r / shard, job.identity) for r in (run, unbroken[0]))
+    assert ledger.positions == other.positions > 0
+    assert len(ledger.commits) == 2
 
 
 def _checkpoints(run: Path) -> list[Path]:

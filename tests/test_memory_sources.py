@@ -80,6 +80,8 @@ CARD = MemoryCard(
     hyperparameters={"train.lr": 2e-5, "note": "a | b\nc"},
     calibration=default_calibration(),
     parameters=134515008,
+    adapter=False,
+    final_loss=0.25,
     weights_hash="d" * 64,
     version="0.1.0",
 )
@@ -94,6 +96,12 @@ def test_card_tells_base_quantisation_counts_and_limits() -> None:
     for part in ("Q4_1", "6 documents", "120 reflections", "134,515,008", "| direct | 30 |"):
         assert part in text
     assert "- No cross-document reflections." in text
+    assert "| loss of the last optimizer step (nats a token) | 0.2500 |" in text
+    counts = {"right": 9, "wrong": 3, "wrong_answered": 2, "abstain": 8, "abstain_answered": 2}
+    scored = render_card(replace(CARD, calibration=replace(default_calibration(), counts=counts)))
+    assert "answered rightly | 9 of 12 (75%) |" in scored
+    assert "| 6 of 8 |" in scored
+    assert "LoRA adapter" in render_card(replace(CARD, adapter=True))
     assert "a \\| b c" in text
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from memo_dist.config.schema import Config
+from memo_dist.corpus.types import Document
 from memo_dist.evaluation.charts import Bar, Series, bar_chart, line_chart, ticks
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.redact import redact
@@ -17,6 +18,7 @@ from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.types import Answer
 from memo_dist.observability.status import StatusWriter
+from memo_dist.synthesis.types import Reflection
 
 EVIL = "<script>alert('x')</script> & sons"
 KINDS = ("direct", "paraphrase", "paraphrase", "indirect", "abstain")
@@ -27,23 +29,24 @@ DOCUMENTS = [
     ("evil", EVIL),
     ("long", "A title that goes on and on about moorings, " * 4),
 ]
+TEXT = "Fact number 3 is x 3. Nobody ever asked about mooring rings in winter."
 
 
 def write_corpus(run: RunFolder) -> None:
-    rows = [{"id": name, "title": title, "text": "x"} for name, title in DOCUMENTS]
+    rows = [Document(name, title, TEXT).to_json() for name, title in DOCUMENTS]
     atomic.write_jsonl(run.corpus / "documents.jsonl", rows)
     counts = {"documents": 5, "chunks": 31, "characters": 48210, "quarantined": {"broken pdf": 2}}
     atomic.write_json(run.corpus / "manifest.json", counts)
 
 
 def write_synthesis(run: RunFolder, facts: int = 60) -> None:
-    atomic.write_jsonl(
-        run.reflections,
-        (
-            {"kind": KINDS[n % len(KINDS)], "sources": [DOCUMENTS[n % 4 if n % 9 else 0][0]]}
-            for n in range(facts)
-        ),
-    )
+    rows = []
+    for n in range(facts):
+        name = DOCUMENTS[n % 4 if n % 9 else 0][0]
+        question = f"What is fact {n}?"
+        made = (question, f"x {n}", KINDS[n % len(KINDS)], (name,), (f"{name}:0-1",))
+        rows.append(Reflection(*made, 0, "toy", "1", "r").to_json())
+    atomic.write_jsonl(run.reflections, rows)
     rejected = [{"reason": r, "raw": "", "sources": []} for r in ("dangling pronoun", EVIL)]
     atomic.write_jsonl(run.step("direct") / "quarantine" / "part-0.jsonl", rejected)
     atomic.write_jsonl(run.synth / "quarantine.jsonl", [{"reason": "duplicate"}] * 7)

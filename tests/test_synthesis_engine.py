@@ -43,7 +43,7 @@ def unbroken(tmp_path_factory):
 
 def results(run: RunFolder) -> dict[str, bytes]:
     """Every file that must not depend on what happened on the way."""
-    paths = [run.reflections, run.synth / "manifest.json", run.synth / "card.md"]
+    paths = [run.reflections, run.synth / "manifest.json", run.synth / "dataset" / "README.md"]
     paths += [run.synth / "quarantine.jsonl"]
     paths += [path for path in run.synth.glob("*/**/*.json*") if path.parent.name != "journal"]
     return {str(path.relative_to(run.root)): path.read_bytes() for path in paths}
@@ -70,7 +70,7 @@ def test_reflections_are_complete_sorted_and_traceable(unbroken):
     assert summary["dropped"] == {"duplicate": 10}  # the fixed question of 12 units
     assert summary["without_reflections"] == []
     assert read_status(run.synth)["state"] == "done"
-    assert "It reads only sentences" in (run.synth / "card.md").read_text()
+    assert "It reads only sentences" in (run.synth / "dataset" / "README.md").read_text()
 
 
 def test_a_finished_synthesis_returns_without_work(unbroken, tmp_path):

@@ -8,7 +8,8 @@ from synthesis_toy import ToyGenerator, make_config, make_run
 from memo_dist.corpus.manifest import load_chunks, load_documents, shard_of
 from memo_dist.errors import UsageError
 from memo_dist.synthesis.journal import Journal, JournalTail, Record
-from memo_dist.synthesis.plan import UnitReader, check_settings, make_plan
+from memo_dist.synthesis.lines import from_line, to_line
+from memo_dist.synthesis.plan import StepUnits, UnitReader, check_settings, make_plan
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_units_cover_the_corpus_once_and_stay_inside_their_shard(corpus, generat
         assert {shard_of(document.id, 2) for document in unit.documents} == {unit.shard}
         assert {chunk.document for chunk in unit.chunks} == {item.id for item in unit.documents}
     assert len({unit.seed for unit in units}) == len(units)
-    dealt = [unit for index in range(3) for unit in plan.partition(index)]
+    dealt = [unit for index in range(3) for unit in StepUnits(plan.units, 3).partition(index)]
     assert sorted(unit.id for unit in dealt) == sorted(unit.id for unit in plan.units)
 
 
@@ -90,7 +91,8 @@ def test_a_journal_gives_back_what_was_appended(tmp_path):
 def test_every_cut_of_the_last_line_is_survived(tmp_path):
     path = tmp_path / "part-0.jsonl"
     other = replace(RECORD, unit="u2")
-    first, whole = RECORD.to_line(), RECORD.to_line() + other.to_line()
+    first = to_line(RECORD.to_row())
+    whole = first + to_line(other.to_row())
     for length in range(len(first) + 1, len(whole) - 1):
         path.write_bytes(whole[:length])
         with Journal(path) as journal:
@@ -102,10 +104,12 @@ def test_every_cut_of_the_last_line_is_survived(tmp_path):
 
 
 def test_a_changed_byte_is_noticed():
-    line = RECORD.to_line()
-    assert Record.from_line(line) == RECORD
-    assert Record.from_line(line.replace(b"question", b"Question")) is None
-    assert Record.from_line(b"[1]\n") is None
+    line = to_line(RECORD.to_row())
+    row = from_line(line)
+    assert row is not None
+    assert Record.from_row(row) == RECORD
+    assert from_line(line.replace(b"question", b"Question")) is None
+    assert from_line(b"[1]\n") is None
 
 
 def test_two_writers_lose_nothing(tmp_path):

@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
-from memo_dist.training.batch import pack_row, summed_loss
+from memo_dist.training import attention, loss
+from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
-from memo_dist.training.packing import plan_training
+from memo_dist.training.model import load_trainee
+from memo_dist.training.packing import pack, plan_training
 from memo_dist.training.schedule import learning_rate
 
 
@@ -47,7 +49,7 @@ def test_exactly_the_answer_and_its_end_are_trained(chat):
         assert tokens[prompt:] == chat.answer_ids(row.answer)
         packed = pack_row(examples, [index])
         assert packed.targets.tolist() == tokens[prompt:]
-        assert packed.input_ids[0, packed.keep[0]] == tokens[prompt - 1]
+        assert packed.inputs[0, packed.keep[0]] == tokens[prompt - 1]
 
 
 def test_examples_survive_the_disk(chat, tmp_path):
@@ -91,37 +93,53 @@ def test_every_epoch_holds_every_example_once_and_ranks_share_the_step():
     plan = plan_training(lengths, 128, rows_per_step=4, epochs=3, seed=5)
     start = 0
     for end in plan.epoch_ends:
-        used = sorted(i for row in plan.rows[start:end] for i in row)
+        used = sorted(i for index in range(start, end) for i in plan.row(index))
         assert used == list(range(333))
         start = end
-    assert all(lengths[list(row)].sum() <= 128 for row in plan.rows)
+    assert all(lengths[plan.row(index)].sum() <= 128 for index in range(plan.rows))
     for step in range(plan.steps):
         dealt = [plan.rank_rows(step, rank, 2) for rank in range(2)]
         assert len(dealt[0]) == len(dealt[1]) == 2
-        both = sorted(row for rows in dealt for row in rows if row)
-        assert both == sorted(plan.step_rows(step))
-    assert plan.rows == plan_training(lengths, 128, 4, 3, 5).rows
-    assert plan.rows != plan_training(lengths, 128, 4, 3, 6).rows
+        both = sorted(index for rows in dealt for row in rows for index in row)
+        assert both == sorted(plan.step_examples(step))
+    again, other = (plan_training(lengths, 128, 4, 3, seed) for seed in (5, 6))
+    assert np.array_equal(plan.order, again.order)
+    assert not np.array_equal(plan.order, other.order)
     assert plan.epoch(0) == 0
     assert plan.epoch(plan.steps - 1) == 2
 
 
-def test_packed_loss_and_gradients_equal_separate_ones(chat):
+def test_packed_loss_and_gradients_equal_separate_ones(chat, tmp_path):
     examples, _ = tokenize(facts(4), chat, 512)
     shape = ScratchConfig(300, hidden_size=32, layers=2, heads=2, intermediate_size=64)
-    model = new_scratch_model(scratch_model_config(shape, 300), seed=3)
+    new_scratch_model(scratch_model_config(shape, 300), seed=3).save_pretrained(tmp_path)
+    trainee = load_trainee(tmp_path, TrainConfig())
+    model = trainee.rows
+
+    def loss(indices):
+        row = pack_row(examples, indices)
+        return model(row.inputs, row.position_ids, row.lengths, row.keep, row.targets)
 
     def gradients(rows):
         model.zero_grad()
-        total = sum(summed_loss(model, pack_row(examples, row)) for row in rows)
+        total = sum(loss(row) for row in rows)
         total.backward()
-        return float(total), torch.cat([p.grad.flatten() for p in model.parameters()])
+        return float(total.detach()), torch.cat([p.grad.flatten() for p in model.parameters()])
 
     separate, grad = gradients([[i] for i in range(len(examples))])
     packed, packed_grad = gradients([list(range(len(examples)))])
     assert packed == pytest.approx(separate, rel=1e-5)
     assert torch.allclose(packed_grad, grad, rtol=1e-3, atol=1e-4)
-    assert float(summed_loss(model, pack_row(examples, []))) == 0.0
+    assert float(loss([])) == 0.0
+    # and both equal what transformers itself makes of separate examples
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    wanted = 0.0
+    for index in range(len(examples)):
+        ids = torch.from_numpy(examples.tokens(index).astype(np.int64))[None]
+        labels = ids.clone()
+        labels[:, : examples.prompts[index]] = -100
+        wanted += float(plain(ids, labels=labels).loss) * int(examples.trained[index])
+    assert packed == pytest.approx(wanted, rel=1e-5)
 
 
 def test_learning_rate_schedules():
@@ -132,3 +150,57 @@ def test_learning_rate_schedules():
     train.schedule = "cosine"
     assert learning_rate(train, 11, 20) == pytest.approx(0.5)
     assert learning_rate(train, 19, 20) < 0.05
+
+
+@pytest.mark.parametrize("row_tokens", [128, 512, 2048])
+def test_rows_are_full_and_a_random_sample(row_tokens):
+    chance = np.random.default_rng(3)
+    lengths = np.clip(chance.normal(40, 15, 20_000), 8, 120).astype(np.int64)
+    order, counts = pack(lengths, row_tokens, np.random.default_rng(1))
+    assert sorted(order) == list(range(len(lengths)))
+    assert lengths.sum() / (len(counts) * row_tokens) > 0.98
+    ends = np.cumsum(counts)
+    means = [lengths[order[end - n : end]].mean() for n, end in zip(counts, ends, strict=True)]
+    # Rows sorted by length would have means spread as widely as the lengths themselves.
+    assert np.std(means) < 1.5 * lengths.std() / np.sqrt(counts.mean())
+
+
+def test_chunked_loss_equals_pytorchs_own(monkeypatch):
+    monkeypatch.setattr(loss, "_CHUNK_FLOATS", 1)  # 64 positions a chunk, the fewest
+    torch.manual_seed(0)
+    hidden = torch.randn(150, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(97, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(97, (150,))
+    wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    wanted_grads = torch.autograd.grad(3 * wanted, (hidden, weight))
+    got = loss.linear_cross_entropy(hidden, weight, targets)
+    grads = torch.autograd.grad(3 * got, (hidden, weight))
+    assert float(got) == pytest.approx(float(wanted), rel=1e-5)
+    for found, want in zip(grads, wanted_grads, strict=True):
+        assert torch.allclose(found, want, rtol=1e-3, atol=1e-5)
+
+
+def test_no_more_than_a_chunk_of_logits_exists():
+    """[tokens, vocabulary] floats would be 32 times a chunk here."""
+    vocabulary, positions = 50_000, 64 * 32
+    hidden = torch.zeros(positions, 4, requires_grad=True)
+    weight = torch.zeros(vocabulary, 4)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        loss.linear_cross_entropy(hidden, weight, torch.zeros(positions, dtype=torch.int64))
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest <= 4 * loss.chunk_rows(vocabulary) * vocabulary + 2**20
+
+
+def test_sliding_windows_end_where_the_model_says():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 12, 4) for _ in range(3))
+    where = attention.borders([5, 7], torch.device("cpu"))
+    windowed, _ = attention.packed_attention(
+        torch.nn.Identity(), query, key, value, None, sliding_window=3, **where
+    )
+    position = torch.arange(12)
+    example = torch.tensor([0] * 5 + [1] * 7)
+    distance = position[:, None] - position
+    seen = (example[:, None] == example) & (distance >= 0) & (distance < 3)
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    assert torch.allclose(windowed, wanted.transpose(1, 2), atol=1e-6)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+import shutil
 
 import pytest
 import torch
+from peft import PeftModel
+from ranks import launch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.io import atomic
@@ -20,8 +19,10 @@ from memo_dist.training import checkpoint
 from memo_dist.training.examples import tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import STOP_REQUEST, TrainJob
+from memo_dist.training.ledger import Ledger, lineage
+from memo_dist.training.lora import folded_weights
 
-TRAIN = {"epochs": 2, "lr": 3e-3, "batch_tokens": 256, "micro_batch_tokens": 128}
+TRAIN = {"epochs": 2, "lr": 3e-3, "batch_tokens": 256, "micro_batch_tokens": 64}
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,13 @@ def inputs(tmp_path_factory):
     shape = ScratchConfig(size, hidden_size=32, layers=2, heads=2, intermediate_size=64)
     new_scratch_model(scratch_model_config(shape, size), seed=1).save_pretrained(folder)
     chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(folder))
-    examples, _ = tokenize(rows, chat, 128)
+    examples, _ = tokenize(rows, chat, 64)
     examples.save(folder / "examples.safetensors")
     return folder
 
 
 def make_job(inputs, folder, **train):
+    folder.mkdir(exist_ok=True)
     job = TrainJob(
         folder=str(folder),
         base=str(inputs),
@@ -57,30 +59,15 @@ def make_job(inputs, folder, **train):
     return job
 
 
-def launch(job, world):
-    """Start ``world`` ranks as any launcher would: by the rank environment alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = []
-    for rank in range(world):
-        env = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "memo_dist.training.worker", f"{job.folder}/job.json"]
-        ranks.append(
-            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
-    output = [rank.communicate(timeout=120)[0].decode() for rank in ranks]
-    return [rank.returncode for rank in ranks], "\n".join(output)
-
-
 def train(inputs, folder, world=1, **settings):
     job = make_job(inputs, folder, **settings)
-    codes, output = launch(job, world)
+    codes, output = launch(job.path, world)
     assert codes == [0] * world, output
+    return outcome(job)
+
+
+def outcome(job):
+    """Losses, gradient norms and weights of a finished training."""
     assert checkpoint.is_complete(job.final)
     losses = [row["loss"] for row in atomic.read_jsonl(job.path / "metrics.jsonl")]
     norms = [row["grad_norm"] for row in atomic.read_jsonl(job.path / "metrics.jsonl")]
@@ -109,7 +96,7 @@ def test_training_learns(reference):
 def test_resumed_equals_unbroken_to_the_bit(inputs, reference, tmp_path):
     job = make_job(inputs, tmp_path, checkpoint_steps=3)
     (tmp_path / STOP_REQUEST).touch()
-    codes, output = launch(job, 1)
+    codes, output = launch(job.path)
     assert codes == [0], output
     assert atomic.read_json(tmp_path / "STATUS.json")["state"] == "stopped"
     assert checkpoint.latest(job.checkpoints).name == checkpoint.tag(1)
@@ -120,14 +107,79 @@ def test_resumed_equals_unbroken_to_the_bit(inputs, reference, tmp_path):
     assert not job.checkpoints.exists(), "checkpoints go once the final weights exist"
 
 
+@pytest.fixture(scope="module")
+def stopped(inputs, tmp_path_factory):
+    """A training that two ranks with ZeRO 3 left after its first step."""
+    job = make_job(inputs, tmp_path_factory.mktemp("stopped"), zero_stage=3)
+    (job.path / STOP_REQUEST).touch()
+    codes, output = launch(job.path, 2)
+    assert codes == [0, 0], output
+    (job.path / STOP_REQUEST).unlink()
+    return job.path
+
+
+@pytest.mark.parametrize(("world", "stage"), [(1, 0), (4, 2)])
+def test_resume_with_other_ranks_and_another_stage(
+    world, stage, inputs, stopped, reference, tmp_path
+):
+    shutil.copytree(stopped, tmp_path / "job")
+    losses, norms, weights = train(inputs, tmp_path / "job", world=world, zero_stage=stage)
+    assert losses == pytest.approx(reference[0], rel=1e-3)
+    assert norms == pytest.approx(reference[1], rel=1e-3)
+    for name, value in reference[2].items():
+        assert torch.allclose(weights[name], value, atol=2e-4), name
+    found = lineage(tmp_path / "job", "job")
+    assert found.positions == 80, "40 examples twice, each position once"
+    assert found.commits == (1, len(losses))
+
+
+def test_adapters_folded_equal_adapters_attached(inputs, tmp_path):
+    job = make_job(inputs, tmp_path, method="lora", lr=1e-2, zero_stage=3)
+    codes, output = launch(job.path, 2)
+    assert codes == [0, 0], output
+    losses = [row["loss"] for row in atomic.read_jsonl(job.path / "metrics.jsonl")]
+    assert losses[-1] < 0.96 * losses[0]
+    probe = load_file(job.final / "probe.safetensors")
+    attached = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(inputs), job.final)
+    folded = AutoModelForCausalLM.from_pretrained(inputs)
+    folded.load_state_dict(dict(folded_weights(inputs, job.final)), strict=False)
+    for model in (attached.eval(), folded.eval()):
+        logits = model(probe["ids.0"][None]).logits[0, -1]
+        assert torch.allclose(logits, probe["logits.0"], atol=1e-4)
+
+
+def test_best_weights_are_kept_and_training_ends_early(inputs, tmp_path):
+    """Nothing is recalled in so few steps: the first measurement stays the best."""
+    job = make_job(inputs, tmp_path, epochs=200, eval_steps=4, eval_patience=2, select="recall",
+                   dry_batch="always", warmup_fraction=0.0)  # fmt: skip
+    codes, output = launch(job.path)
+    assert codes == [0], output
+    rows = list(atomic.read_jsonl(job.path / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "recall" in row] == [4, 8, 12]
+    assert len(rows) == 12
+    assert atomic.read_json(job.final / "state.json")["weights_of_step"] == 4
+    _, _, shorter = train(inputs, tmp_path / "four", epochs=200, max_steps=4, warmup_fraction=0.0)
+    chosen = load_file(job.final / "model.safetensors")
+    assert all(torch.equal(chosen[name], value) for name, value in shorter.items())
+
+
+def test_starts_without_progress_are_refused(inputs, tmp_path):
+    job = make_job(inputs, tmp_path, max_stalled_starts=2)
+    for _ in range(2):
+        Ledger(tmp_path, "job").start(0, 0, 0)
+    codes, output = launch(job.path)
+    assert codes == [1]
+    assert "2 starts in a row ended before a new checkpoint" in output
+
+
 def test_a_checkpoint_of_another_job_is_refused(inputs, tmp_path):
     job = make_job(inputs, tmp_path)
     (tmp_path / STOP_REQUEST).touch()
-    launch(job, 1)
+    launch(job.path)
     (tmp_path / STOP_REQUEST).unlink()
     values = atomic.read_json(tmp_path / "job.json")
     atomic.write_json(tmp_path / "job.json", {**values, "identity": "other"})
-    codes, output = launch(job, 1)
+    codes, output = launch(job.path)
     assert codes != [0]
     assert "was written with job=job" in output
 
@@ -138,6 +190,15 @@ def test_frozen_layers_stay_the_base(inputs, tmp_path):
     changed = {name for name, value in base.items() if not torch.equal(weights[name], value)}
     assert changed
     assert all(name.startswith("model.layers.1.") for name in changed)
+
+
+def test_kept_activations_change_nothing(inputs, tmp_path):
+    kept = train(inputs, tmp_path / "kept", trained_layers=1)
+    run = train(inputs, tmp_path / "run", trained_layers=1, keep_activations_gb=0.0)
+    assert kept[0] == pytest.approx(run[0], rel=1e-4)
+    for name, value in run[2].items():
+        assert torch.allclose(kept[2][name], value, atol=2e-4), name
+    assert not (tmp_path / "kept" / "activations.npy").exists()
 
 
 def test_max_minutes_ends_the_training_with_final_weights(inputs, tmp_path):

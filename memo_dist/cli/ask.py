@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from memo_dist.cli.options import run_argument
+from memo_dist.cli.options import config_options, resolve, run_argument
 from memo_dist.errors import UsageError
 from memo_dist.memory.types import Answer
 from memo_dist.observability.logs import quiet_libraries
@@ -20,15 +20,29 @@ from memo_dist.runs import existing_run
 @click.argument("question")
 @click.option("--mode", type=click.Choice(["direct"]), default="direct", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(run_folder: Path, question: str, mode: str, as_json: bool) -> None:
+@config_options
+def command(  # noqa: PLR0913
+    run_folder: Path,
+    question: str,
+    mode: str,
+    as_json: bool,
+    config_files: tuple[Path, ...],
+    overrides: tuple[str, ...],
+) -> None:
     """Ask the memory of RUN one QUESTION."""
     if not question.strip():
         raise UsageError("the question is empty")
-    run, config = existing_run(run_folder)
+    run, _ = existing_run(run_folder)
+    config = resolve(config_files, overrides, run_folder)
     quiet_libraries()
     from memo_dist.memory.bank import Bank
 
-    bank = Bank.load(run.memory, run.reflections, config.memory.max_answer_tokens)
+    bank = Bank.load(
+        run.memory,
+        run.reflections,
+        config.memory.max_answer_tokens,
+        loaded_gb=config.memory.loaded_gb,
+    )
     started = time.monotonic()
     (answer,) = bank.answer([question])
     seconds = time.monotonic() - started

@@ -9,6 +9,7 @@ import click
 
 from memo_dist import pipeline
 from memo_dist.cli.options import config_options, resolve
+from memo_dist.cli.preview import print_need
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.shipped import shipped_config
 from memo_dist.observability.progress import duration
@@ -34,7 +35,7 @@ def command(
     """
     name = "demo-full" if full else "demo"
     config = resolve((shipped_config(name), *config_files), overrides)
-    pipeline.check_before(config)
+    print_need(pipeline.check_before(config))
     STOP.install()
     started = time.monotonic()
     from memo_dist.demo.run import run_demo

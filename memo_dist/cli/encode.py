@@ -16,7 +16,7 @@ from memo_dist.cli.options import (
     resume_option,
     run_option,
 )
-from memo_dist.cli.preview import print_preview
+from memo_dist.cli.preview import print_need, print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import open_run
 
@@ -43,7 +43,7 @@ def command(  # noqa: PLR0913
     if dry_run:
         print_preview(config, run_folder, corpus)
         return
-    pipeline.check_before(config)
+    print_need(pipeline.check_before(config))
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.encode(run, config, corpus, resume)

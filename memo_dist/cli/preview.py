@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import reduce
 from pathlib import Path
 
 import click
 
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.config import Config
-from memo_dist.corpus.build import read_corpus
+from memo_dist.config.schema import GeneratorConfig
+from memo_dist.corpus.build import build_corpus, read_corpus
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.base import dry_check
 from memo_dist.runs import check_open
+from memo_dist.synthesis.asking.spending import Spending, has_prices
+from memo_dist.synthesis.estimate import (
+    STREAM_TOKENS_PER_SECOND,
+    StepEstimate,
+    estimate,
+    hours,
+)
+from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import zero_stage
+from memo_dist.training.memory_check import planned_need
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.prepare import check_training
 
 
@@ -32,26 +45,83 @@ def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None
     click.echo("nothing was written (--dry-run)")
 
 
+def print_need(need: MemoryNeed | None) -> None:
+    """Tell what a training rank will need, before a run."""
+    if need is not None:
+        click.echo(f"memory need: {need}", err=True)
+
+
 def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[str, str]]:
     train, memory = config.train, config.memory
     lines = [("run", f"{run_folder} ({_state(RunFolder(run_folder), config)})")]
     if corpus is not None:
         lines.append(("corpus", f"{corpus}: {_corpus(config, corpus)}"))
     lines += [
-        (
-            "synthesis",
-            f"{config.generator.kind} generator, steps {', '.join(config.synthesis.steps)},"
-            f" {config.synthesis.partitions} partitions, no calls to a service",
-        ),
+        *_synthesis(config, corpus),
         ("memory", f"{config.corpus.shards} shard(s) on {memory.base}"),
         (
             "training",
             f"{train.epochs} epochs, {train.batch_tokens} tokens a step, lr {train.lr:g},"
             f" ZeRO {zero_stage(train)}, {_limit(config)}",
         ),
+        ("need", _need(config)),
         ("machine", _machine(config)),
     ]
     return lines
+
+
+def _synthesis(config: Config, corpus: Path | None) -> list[tuple[str, str]]:
+    calls = "no calls to a service" if config.generator.kind == "embedded" else _endpoints(config)
+    steps = ", ".join(config.synthesis.steps)
+    text = f"{config.generator.kind} generator, steps {steps}"
+    lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
+    if config.generator.kind != "embedded" and corpus is not None:
+        lines += _requests(config, corpus)
+    return lines
+
+
+def _endpoints(config: Config) -> str:
+    generator = config.generator
+    where = ", ".join(generator.urls) or f"the service of generator.kind={generator.kind}"
+    return f"{generator.model} at {where}, at most {generator.max_in_flight} requests in flight"
+
+
+def _requests(config: Config, corpus: Path) -> list[tuple[str, str]]:
+    """Calls, tokens, money and hours of each step that asks a model."""
+    with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
+        build_corpus(corpus, Path(name), config.corpus)
+        rows = estimate(Path(name), config, generator_factory(config)())
+    return estimate_lines(rows, config.generator)
+
+
+def estimate_lines(rows: list[StepEstimate], config: GeneratorConfig) -> list[tuple[str, str]]:
+    """For people: one line a step, then the sum."""
+    lines = []
+    for row in rows:
+        about = "" if row.exact else "about "
+        tokens = f"{about}{row.prompt} prompt tokens, about {row.completion} answer tokens"
+        lines.append((f"  {row.name}", f"{about}{row.calls} calls, {tokens}"))
+    total = reduce(Spending.plus, (row.spending for row in rows), Spending())
+    money = (
+        f"{total.money(config):.2f} at the given prices" if has_prices(config) else "no prices set"
+    )
+    lines.append(
+        (
+            "  in all",
+            f"about {total.attempts} calls, {total.prompt} + {total.completion} tokens; {money};"
+            f" {hours(rows, config):.2g} hours (each answer at {STREAM_TOKENS_PER_SECOND:.0f}"
+            " tokens/s, or the rate limits); without retries",
+        )
+    )
+    return lines
+
+
+def _need(config: Config) -> str:
+    """Memory of one rank as configured; for a plan beyond this machine, as on GPUs."""
+    have = detect_resources()
+    gpu = bool(have.gpus) or config.train.precision == "bf16"
+    need = planned_need(config, config.cluster.workers or max(1, have.gpus), gpu)
+    return str(need) if need else f"unknown until {config.memory.base} is on this machine"
 
 
 def _limit(config: Config) -> str:

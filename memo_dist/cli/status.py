@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def command(run_folder: Path, as_json: bool) -> None:
 def run_state(run: RunFolder, shards: int) -> dict[str, dict[str, Any]]:
     """{stage: its last status}; ``state`` is missing, running, done, failed or stopped."""
     stages = {"corpus": _corpus(run), "synthesis": _of(run.synth)}
-    for shard in range(shards):
-        stages[f"train shard-{shard}"] = _of(run.train(shard))
+    trainings = {f"train shard-{shard}": _of(run.train(shard)) for shard in range(shards)}
+    stages |= trainings
+    if shards > 1:
+        stages["bank"] = _bank(list(trainings.values()))
     bank = run.memory / "bank.json"
     stages["memory"] = (
         {"state": "done", "shards": len(atomic.read_json(bank)["shards"])}
@@ -57,6 +60,15 @@ def _corpus(run: RunFolder) -> dict[str, Any]:
     manifest = load_manifest(run.corpus)
     counts = {"documents": manifest.documents, "chunks": manifest.chunks}
     return {"state": "done", **counts, "quarantined": sum(manifest.quarantined.values())}
+
+
+def _bank(trainings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The shards' trainings in one line: the state of the bank, and how many are in which."""
+    counts = Counter(training["state"] for training in trainings)
+    worst = ("running", "failed", "stopped", "missing", "done")
+    state = next(name for name in worst if counts[name])
+    del counts["missing"]
+    return {"state": state, "shards": len(trainings), **counts}
 
 
 def _of(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from memo_dist.cli.options import (
 from memo_dist.cli.preview import print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import open_run
+from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 
 
 @click.command("synthesize")
@@ -26,12 +27,16 @@ from memo_dist.runs import open_run
 @run_option
 @dry_run_option
 @resume_option
+@click.option(
+    "--report", is_flag=True, help="Show at the end which sentences no reflection covers."
+)
 @config_options
 def command(  # noqa: PLR0913
     corpus: Path,
     run_folder: Path,
     dry_run: bool,
     resume: str,
+    report: bool,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
@@ -44,4 +49,7 @@ def command(  # noqa: PLR0913
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.run_corpus(run, config, corpus)
         pipeline.run_synthesis(run, config)
+        if report:
+            click.echo(text_report(coverage_summary(run)))
+            click.echo(f"every gap is in {run.synth / 'coverage.jsonl'}")
     click.echo(f"the reflections are in {run.reflections}; next: memo-dist train {run_folder}")

@@ -15,9 +15,10 @@ from memo_dist.cli.options import (
     resume_option,
     run_argument,
 )
-from memo_dist.cli.preview import print_preview
+from memo_dist.cli.preview import print_need, print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import existing_run, open_run
+from memo_dist.training import direct
 
 
 @click.command("train")
@@ -38,7 +39,10 @@ def command(
     if dry_run:
         print_preview(config, run_folder, None)
         return
-    pipeline.check_before(config)
+    if direct.starts_here(config):
+        direct.train_here(run_folder, config, check_resume(resume))
+        return
+    print_need(pipeline.check_before(config))
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.run_training(run, config, resume)

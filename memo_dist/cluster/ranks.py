@@ -25,7 +25,11 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK; alone where they are not set."""
+        """Read RANK, WORLD_SIZE and LOCAL_RANK; alone where they are not set.
+
+        ``torchrun``, ``deepspeed`` and Ray Train set them; for Slurm's own ranks see
+        :mod:`memo_dist.cluster.rendezvous`.
+        """
         rank = int(os.environ.get("RANK", "0"))
         return cls(
             rank,

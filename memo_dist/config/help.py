@@ -29,7 +29,7 @@ def _walk(class_name: str, prefix: str) -> Iterator[tuple[str, str]]:
         if kind in _class_bodies():
             yield from _walk(kind, f"{key}.")
         elif isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            yield key, str(after.value.value)
+            yield key, " ".join(str(after.value.value).split())
 
 
 def _class_bodies() -> dict[str, list[ast.stmt]]:

@@ -4,34 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
-from memo_dist.config.schema import BASELINES, Config
+from memo_dist.config.schema import BASELINES, TRACKERS, Config
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
 
 Rule = Callable[[Config], Iterator[str]]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "generator.kind": ("embedded",),
+    "generator.kind": ("embedded", "openai", "anthropic", "transformers", "recorded"),
+    "generator.structured": ("server", "prompt"),
+    "synthesis.extraction": ("joint", "separate", "anchored"),
+    "train.source": ("reflections", "documents"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
+    "train.method": ("full", "lora"),
+    "train.dry_batch": ("auto", "always", "never"),
+    "train.select": ("last", "recall"),
+    "cluster.launcher": ("auto", "ray", "ranks", "process"),
     "export.dtype": ("auto", "float32", "bfloat16"),
+    "export.adapter": ("folded", "kept"),
 }
 _AT_LEAST: dict[str, float] = {
     "corpus.shards": 1,
     "corpus.chunk_chars": 200,
     "corpus.overlap_sentences": 0,
     "corpus.max_documents": 0,
+    "generator.attempts": 1,
+    "generator.max_in_flight": 1,
+    "generator.requests_per_minute": 0,
+    "generator.tokens_per_minute": 0,
+    "generator.retries": 0,
+    "generator.hedge_after": 0,
+    "generator.price_prompt": 0,
+    "generator.price_cached": 0,
+    "generator.price_completion": 0,
+    "generator.budget_tokens": 0,
+    "generator.budget_money": 0,
+    "generator.drain_seconds": 0,
     "synthesis.partitions": 1,
     "synthesis.documents_per_unit": 1,
     "synthesis.phrasings": 1,
     "synthesis.abstain_fraction": 0,
+    "synthesis.call_chars": 200,
+    "synthesis.pairs_per_call": 1,
+    "synthesis.max_reply_tokens": 64,
+    "synthesis.anchors": 1,
+    "synthesis.coverage_rounds": 0,
+    "synthesis.group_documents": 2,
+    "synthesis.group_frequency": 2,
+    "synthesis.groups_per_document": 1,
     "synthesis.max_question_chars": 1,
     "synthesis.max_answer_chars": 1,
     "memory.scratch.vocabulary": 300,
     "memory.scratch.layers": 1,
     "memory.max_answer_tokens": 1,
     "memory.calibration_facts": 0,
+    "memory.loaded_gb": 0,
     "train.epochs": 1,
     "train.max_minutes": 0,
     "train.max_steps": 0,
@@ -43,20 +73,41 @@ _AT_LEAST: dict[str, float] = {
     "train.checkpoint_steps": 0,
     "train.keep_checkpoints": 1,
     "train.max_failures": 0,
+    "train.max_stalled_starts": 0,
+    "train.keep_activations_gb": 0,
+    "train.lora_rank": 1,
+    "train.lora_alpha": 1,
+    "train.eval_steps": 0,
+    "train.eval_minutes": 0,
+    "train.eval_sample": 1,
+    "train.eval_patience": 0,
     "evaluate.limit": 0,
     "evaluate.baseline_limit": 0,
     "evaluate.passages": 1,
     "evaluate.bootstrap": 100,
     "evaluate.batch_size": 1,
     "cluster.workers": 0,
+    "cluster.shards_at_once": 0,
     "cluster.synthesis_workers": 0,
     "cluster.threads": 0,
 }
-_POSITIVE = ("train.lr", "corpus.max_document_mb", "cluster.start_timeout")
+_POSITIVE = (
+    "train.lr",
+    "corpus.max_document_mb",
+    "cluster.start_timeout",
+    "generator.request_timeout",
+    "generator.connect_timeout",
+    "generator.patience",
+)
 _FRACTIONS = (
     "corpus.max_quarantined_fraction",
+    "generator.hedge_fraction",
+    "generator.max_failed_fraction",
     "synthesis.max_rejected_fraction",
+    "synthesis.coverage",
+    "synthesis.near_duplicate",
     "train.warmup_fraction",
+    "train.eval_target",
 )
 
 
@@ -112,6 +163,39 @@ def _steps(config: Config) -> Iterator[str]:
         yield "synthesis.steps=[] leaves nothing to do; name at least 'direct'"
 
 
+def _generator(config: Config) -> Iterator[str]:
+    generator = config.generator
+    if generator.kind != "embedded" and not generator.model:
+        yield f"generator.model='' must name the model that generator.kind={generator.kind} asks"
+    if generator.kind == "openai" and not generator.urls:
+        yield "generator.urls=[] must name an endpoint, as generator.urls=[http://127.0.0.1:8000/v1]"
+    if generator.kind == "recorded" and not generator.recording:
+        yield "generator.recording='' must name the file of generator.kind=recorded"
+    for url in generator.urls:
+        yield from _url(url)
+    name = generator.api_key_env
+    if name and not name.isidentifier():
+        yield (  # the value may be a key that was put in the wrong place: it is not repeated
+            "generator.api_key_env must be the NAME of an environment variable, not the key itself"
+        )
+    if generator.budget_money and not (generator.price_prompt or generator.price_completion):
+        yield (
+            f"generator.budget_money={generator.budget_money:g} needs generator.price_prompt and"
+            " generator.price_completion"
+        )
+
+
+def _url(url: str) -> Iterator[str]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield f"generator.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
+    if parts.username or parts.password or parts.query:
+        yield (
+            f"generator.urls: the URL of {parts.hostname} carries credentials or a query; keys come"
+            " from the environment variable that generator.api_key_env names"
+        )
+
+
 def _train(config: Config) -> Iterator[str]:
     train = config.train
     if train.batch_tokens % train.micro_batch_tokens:
@@ -123,6 +207,14 @@ def _train(config: Config) -> Iterator[str]:
         yield f"train.zero_stage={train.zero_stage} must be 0, 1, 2 or 3"
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         yield f"train.betas={train.betas} must be two numbers in [0, 1)"
+    measured = train.eval_steps or train.eval_minutes
+    for key in ("eval_patience", "eval_target"):
+        if getattr(train, key) and not measured:
+            yield f"train.{key} needs recall to be measured: set train.eval_minutes or eval_steps"
+    if train.select == "recall" and not measured:
+        yield "train.select='recall' needs train.eval_minutes or train.eval_steps"
+    if not train.lora_targets:
+        yield "train.lora_targets=[] leaves nothing to adapt; write [all-linear]"
     rows = max(1, train.batch_tokens // train.micro_batch_tokens)
     if config.cluster.workers and rows % config.cluster.workers:
         yield (
@@ -147,13 +239,14 @@ def _memory(config: Config) -> Iterator[str]:
         yield "memory.base='' must name a model: smollm2-135m, scratch, a folder or a hub id"
 
 
-def _evaluate(config: Config) -> Iterator[str]:
-    for name in config.evaluate.baselines:
-        if name not in BASELINES:
-            yield (
-                f"evaluate.baselines: unknown baseline '{name}'{suggest(name, BASELINES)};"
-                f" baselines are {', '.join(BASELINES)}"
-            )
+def _named(config: Config) -> Iterator[str]:
+    for key, known in (("evaluate.baselines", BASELINES), ("track.to", TRACKERS)):
+        for name in lookup(config, key):
+            if name not in known:
+                yield (
+                    f"{key}: unknown name '{name}'{suggest(name, known)};"
+                    f" names are {', '.join(known)}"
+                )
 
 
-_RULES: tuple[Rule, ...] = (_choices, _bounds, _steps, _train, _memory, _evaluate)
+_RULES: tuple[Rule, ...] = (_choices, _bounds, _generator, _steps, _train, _memory, _named)

@@ -1,7 +1,7 @@
 """The configuration: a tree of dataclasses; the docstring under a field is its help text.
 
 Groups that change a stage's result enter that stage's hash (see ``memo_dist.config.stages``);
-``cluster`` never does: the same run may move to another machine.
+``cluster`` and ``track`` never do: the same run may move to another machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 BASELINES = ("closed_book", "bm25", "oracle")
 """What ``evaluate.baselines`` may name."""
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""What ``track.to`` may name."""
 
 
 @dataclass
@@ -40,10 +42,56 @@ class CorpusConfig:
 
 @dataclass
 class GeneratorConfig:
-    """What writes the reflections."""
+    """What writes the reflections. Only kind, model, structured and attempts can change them."""
 
     kind: str = "embedded"
-    """``embedded``: rules and NLP parts inside the package, no service needed."""
+    """``embedded`` (rules inside the package, no service), ``openai`` (any server with that API),
+    ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
+    model: str = ""
+    """Name of the model at its endpoint; for ``transformers`` a folder or hub id."""
+    structured: str = "server"
+    """``server``: the server holds answers to the JSON schema; ``prompt``: the schema is written
+    into the prompt. Both are validated."""
+    attempts: int = 4
+    """Answers that a request may take until one is valid, a repair turn included."""
+    urls: list[str] = field(default_factory=list)
+    """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own one."""
+    api_key_env: str = ""
+    """NAME of the environment variable that holds the key; empty: no key is sent."""
+    recording: str = ""
+    """File of ``kind=recorded``: one JSON object a line with ``key`` and ``text``."""
+    max_in_flight: int = 64
+    """Most requests in flight over all workers and endpoints; adapts below that."""
+    requests_per_minute: float = 0.0
+    """Limit over all workers; 0: none."""
+    tokens_per_minute: float = 0.0
+    """Limit of prompt and answer tokens over all workers; 0: none."""
+    request_timeout: float = 300.0
+    """Seconds until an answer must be complete."""
+    connect_timeout: float = 10.0
+    """Seconds until a connection must stand."""
+    retries: int = 8
+    """Server errors and time-outs that a request survives; rate limits don't count."""
+    patience: float = 600.0
+    """Seconds without any answer from any endpoint after which the run ends (and can resume)."""
+    hedge_after: float = 0.0
+    """A request that takes this many times the usual latency is sent once more; 0: never."""
+    hedge_fraction: float = 0.02
+    """Most requests that are sent once more, as a fraction of all."""
+    max_failed_fraction: float = 0.2
+    """A step fails when a larger fraction of its requests (50 or more) got no valid answer."""
+    price_prompt: float = 0.0
+    """Money per million prompt tokens that were not cached."""
+    price_cached: float = 0.0
+    """Money per million prompt tokens from the server's prefix cache."""
+    price_completion: float = 0.0
+    """Money per million answer tokens."""
+    budget_tokens: int = 0
+    """Prompt and answer tokens of the synthesis after which it stops (exit 75); 0: no limit."""
+    budget_money: float = 0.0
+    """Money for the whole synthesis, in the prices' unit, after which it stops; 0: no limit."""
+    drain_seconds: float = 20.0
+    """Seconds that a stop waits for the requests in flight."""
 
 
 @dataclass
@@ -64,6 +112,30 @@ class SynthesisConfig:
     """Abstention examples as a fraction of the other facts."""
     max_rejected_fraction: float = 0.6
     """A step fails when a larger fraction of its units failed (rejected candidates only count)."""
+    extraction: str = "joint"
+    """How a language model is asked for facts: ``joint`` (direct and indirect in one call),
+    ``separate``, or ``anchored`` (questions for answers taken from the text: small models)."""
+    call_chars: int = 8000
+    """Characters of documents that one call reads; short documents of a unit share a call."""
+    pairs_per_call: int = 40
+    """Pairs that one call merges, verifies, joins or rewords."""
+    max_reply_tokens: int = 8192
+    """Longest reply that is asked of a language model, in tokens."""
+    anchors: int = 10
+    """Answers a chunk that ``extraction=anchored`` takes from the text."""
+    coverage: float = 0.8
+    """Fraction of a reading's sentences below which ``direct`` asks again for the others."""
+    coverage_rounds: int = 1
+    """Times that ``direct`` asks again; 0: never."""
+    group_documents: int = 6
+    """Most documents that one shared name or property joins; small groups share a call."""
+    group_frequency: int = 12
+    """A name in more documents of a shard than this joins none of them."""
+    groups_per_document: int = 2
+    """Cross-document groups that a document takes part in, for each way of finding them."""
+    near_duplicate: float = 0.8
+    """Word similarity (Jaccard) of two questions with equal answer, names and numbers from which
+    the later one is dropped; 1 keeps all but equal ones."""
     max_question_chars: int = 500
     """Longer questions are dropped, in characters."""
     max_answer_chars: int = 800
@@ -98,12 +170,17 @@ class MemoryConfig:
     """Longest generated answer, in tokens."""
     calibration_facts: int = 96
     """Facts whose one wording is held out of training to calibrate the confidence."""
+    loaded_gb: float = 0.0
+    """GiB of shard weights kept loaded while answering; the bank's other full shards are loaded
+    one after the other for each call; 0: what the device has room for."""
 
 
 @dataclass
 class TrainConfig:
     """Training a shard memory."""
 
+    source: str = "reflections"
+    """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
     epochs: int = 3
     """Passes over the shard's reflections."""
     max_minutes: float = 0.0
@@ -127,11 +204,27 @@ class TrainConfig:
     micro_batch_tokens: int = 1024
     """Tokens packed into one row of one rank's forward pass."""
     trained_layers: int = 0
-    """Train only the last N decoder layers (and final norm); 0: train everything."""
+    """Train only the last N decoder layers; 0: train everything."""
+    keep_activations_gb: float = 4.0
+    """Frozen layers run once and their activations are kept on disk up to this size (GB); 0: they
+    run in every epoch."""
+    method: str = "full"
+    """``full`` fine-tuning, or ``lora`` (adapters; about ten times the learning rate)."""
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: int = 32
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get adapters; ``all-linear``: all but the output layer."""
     zero_stage: int = 0
     """DeepSpeed ZeRO stage, 0 to 3."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile each decoder layer (torch.compile): a minute at the start, then faster on GPUs."""
+    dry_batch: str = "auto"
+    """A row of full length before the first one, to run out of memory in minute one rather than
+    in hour three: ``always``, ``never`` or ``auto`` (on GPUs)."""
     deepspeed: str = ""
     """DeepSpeed JSON file merged over the generated one; empty: none."""
     precision: str = "auto"
@@ -142,8 +235,24 @@ class TrainConfig:
     """Optimizer steps between checkpoints; 0: none by steps."""
     keep_checkpoints: int = 1
     """Complete checkpoints kept."""
+    async_checkpoint: bool = True
+    """Write checkpoints from a copy in host memory while training goes on."""
     max_failures: int = 3
     """Worker deaths that one launch survives."""
+    max_stalled_starts: int = 10
+    """Refuse to start again after this many starts in a row without a new checkpoint; 0: never."""
+    eval_steps: int = 0
+    """Optimizer steps between measurements of exact recall; 0: none by steps."""
+    eval_minutes: float = 0.0
+    """Minutes of stepping between measurements of exact recall; 0: none by time."""
+    eval_sample: int = 128
+    """Reflections in each measurement: of the trained ones, and of the held-out wordings."""
+    eval_patience: int = 0
+    """End after this many measurements without better recall of held-out wordings; 0: never."""
+    eval_target: float = 0.0
+    """End once recall of the trained reflections reaches this fraction; 0: never."""
+    select: str = "last"
+    """Weights that are exported: ``last``, or ``recall`` (the best on held-out wordings)."""
 
 
 @dataclass
@@ -152,6 +261,9 @@ class ExportConfig:
 
     dtype: str = "auto"
     """``float32``, ``bfloat16`` or ``auto`` (the training precision)."""
+    adapter: str = "folded"
+    """A LoRA training's export: ``folded`` into the base's weights (a full model), or ``kept`` as a
+    PEFT adapter; the adapters of a bank share one base in memory."""
 
 
 @dataclass
@@ -178,14 +290,32 @@ class ClusterConfig:
 
     address: str = ""
     """Ray address of a running cluster; empty starts one on this machine."""
+    launcher: str = "auto"
+    """What starts training ranks: ``ray``; ``ranks``: this process is one of several that
+    torchrun, deepspeed or srun started; ``process``: one rank, in this process; ``auto``:
+    ``ranks`` where the rank environment says so, else ``ray``."""
     workers: int = 0
-    """Training ranks a shard; 0: the GPUs there are, or 1 on a CPU."""
+    """Training ranks a shard; 0: its share of the GPUs there are (all for one shard), or 1 on a
+    CPU."""
+    shards_at_once: int = 0
+    """Shards of a bank that train side by side; 0: as many as there is room for."""
     synthesis_workers: int = 0
     """Ray workers for synthesis; 0: one a core."""
     threads: int = 0
     """Threads a training rank; 0: cores / workers."""
     start_timeout: float = 180.0
     """Seconds to wait for Ray and for placement before giving up with have/want."""
+
+
+@dataclass
+class TrackConfig:
+    """Mirrors of a training's ``metrics.jsonl``; they may fail and never stop a run."""
+
+    to: list[str] = field(default_factory=list)
+    """``tensorboard``, ``wandb``, ``mlflow`` (each an extra to install); logins come from the
+    environment."""
+    project: str = "memo-dist"
+    """W&B project, MLflow experiment."""
 
 
 @dataclass
@@ -201,3 +331,4 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)

@@ -15,15 +15,44 @@ _STAGE_GROUPS: dict[str, tuple[str, ...]] = {
     "train": ("run", "corpus", "generator", "synthesis", "memory", "train"),
     "export": ("run", "corpus", "generator", "synthesis", "memory", "train", "export"),
 }
-# How often to save and how stubbornly to retry changes when a run ends, never what it computes.
+# How often to save and how stubbornly to retry changes when a run ends, never what it computes;
+# neither does where a model is served, how fast, and for how much.
 # The calibration happens after training, but its held-out wordings are left out of training,
 # so memory.calibration_facts stays in.
 _NOT_IDENTITY = frozenset(
     {
         "corpus.max_quarantined_fraction",
+        "generator.urls",
+        "generator.api_key_env",
+        "generator.recording",
+        "generator.max_in_flight",
+        "generator.requests_per_minute",
+        "generator.tokens_per_minute",
+        "generator.request_timeout",
+        "generator.connect_timeout",
+        "generator.retries",
+        "generator.patience",
+        "generator.hedge_after",
+        "generator.hedge_fraction",
+        "generator.max_failed_fraction",
+        "generator.price_prompt",
+        "generator.price_cached",
+        "generator.price_completion",
+        "generator.budget_tokens",
+        "generator.budget_money",
+        "generator.drain_seconds",
         "synthesis.max_rejected_fraction",
+        "memory.loaded_gb",
         "train.checkpoint_minutes",
         "train.checkpoint_steps",
+        "train.async_checkpoint",
+        "train.max_stalled_starts",
+        "train.dry_batch",
+        # Where weights and activations lie; a checkpoint moves between them.
+        "train.zero_stage",
+        "train.deepspeed",
+        "train.gradient_checkpointing",
+        "train.compile",
         "train.keep_checkpoints",
         "train.max_failures",
     }

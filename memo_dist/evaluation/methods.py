@@ -21,9 +21,18 @@ EMBEDDED_BASE = "smollm2-135m"
 class MemoryAnswerer:
     """A memory as a method: its answers are reused only while its weights stay the same."""
 
-    def __init__(self, answer: Callable[[Sequence[str]], list[Answer]], memory: Path) -> None:
-        """``answer`` is the bank's method; ``memory`` the folder that holds ``bank.json``."""
+    def __init__(
+        self, answer: Callable[[Sequence[str]], list[Answer]], memory: Path, at_once: int = 0
+    ) -> None:
+        """Wrap a bank.
+
+        Args:
+            answer: the bank's method.
+            memory: the folder that holds ``bank.json``.
+            at_once: questions that a call should bring at least; 0: ``evaluate.batch_size``.
+        """
         self._answer = answer
+        self.at_once = at_once
         self.identity = memory_identity(memory)
 
     def answer(self, questions: Sequence[str]) -> list[Answer]:

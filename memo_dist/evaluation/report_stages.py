@@ -16,6 +16,7 @@ from memo_dist.evaluation.charts import COLOURS, Series, line_chart
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import read_status
+from memo_dist.synthesis.coverage_report import CoverageSummary, coverage_summary
 
 MAX_POINTS = 300
 _FEWEST_SHOWN = 10
@@ -41,6 +42,7 @@ class SynthesisSection:
         by_document: accepted reflections by document id, every document included.
         fewest: (title, reflections) of the documents with the fewest.
         without: documents without any reflection.
+        coverage: sentences that the reflections cover, and where they do not.
     """
 
     total: int
@@ -51,6 +53,7 @@ class SynthesisSection:
     by_document: Mapping[str, int]
     fewest: list[tuple[str, int]]
     without: int
+    coverage: CoverageSummary | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,13 @@ def synthesis_section(run: RunFolder, titles: Mapping[str, str]) -> SynthesisSec
         by_document=documents,
         fewest=[(titles.get(name, name), n) for name, n in fewest[:_FEWEST_SHOWN]],
         without=sum(1 for count in documents.values() if count == 0),
+        coverage=_coverage(run),
     )
+
+
+def _coverage(run: RunFolder) -> CoverageSummary | None:
+    """None where the corpus is not whole."""
+    return coverage_summary(run) if (run.corpus / "manifest.json").exists() else None
 
 
 def _rejected(run: RunFolder) -> Counter[str]:

@@ -88,9 +88,10 @@ class _Asking:
         open_questions = [q for q in questions if known.get(q) is None]
         done = len(questions) - len(open_questions)
         with progress(len(questions), f"evaluate {method}", done=done, unit="questions") as bar:
-            for start in range(0, len(open_questions), self.batch_size):
+            size = max(self.batch_size, getattr(answerer, "at_once", 0))
+            for start in range(0, len(open_questions), size):
                 self._poll(method, len(questions))
-                batch = open_questions[start : start + self.batch_size]
+                batch = open_questions[start : start + size]
                 known.append(batch, answerer.answer([q.question for q in batch]))
                 bar.advance(len(batch))
         answers = [(q, known.get(q)) for q in questions]

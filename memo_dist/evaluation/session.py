@@ -16,6 +16,9 @@ from memo_dist.evaluation.table import scores_text, types_text
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 
+STREAMED_QUESTIONS = 1024
+"""Questions a call where shards are loaded anew for each: their answers are written together."""
+
 
 def evaluate_run(
     run: RunFolder,
@@ -29,10 +32,17 @@ def evaluate_run(
     Returns:
         The scores and the tables for a terminal.
     """
-    bank = Bank.load(run.memory, run.reflections, config.memory.max_answer_tokens)
+    bank = Bank.load(
+        run.memory,
+        run.reflections,
+        config.memory.max_answer_tokens,
+        loaded_gb=config.memory.loaded_gb,
+    )
     ask = partial(bank.answer, batch_size=config.evaluate.batch_size)
     methods = {
-        "direct": MemoryAnswerer(ask, run.memory),
+        "direct": MemoryAnswerer(
+            ask, run.memory, at_once=STREAMED_QUESTIONS if bank.streams else 0
+        ),
         **build_baselines(run, config, questions),
     }
     scores = evaluate(run, config, questions, name, methods, should_stop)

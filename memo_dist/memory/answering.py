@@ -66,7 +66,7 @@ class ShardMemory:
         """
         self._model = model.eval()
         self._format = ChatFormat.from_tokenizer(tokenizer)
-        self._generation = _greedy(self._format, max_answer_tokens)
+        self._generation = greedy_generation(self._format, max_answer_tokens)
         # generate() fills what it was not told from the folder's own settings, which may
         # sample or penalise repetition; a memory answers greedily.
         self._model.generation_config = self._generation
@@ -85,23 +85,29 @@ class ShardMemory:
         Raises:
             UsageError: the folder holds no such model.
         """
-        where = torch.device(_best_device() if device == "auto" else device)
-        dtype: Any = torch.float32 if where.type == "cpu" else "auto"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            with quiet_loading():
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-                )
+            model = load_frozen(folder, device)
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"'{folder}' cannot be loaded as a memory: {error}") from error
-        return cls(model.to(where), tokenizer, max_answer_tokens)
+        return cls(model, tokenizer, max_answer_tokens)
 
-    def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[RawAnswer]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        batch_size: int = 16,
+        adapters: Sequence[str] | None = None,
+    ) -> list[RawAnswer]:
         """Answer every question, in the given order.
 
         Questions of similar length share a batch; what else is in the batch changes an answer
         only where two tokens are equally likely up to rounding.
+
+        Args:
+            questions: what is asked.
+            batch_size: rows of one batch.
+            adapters: for a PEFT model, the adapter that answers each question; rows of
+                different adapters share a batch.
 
         Raises:
             UsageError: a question does not fit into the model's positions.
@@ -111,7 +117,8 @@ class ShardMemory:
             self._check_length(question, len(prompt))
         answers: dict[int, RawAnswer] = {}
         for batch in _batches([len(prompt) for prompt in prompts], batch_size):
-            replies = self._answer_batch([prompts[i] for i in batch])
+            names = {"adapter_names": [adapters[i] for i in batch]} if adapters else {}
+            replies = self._answer_batch([prompts[i] for i in batch], names)
             answers.update(zip(batch, replies, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
@@ -126,7 +133,9 @@ class ShardMemory:
             )
 
     @torch.inference_mode()
-    def _answer_batch(self, prompts: Sequence[list[int]]) -> list[RawAnswer]:
+    def _answer_batch(
+        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
+    ) -> list[RawAnswer]:
         start = time.perf_counter()
         ids, mask = _left_padded(prompts, self._format.pad_id, self._model.device)
         recorder = _Recorder(self._abstain_start)
@@ -135,6 +144,7 @@ class ShardMemory:
             attention_mask=mask,
             generation_config=self._generation,
             logits_processor=[recorder],
+            **names,
         )
         generated = output[:, ids.shape[1] :].tolist()
         lengths = [self._length(row) for row in generated]
@@ -187,11 +197,29 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]  # transformers is untyp
         return rows
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def load_frozen(folder: Path, device: str) -> Any:
+    """A causal LM to answer with: float32 on a CPU, the stored dtype on a GPU; no code of its own.
+
+    Raises:
+        OSError, ValueError, KeyError: the folder holds no such model.
+    """
+    where = answering_device(device)
+    dtype: Any = torch.float32 if where.type == "cpu" else "auto"
+    with quiet_loading():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    return model.to(where)
 
 
-def _greedy(chat: ChatFormat, max_new_tokens: int) -> GenerationConfig:
+def answering_device(device: str) -> torch.device:
+    """``auto`` is the GPU where there is one."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(best if device == "auto" else device)
+
+
+def greedy_generation(chat: ChatFormat, max_new_tokens: int) -> GenerationConfig:
+    """How a memory answers: greedily, up to a token that ends an answer."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,

@@ -7,25 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memo_dist.errors import UsageError
-from memo_dist.memory.answering import RawAnswer, ShardMemory
+from memo_dist.memory.answering import RawAnswer
 from memo_dist.memory.calibration import Calibration, Verdict
-from memo_dist.memory.manifest import BankManifest, ShardEntry, load_manifest
+from memo_dist.memory.loading import Memories, load_memories
+from memo_dist.memory.manifest import BankManifest, load_manifest
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.types import Answer
 
 
 @dataclass(frozen=True)
 class BankShard:
-    """A loaded shard: its memory, its calibration, and the sources behind its answers."""
+    """What turns a shard's raw answers into verdicts: its calibration, and its sources."""
 
     id: int
-    memory: ShardMemory
     calibration: Calibration
     sources: SourceIndex
 
 
 @dataclass(frozen=True, slots=True)
-class _Vote:
+class Vote:
+    """One shard's answer to a question, and what its calibration says of it."""
+
     shard: BankShard
     raw: RawAnswer
     verdict: Verdict
@@ -35,22 +37,28 @@ class Bank:
     """Asks every shard memory and gives the answer of the most confident one.
 
     Attributes:
-        shards: the loaded shards, sorted by id.
+        shards: the shards, sorted by id.
+        streams: whether some shards are loaded anew for every call of :meth:`answer`; then
+            many questions a call are much faster.
     """
 
-    def __init__(self, shards: Sequence[BankShard]) -> None:
+    def __init__(self, shards: Sequence[BankShard], memories: Sequence[Memories]) -> None:
+        """Join shards with what answers for them; each shard has exactly one place there."""
         self.shards = tuple(sorted(shards, key=lambda shard: shard.id))
+        self._memories = tuple(memories)
+        self.streams = any(memory.streams for memory in memories)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - each is a choice of the verb that asks
         cls,
         folder: Path,
         reflections: Path | None = None,
         max_answer_tokens: int = 48,
         device: str = "auto",
         verify: bool = False,
+        loaded_gb: float = 0.0,
     ) -> Bank:
-        """Load the bank in ``folder`` (``RUN/memory``); every shard stays in memory.
+        """Load the bank in ``folder`` (``RUN/memory``).
 
         Args:
             folder: holds ``bank.json`` and the shard folders.
@@ -58,21 +66,25 @@ class Bank:
             max_answer_tokens: longest generated answer (``memory.max_answer_tokens``).
             device: a torch device, or ``auto``.
             verify: hash the weights and compare them with bank.json.
+            loaded_gb: GiB of shard weights kept loaded (``memory.loaded_gb``); 0: what the
+                device has room for.
 
         Raises:
             UsageError: the bank is incomplete or of a kind that cannot answer on its own.
-            RunError: ``verify`` found changed weights.
+            RunError: ``verify`` found changed weights, or the base of adapters is another one.
         """
         manifest = load_manifest(folder, verify)
         _check_answerable(manifest)
         known = load_sources(reflections) if reflections and reflections.exists() else {}
-        shards = []
-        for entry in manifest.shards:
-            path = manifest.shard_folder(folder, entry.id)
-            memory = ShardMemory.load(path, max_answer_tokens, device)
-            index = known.get(entry.id) or SourceIndex(())
-            shards.append(BankShard(entry.id, memory, Calibration.load(path), index))
-        return cls(shards)
+        shards = [
+            BankShard(
+                entry.id,
+                Calibration.load(manifest.shard_folder(folder, entry.id)),
+                known.get(entry.id) or SourceIndex(()),
+            )
+            for entry in manifest.shards
+        ]
+        return cls(shards, load_memories(manifest, folder, max_answer_tokens, device, loaded_gb))
 
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
         """Answer every question, in the given order.
@@ -84,21 +96,31 @@ class Bank:
         Raises:
             UsageError: a question is longer than a memory can read.
         """
-        votes = [self._votes(shard, questions, batch_size) for shard in self.shards]
+        votes = self.votes(questions, batch_size)
+        return [_decide(question, row) for question, row in zip(questions, votes, strict=True)]
+
+    def votes(self, questions: Sequence[str], batch_size: int = 16) -> list[list[Vote]]:
+        """What every shard says to each question: by question, then most believed first.
+
+        Raises:
+            UsageError: a question is longer than a memory can read.
+        """
+        raws: dict[int, list[RawAnswer]] = {}
+        for memory in self._memories:
+            raws |= memory.answer(questions, batch_size)
         return [
-            _decide(question, row)
-            for question, row in zip(questions, zip(*votes, strict=True), strict=True)
+            self._ranked([raws[shard.id][i] for shard in self.shards])
+            for i in range(len(questions))
         ]
 
-    @staticmethod
-    def _votes(shard: BankShard, questions: Sequence[str], batch_size: int) -> list[_Vote]:
-        raws = shard.memory.answer(questions, batch_size)
-        return [_Vote(shard, raw, shard.calibration.judge(raw)) for raw in raws]
+    def _ranked(self, raws: Sequence[RawAnswer]) -> list[Vote]:
+        pairs = zip(self.shards, raws, strict=True)
+        votes = [Vote(shard, raw, shard.calibration.judge(raw)) for shard, raw in pairs]
+        # sorted() is stable, so equal confidences keep the order of the shard ids.
+        return sorted(votes, key=lambda v: (v.verdict.abstained, -v.verdict.confidence))
 
 
-def _decide(question: str, votes: Sequence[_Vote]) -> Answer:
-    # sorted() is stable, so equal confidences keep the order of the shard ids.
-    ranked = sorted(votes, key=lambda vote: (vote.verdict.abstained, -vote.verdict.confidence))
+def _decide(question: str, ranked: Sequence[Vote]) -> Answer:
     best = ranked[0]
     abstained = best.verdict.abstained
     text = "" if abstained else best.raw.text
@@ -108,8 +130,8 @@ def _decide(question: str, votes: Sequence[_Vote]) -> Answer:
         abstained=abstained,
         sources=() if abstained else best.shard.sources.find(question, text),
         shards=tuple(vote.shard.id for vote in ranked),
-        seconds=sum(vote.raw.seconds for vote in votes),
-        tokens=sum(vote.raw.tokens for vote in votes),
+        seconds=sum(vote.raw.seconds for vote in ranked),
+        tokens=sum(vote.raw.tokens for vote in ranked),
     )
 
 
@@ -118,9 +140,4 @@ def _check_answerable(manifest: BankManifest) -> None:
         raise UsageError(
             f"this bank composes its shards by '{manifest.composition}', which works inside fusion"
             " only; set composition to 'confidence' in bank.json to ask it directly"
-        )
-    adapters: list[ShardEntry] = [e for e in manifest.shards if e.kind != "full"]
-    if adapters:
-        raise UsageError(
-            f"shard {adapters[0].id} is an adapter; merge it into its base (kind 'full') to ask it"
         )

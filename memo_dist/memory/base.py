@@ -17,7 +17,7 @@ _HUB_ID = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
 _HUB_SKIPPED = ["*/*", "consolidated*"]  # folders hold other formats; Mistral's second copy
 
-__all__ = ["BUILT_IN", "SCRATCH_NAME", "BaseModel", "dry_check", "resolve_base"]
+__all__ = ["BUILT_IN", "SCRATCH_NAME", "BaseModel", "dry_check", "find_base", "resolve_base"]
 
 
 def resolve_base(name: str, allow_download: bool = True) -> BaseModel:
@@ -32,6 +32,18 @@ def resolve_base(name: str, allow_download: bool = True) -> BaseModel:
         UsageError: no such model, no safetensors, no causal language model, needs code of
             its own, or cannot be reached.
     """
+    if name == EMBEDDED_NAME:
+        dry_check(name)
+        return load_embedded(allow_download)  # its hashes are in the cache
+    return identify(name, find_base(name, allow_download))
+
+
+def find_base(name: str, allow_download: bool = True) -> Path:
+    """The folder of :func:`resolve_base`, without reading its weights to hash them.
+
+    Raises:
+        UsageError: see there.
+    """
     dry_check(name)
     if name == SCRATCH_NAME:
         raise UsageError(
@@ -39,11 +51,11 @@ def resolve_base(name: str, allow_download: bool = True) -> BaseModel:
             " folder before training starts"
         )
     if name == EMBEDDED_NAME:
-        return load_embedded(allow_download)
+        return load_embedded(allow_download).path
     local = Path(name).expanduser()
     folder = local.absolute() if local.is_dir() else _from_hub(name, allow_download)
     _check_model(name, folder)
-    return identify(name, folder)
+    return folder
 
 
 def dry_check(name: str) -> None:

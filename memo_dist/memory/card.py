@@ -32,7 +32,9 @@ class MemoryCard:
         generator_limits: sentences on what it cannot write.
         hyperparameters: the training settings and results worth telling, in order.
         calibration: the confidence's calibration.
-        parameters: number of weights.
+        parameters: number of weights (of an adapter: its own).
+        adapter: whether it is a PEFT adapter on the base.
+        final_loss: loss of the last optimizer step, nats a trained token, when known.
         weights_hash: hash of the exported weights.
         version: version of memo_dist.
     """
@@ -49,6 +51,8 @@ class MemoryCard:
     hyperparameters: Mapping[str, object]
     calibration: Calibration
     parameters: int
+    adapter: bool
+    final_loss: float | None
     weights_hash: str
     version: str
 
@@ -63,6 +67,7 @@ def render_card(card: MemoryCard) -> str:
         f"## Base\n\n{_base(card)}",
         f"## What it was trained on\n\n{_corpus(card)}",
         f"## Training\n\n{_table(card.hyperparameters)}",
+        f"## Scores\n\n{_scores(card)}",
         f"## Confidence\n\n{_confidence(card.calibration)}",
         f"## Use\n\n{_USE}",
         f"## Limits\n\n{_bullets([*_LIMITS, *card.generator_limits])}",
@@ -115,10 +120,11 @@ def _base(card: MemoryCard) -> str:
             f" Answers end with `{CHATML_END}`."
         )
     name = card.base.name if _from_hub(card.base) else Path(card.base.name).name
+    how = "with a LoRA adapter (this folder)" if card.adapter else "fine-tuned"
     note = f" {QUANTISATION_NOTE}" if card.base.name == EMBEDDED_NAME else ""
     return (
         f"`{_plain(name)}` (weights {card.base.weights_hash[:_SHOWN_HASH]}, vocabulary"
-        f" {card.base.vocabulary_hash[:_SHOWN_HASH]}), fine-tuned: {size}{note}"
+        f" {card.base.vocabulary_hash[:_SHOWN_HASH]}), {how}: {size}{note}"
     )
 
 
@@ -129,6 +135,27 @@ def _corpus(card: MemoryCard) -> str:
         f" written by `{_plain(card.generator)}`; corpus fingerprint"
         f" `{card.corpus_fingerprint[:_SHOWN_HASH]}`.\n\n{counts}"
     )
+
+
+def _scores(card: MemoryCard) -> str:
+    """What was measured at the export: held-out wordings, abstain questions, the last loss."""
+    rows: dict[str, object] = {}
+    counts = card.calibration.counts
+    asked = counts.get("right", 0) + counts.get("wrong", 0)
+    if asked:
+        rows["held-out wordings of trained facts answered rightly"] = (
+            f"{counts['right']} of {asked} ({counts['right'] / asked:.0%})"
+        )
+    if counts.get("abstain"):
+        spoken = counts["abstain_answered"]
+        rows['abstain questions answered "I don\'t know" in words'] = (
+            f"{counts['abstain'] - spoken} of {counts['abstain']}"
+        )
+    if card.final_loss is not None:
+        rows["loss of the last optimizer step (nats a token)"] = f"{card.final_loss:.4f}"
+    if not rows:
+        return "None: nothing was held out (memory.calibration_facts)."
+    return _table(rows, ("Measured at the export", "Value"))
 
 
 def _confidence(calibration: Calibration) -> str:

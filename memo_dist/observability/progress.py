@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TextIO
 
 from rich.console import Console
@@ -50,6 +50,10 @@ class ProgressReport:
         parts.append("ETA ?" if left is None else f"ETA {duration(left)}")
         return f"{self.label}: {', '.join([*parts, *self._number_texts()])}"
 
+    def finish(self) -> None:
+        """Show the last state."""
+        raise NotImplementedError
+
     def _show(self) -> None:
         raise NotImplementedError
 
@@ -86,9 +90,61 @@ class BarProgress(ProgressReport):
         self._bar = bar
         self._task: BarId = bar.add_task(label, total=total, completed=done, numbers="")
 
+    def finish(self) -> None:
+        """Draw the last state; the bar stays where it is."""
+        self._show()
+        self._bar.stop_task(self._task)
+
     def _show(self) -> None:
         numbers = ", ".join([f"{self.rate:.3g} {self.unit}/s", *self._number_texts()])
-        self._bar.update(self._task, completed=self.done, numbers=numbers)
+        self._bar.update(self._task, total=self.total, completed=self.done, numbers=numbers)
+
+
+class ProgressBoard:
+    """Several reports at once: a bar each on a terminal, a line each every 30 s elsewhere."""
+
+    def __init__(self, stream: TextIO, interval: float, bars: Progress | None) -> None:
+        self._stream, self._interval, self._bars = stream, interval, bars
+        self._open: list[ProgressReport] = []
+
+    def add(self, total: int, label: str, done: int = 0, unit: str = "units") -> ProgressReport:
+        """Show one more piece of work; see :func:`progress` for the arguments."""
+        report: ProgressReport
+        if self._bars is None:
+            report = LineProgress(total, label, done, unit, self._stream, self._interval)
+        else:
+            report = BarProgress(total, label, done, unit, self._bars)
+        self._open.append(report)
+        return report
+
+    def remove(self, report: ProgressReport) -> None:
+        """End one report; its last line or bar stays."""
+        self._open.remove(report)
+        report.finish()
+
+    def close(self) -> None:
+        """End all reports."""
+        for report in tuple(self._open):
+            self.remove(report)
+
+
+@contextmanager
+def progress_board(
+    *, stream: TextIO | None = None, interval: float = LINE_SECONDS
+) -> Iterator[ProgressBoard]:
+    """A board for work that runs side by side, while the ``with`` block runs.
+
+    Args:
+        stream: where to; standard error by default.
+        interval: seconds between two lines where the stream is no terminal.
+    """
+    stream = stream or sys.stderr
+    with _bars(stream) if stream.isatty() else nullcontext() as bars:
+        board = ProgressBoard(stream, interval, bars)
+        try:
+            yield board
+        finally:
+            board.close()
 
 
 @contextmanager
@@ -111,22 +167,14 @@ def progress(  # noqa: PLR0913
         stream: where to; standard error by default.
         interval: seconds between two lines where the stream is no terminal.
     """
-    stream = stream or sys.stderr
-    if not stream.isatty():
-        report = LineProgress(total, label, done, unit, stream, interval)
-        try:
-            yield report
-        finally:
-            report.finish()
-        return
+    with progress_board(stream=stream, interval=interval) as board:
+        yield board.add(total, label, done, unit)
+
+
+def _bars(stream: TextIO) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        console=Console(file=stream),
-    ) as bar:
-        yield BarProgress(total, label, done, unit, bar)
+    numbers = TextColumn("{task.fields[numbers]}")
+    return Progress(*columns, TimeRemainingColumn(), numbers, console=Console(file=stream))
 
 
 def duration(seconds: float) -> str:

@@ -9,25 +9,39 @@ sorts by (answerable ones before abstention, then earlier step, parents, request
 - ``contradicts``: the same normalised question with another answer: a memory trained on both
   would learn neither, so the first one stays;
 - ``answerable``: an abstention example whose question another reflection answers: dropped;
+- ``near duplicate``: the same fact asked for in nearly the same words elsewhere
+  (:mod:`memo_dist.synthesis.similar`): dropped. Rewordings are never compared: they are wanted;
+- ``refers to the text``, ``pronoun without a name``: the question does not stand alone
+  (:mod:`memo_dist.synthesis.quality`): dropped;
+- ``answer not in the text``: the answer does not stand in the chunks that it cites: dropped;
 - ``parent dropped``: a rewording of a reflection that was dropped by one of these rules.
   A rewording whose parent was dropped for a twin is kept as a rewording of that twin.
+
+Before them, answers that changed over time get their dates (:mod:`memo_dist.synthesis.dated`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unicodedata import normalize
 
 from memo_dist.config.schema import SynthesisConfig
+from memo_dist.synthesis.dated import date_conflicts
+from memo_dist.synthesis.quality import UNFOUNDED, founded, wording_fault
+from memo_dist.synthesis.similar import near_duplicates
 from memo_dist.synthesis.types import Reflection
 
 EDGES = ".,;:!?\"'()[]{}<>«»“”‘’„…-–—"
 ARTICLES = frozenset({"a", "an", "the"})
-TWINS = ("duplicate", "same question")
+NEAR_DUPLICATE = "near duplicate"
+TWINS = ("duplicate", "same question", NEAR_DUPLICATE)
 """Reasons for which a reflection goes while its equal stays."""
+
+Ground = Callable[[Reflection], str]
+"""The text that a reflection rests on; empty: unknown, so nothing is checked against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +88,27 @@ def normalise(text: str) -> str:
     return " ".join(words)
 
 
-def clean(candidates: Iterable[Candidate], limits: SynthesisConfig) -> Cleaned:
-    """Clean the reflections of one shard; the result does not depend on their order."""
-    return _Cleaner(limits).run(sorted(candidates, key=_precedence))
+def no_ground(reflection: Reflection) -> str:
+    """The ground where no corpus is at hand."""
+    return ""
+
+
+def clean(
+    candidates: Iterable[Candidate], limits: SynthesisConfig, ground: Ground = no_ground
+) -> Cleaned:
+    """Clean the reflections of one shard; the result does not depend on their order.
+
+    Args:
+        candidates: with the index of the step that wrote each.
+        limits: lengths, and the similarity of near duplicates.
+        ground: gives the text that a reflection's answer must stand in.
+    """
+    ordered = sorted(candidates, key=_precedence)
+    rows = date_conflicts([candidate.reflection for candidate in ordered], normalise)
+    dated = [
+        replace(candidate, reflection=row) for candidate, row in zip(ordered, rows, strict=True)
+    ]
+    return _Cleaner(limits, ground).run(sorted(dated, key=_precedence))
 
 
 def _precedence(candidate: Candidate) -> tuple[Any, ...]:
@@ -89,15 +121,20 @@ def _precedence(candidate: Candidate) -> tuple[Any, ...]:
 class _Cleaner:
     """One pass over the candidates in their order of precedence."""
 
-    def __init__(self, limits: SynthesisConfig) -> None:
+    def __init__(self, limits: SynthesisConfig, ground: Ground) -> None:
         self._limits = limits
+        self._ground = ground
         self._questions: dict[str, Reflection] = {}
         self._ids: dict[str, str] = {}
         """Kept id -> itself; the id of a dropped twin -> the fact that stands for it."""
         self._lost: set[str] = set()
+        self._near: dict[str, list[Reflection]] = {}
         self._result = Cleaned()
 
     def run(self, candidates: Sequence[Candidate]) -> Cleaned:
+        heads = [item.reflection for item in candidates if _states_fact(item.reflection)]
+        for index, others in near_duplicates(heads, self._limits.near_duplicate).items():
+            self._near[heads[index].id] = [heads[other] for other in others]
         for candidate in candidates:
             self._take(candidate)
         self._result.kept.sort(key=lambda reflection: reflection.id)
@@ -110,13 +147,17 @@ class _Cleaner:
             kept = self._with_living_parent(reflection)
             self._questions[normalise(kept.question)] = kept
             self._ids[kept.id] = kept.id
+            if _states_fact(kept):
+                self._ids.setdefault(kept.fact, kept.fact)
             self._result.kept.append(kept)
             self._result.by_step[candidate.step] += 1
             return
-        if reason in TWINS and other is not None:
-            self._ids.setdefault(reflection.id, other.fact)
-        elif reflection.id not in self._ids:
-            self._lost.add(reflection.id)
+        # Rewordings name their fact as parent: of a rewritten pair, that is the pair before it.
+        for name in {reflection.id, reflection.fact if _states_fact(reflection) else reflection.id}:
+            if reason in TWINS and other is not None:
+                self._ids.setdefault(name, other.fact)
+            elif name not in self._ids:
+                self._lost.add(name)
         self._result.dropped.append(Dropped(reason, reflection, other.id if other else None))
 
     def _verdict(self, reflection: Reflection) -> tuple[str | None, Reflection | None]:
@@ -128,15 +169,37 @@ class _Cleaner:
             return "overlong question", None
         if len(reflection.answer) > self._limits.max_answer_chars:
             return "overlong answer", None
-        if reflection.parent in self._lost:
+        if reflection.parent in self._lost and not _states_fact(reflection):
             return "parent dropped", None
+        fault = self._fault(reflection)
+        if fault:
+            return fault, None
         other = self._questions.get(question)
-        return (None, None) if other is None else (_conflict(reflection, other), other)
+        if other is not None:
+            return _conflict(reflection, other), other
+        for other in self._near.get(reflection.id, ()):
+            if other.id != reflection.id and self._ids.get(other.id) == other.id:
+                return NEAR_DUPLICATE, other
+        return None, None
+
+    def _fault(self, reflection: Reflection) -> str:
+        """What rules on the pair, or on the pair and its text, have against it."""
+        question, answer = reflection.question, reflection.answer
+        ground = self._ground(reflection)
+        fault = wording_fault(question, answer, ground)
+        if ground and not fault and not founded(question, answer, reflection.kind, ground):
+            return UNFOUNDED
+        return fault
 
     def _with_living_parent(self, reflection: Reflection) -> Reflection:
         if reflection.parent is None:
             return reflection
         return replace(reflection, parent=self._ids.get(reflection.parent, reflection.parent))
+
+
+def _states_fact(reflection: Reflection) -> bool:
+    """Whether it is the first wording of a fact: neither a rewording nor an abstention."""
+    return reflection.kind not in ("paraphrase", "abstain")
 
 
 def _conflict(reflection: Reflection, other: Reflection) -> str:

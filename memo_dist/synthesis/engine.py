@@ -10,22 +10,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import reduce
 from typing import Any
 
 from memo_dist.cluster.ray_local import await_workers, ray_session
 from memo_dist.config.schema import Config
 from memo_dist.errors import InterruptedRunError, RunError, StoppedError, UsageError
+from memo_dist.io.atomic import write_json
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import StatusWriter
-from memo_dist.synthesis.finish import SynthesisSummary, finish, finished_summary
-from memo_dist.synthesis.plan import make_plan
+from memo_dist.synthesis.asking.spending import Spending
+from memo_dist.synthesis.backends.make import LOCAL_KINDS, check_key
+from memo_dist.synthesis.finish import SynthesisSummary, finished_summary
+from memo_dist.synthesis.finish_remote import finish_remotely
+from memo_dist.synthesis.group_units import grouped_units
+from memo_dist.synthesis.plan import StepUnits, make_plan
 from memo_dist.synthesis.pool import WorkerPool
-from memo_dist.synthesis.stages import complete_parts, write_complete, write_planned
-from memo_dist.synthesis.step_run import Driver, StepRun
-from memo_dist.synthesis.types import StepName
+from memo_dist.synthesis.requests import AnyStep, asks, groups_documents
+from memo_dist.synthesis.stages import (
+    complete_parts,
+    write_complete,
+    write_grouped,
+    write_planned,
+)
+from memo_dist.synthesis.step_run import Driver, StepRun, StepTask
+from memo_dist.synthesis.tally import spending_row, step_spending
+from memo_dist.synthesis.types import Generator, StepName, in_force
 from memo_dist.synthesis.worker import GeneratorFactory, PartResult
 
 logger = logging.getLogger(__name__)
+
+CORES_A_WAITING_WORKER = 0.25
+"""Workers that ask a service mostly wait: four of them share a core."""
 
 
 def never() -> bool:
@@ -53,15 +69,21 @@ def synthesize(
         RunError: too many units failed, a worker kept dying, a reflection left its shard.
         StoppedError: ``should_stop`` said so; what is journaled is kept.
     """
-    plan = make_plan(run.corpus, config, generator_factory())
+    generator = generator_factory()
+    plan = make_plan(run.corpus, config, generator)
     finished = finished_summary(run, plan)
     if finished is not None:
         return finished
     with _ending(run):
-        write_planned(run, plan)
+        check_key(config.generator)
+        steps = generator.steps()
+        write_planned(run, plan, [name for name in steps if groups_documents(steps[name])])
         status = StatusWriter(run.synth)
-        _run_steps(Driver(run, config, plan, should_stop, status), generator_factory)
-        summary = finish(run, plan, config.synthesis)
+        driver = Driver(run, config, plan, should_stop, status)
+        with ray_session(config.cluster) as offered:
+            await_workers(config.cluster)
+            _run_steps(driver, generator, generator_factory, offered.cores)
+            summary = finish_remotely(run, plan, config.synthesis)
         _report(status, summary)
     return summary
 
@@ -97,24 +119,85 @@ def _report(status: StatusWriter, summary: SynthesisSummary) -> None:
     logger.info("synthesis complete: %s", ", ".join(f"{k} {v}" for k, v in numbers.items()))
 
 
-def _run_steps(driver: Driver, factory: GeneratorFactory) -> None:
-    """Run the steps that are not complete; without any, Ray is not started."""
-    done: list[tuple[StepName, list[PartResult]]] = []
-    for name, _ in driver.plan.steps:
-        parts = complete_parts(driver.run, driver.plan, name)
-        if parts is None:
-            break
-        done.append((name, parts))
-    remaining = driver.plan.steps[len(done) :]
-    if not remaining:
-        return
-    cluster = driver.config.cluster
-    with ray_session(cluster) as offered:
-        await_workers(cluster)
-        wanted = cluster.synthesis_workers or offered.cores
-        workers = max(1, min(wanted, offered.cores, driver.plan.partitions))
-        with WorkerPool(factory, workers) as pool:
-            for name, version in remaining:
-                parts = StepRun(driver, pool, name, version, done).run()
-                write_complete(driver.run, driver.plan, name, parts)
-                done.append((name, parts))
+def _run_steps(
+    driver: Driver, generator: Generator, factory: GeneratorFactory, offered: int
+) -> None:
+    """Run the steps that are not complete, on at most ``offered`` cores."""
+    state = _Progress(driver, generator)
+    remaining = state.skip_complete()
+    settings = driver.config.generator
+    cores = 1.0 if settings.kind in LOCAL_KINDS else CORES_A_WAITING_WORKER
+    wanted = driver.config.cluster.synthesis_workers or offered
+    workers = max(1, min(wanted, int(offered / cores), driver.plan.partitions))
+    with WorkerPool(factory, settings, workers, cores) as pool:
+        for name, _ in remaining:
+            state.run(pool, name)
+
+
+class _Progress:
+    """The steps of one launch: which are complete, with what, and what they have cost."""
+
+    def __init__(self, driver: Driver, generator: Generator) -> None:
+        self._driver = driver
+        self._steps = generator.steps()
+        self._done: list[tuple[StepName, list[PartResult]]] = []
+        self._costs: dict[str, Spending] = {}
+
+    def skip_complete(self) -> list[tuple[StepName, str]]:
+        """Take the complete steps at the beginning as they are; returns the others."""
+        plan = self._driver.plan
+        for name, _ in plan.steps:
+            parts = complete_parts(self._driver.run, plan, name)
+            if parts is None:
+                break
+            self._finish(name, parts, step_spending(self._driver.run, name, plan.partitions))
+        return list(plan.steps[len(self._done) :])
+
+    def run(self, pool: WorkerPool, name: StepName) -> None:
+        """Run one step to its end and mark it complete."""
+        driver, step = self._driver, self._steps[name]
+        units = self._units(step)
+        task = StepTask(
+            name=name,
+            version=step.version,
+            units=units,
+            earlier=[] if units.grouped else self._with_plan_units(),
+            asks=asks(step),
+            before=self._total(),
+        )
+        work = StepRun(driver, pool, task)
+        try:
+            parts = work.run()
+        finally:
+            self._write_costs({**self._costs, name: work.spent})
+        write_complete(driver.run, driver.plan, name, units, parts)
+        self._finish(name, parts, work.spent)
+
+    def _units(self, step: AnyStep) -> StepUnits:
+        """The plan's units, or those of the step's groups."""
+        plan, run = self._driver.plan, self._driver.run
+        if not groups_documents(step):
+            return StepUnits(plan.units, plan.partitions)
+        earlier = in_force([name for name, _ in self._done], str)
+        units = grouped_units(run, plan, step, earlier)
+        write_grouped(run, plan, step.name, units)
+        return units
+
+    def _with_plan_units(self) -> list[tuple[StepName, list[PartResult]]]:
+        """The complete steps whose reflections belong to the plan's units."""
+        return [row for row in self._done if not groups_documents(self._steps[row[0]])]
+
+    def _finish(self, name: StepName, parts: list[PartResult], spent: Spending) -> None:
+        self._done.append((name, parts))
+        self._costs[name] = spent
+
+    def _total(self) -> Spending:
+        return reduce(Spending.plus, self._costs.values(), Spending())
+
+    def _write_costs(self, costs: dict[str, Spending]) -> None:
+        prices = self._driver.config.generator
+        rows = {
+            name: spending_row(spent, prices) for name, spent in costs.items() if spent.attempts
+        }
+        if rows:
+            write_json(self._driver.run.synth / "cost.json", rows)

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.config.schema import SynthesisConfig
-from memo_dist.io.atomic import read_json, read_jsonl, write_json, write_jsonl, write_text
+from memo_dist.io.atomic import read_json, read_jsonl, write_json, write_jsonl
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.card import card_text
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
+from memo_dist.synthesis.dataset import write_dataset
+from memo_dist.synthesis.grounds import Grounds
 from memo_dist.synthesis.plan import Plan, check_settings
 from memo_dist.synthesis.stages import SCHEMA_VERSION
-from memo_dist.synthesis.types import Reflection
+from memo_dist.synthesis.types import Reflection, in_force
 from memo_dist.synthesis.worker import FAILED, part_path, quarantine_path
 
 
@@ -79,14 +81,15 @@ def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
 def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSummary:
     """Merge, clean and count the parts of all steps; the marker goes first and comes last."""
     marker_path(run).unlink(missing_ok=True)
-    shards = [clean(rows, limits) for rows in _by_shard(_candidates(run, plan))]
+    with Grounds(run.corpus) as ground:
+        shards = [clean(rows, limits, ground) for rows in _by_shard(_candidates(run, plan))]
     kept = sorted(
         (row for shard in shards for row in shard.kept), key=lambda row: (row.id, row.shard)
     )
     write_jsonl(run.reflections, (row.to_json() for row in kept))
     write_jsonl(run.synth / "quarantine.jsonl", _quarantine_rows(shards))
     summary = _summary(run, plan, shards, kept)
-    write_text(run.synth / "card.md", card_text(plan, asdict(summary), kept))
+    write_dataset(run.synth / "dataset", kept, card_text(plan, asdict(summary), kept))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "state": "complete",
@@ -102,7 +105,8 @@ def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSumm
 
 
 def _candidates(run: RunFolder, plan: Plan) -> Iterator[Candidate]:
-    for index, (name, _) in enumerate(plan.steps):
+    steps = [(index, name) for index, (name, _) in enumerate(plan.steps)]
+    for index, name in in_force(steps, lambda step: step[1]):
         for partition in range(plan.partitions):
             for row in read_jsonl(part_path(run, name, partition)):
                 yield Candidate(index, Reflection.from_json(row))

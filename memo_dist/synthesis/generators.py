@@ -11,6 +11,8 @@ from memo_dist.synthesis.worker import GeneratorFactory
 
 def generator_factory(config: Config) -> GeneratorFactory:
     """A factory that workers can import and call; ``generator.kind`` was checked by the rules."""
+    if config.generator.kind != "embedded":
+        return partial(_model, config.synthesis, config.generator.model, config.run.seed)
     return partial(_embedded, config.synthesis, config.run.seed)
 
 
@@ -18,3 +20,9 @@ def _embedded(settings: SynthesisConfig, seed: int) -> Generator:
     from memo_dist.synthesis.embedded import EmbeddedGenerator
 
     return EmbeddedGenerator(settings, seed)
+
+
+def _model(settings: SynthesisConfig, model: str, seed: int) -> Generator:
+    from memo_dist.synthesis.llm.generator import LanguageModelGenerator
+
+    return LanguageModelGenerator(settings, model, seed)

@@ -1,22 +1,18 @@
-"""The journal of a partition: one line a finished unit, on the disk before the next unit starts.
+"""The journal of a partition: one line a finished unit.
 
-A journal is only ever appended to. A line that a crash (or a second writer that had not yet
-noticed its driver's death) tore or mangled fails its checksum and is not believed, wherever it
-stands: that unit is done again. Of several believable lines of one unit the last one holds.
+A unit whose line is not believed (see :mod:`memo_dist.synthesis.lines`) is done again. Of
+several believable lines of one unit the last one holds.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from memo_dist.io.atomic import fsync_folder, json_line
-from memo_dist.io.hashing import short_hash
+from memo_dist.synthesis.lines import LineFile, LineTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,41 +32,29 @@ class Record:
     reflections: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
 
-    def to_line(self) -> bytes:
-        """The record as one line with its own checksum."""
-        row = self._row()
-        return json_line({**row, "check": short_hash(row)})
+    def to_row(self) -> dict[str, Any]:
+        """The record as a JSON object."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_line(cls, line: bytes) -> Record | None:
-        """The record of a line, or None where the line is torn or mangled."""
+    def from_row(cls, row: dict[str, Any]) -> Record | None:
+        """The inverse; None where the row is no record."""
         try:
-            row = json.loads(line)
-            check = row.pop("check")
-            return cls(**row) if check == short_hash(row) else None
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls(**row)
+        except TypeError:
             return None
-
-    def _row(self) -> dict[str, Any]:
-        return {
-            "unit": self.unit,
-            "key": self.key,
-            "failed": self.failed,
-            "reflections": self.reflections,
-            "rejected": self.rejected,
-        }
 
 
 class Journal:
     """A partition's journal, open for appending; knows where each unit's record stands."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lines = LineFile(path)
         self._offsets: dict[tuple[str, str], int] = {}
-        self._writer = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        self._reader = path.open("rb")
-        fsync_folder(path.parent)
-        self._index()
+        for offset, row in self._lines.rows():
+            record = Record.from_row(row)
+            if record is not None:
+                self._offsets[record.unit, record.key] = offset
 
     def __enter__(self) -> Journal:
         return self
@@ -81,62 +65,41 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._reader.close()
-        os.close(self._writer)
+        self._lines.close()
 
     def get(self, unit: str, key: str) -> Record | None:
         """The record of a unit with this key, if one is there."""
         offset = self._offsets.get((unit, key))
         if offset is None:
             return None
-        self._reader.seek(offset)
-        return Record.from_line(self._reader.readline())
+        row = self._lines.row_at(offset)
+        return None if row is None else Record.from_row(row)
 
-    def append(self, record: Record) -> None:
-        """Append a record and flush it to the disk.
+    def has_result(self, unit: str, key: str) -> bool:
+        """Whether the unit is done and did not fail."""
+        known = self.get(unit, key)
+        return known is not None and not known.failed
+
+    def append(self, record: Record, sync: bool = True) -> None:
+        """Append a record; with ``sync`` it is on the disk before this returns.
 
         Raises:
             OSError: the disk is full; what stands in the journal stays readable.
         """
-        line = record.to_line()
-        self._write(line)
-        os.fsync(self._writer)
-        end = os.lseek(self._writer, 0, os.SEEK_CUR)
-        self._offsets[record.unit, record.key] = end - len(line)
-
-    def _write(self, data: bytes) -> None:
-        """Unbuffered: a whole line reaches the file in one call, at the file's present end."""
-        while data:
-            data = data[os.write(self._writer, data) :]
-
-    def _index(self) -> None:
-        offset, line = 0, b""
-        for line in self._reader:
-            record = Record.from_line(line)
-            if record is not None:
-                self._offsets[record.unit, record.key] = offset
-            offset += len(line)
-        if line and not line.endswith(b"\n"):
-            self._write(b"\n")  # so that the torn tail does not swallow the next record
+        self._offsets[record.unit, record.key] = self._lines.append(record.to_row())
+        if sync:
+            self._lines.sync()
 
 
 class JournalTail:
-    """Follows a journal that another process writes: the driver's view of the progress."""
+    """Follows a journal that another process writes."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+        self._tail = LineTail(path)
 
     def new_records(self) -> Iterator[Record]:
         """The believable records that were completed since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as stream:
-            stream.seek(self._offset)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                record = Record.from_line(line)
-                if record is not None:
-                    yield record
+        for row in self._tail.new_rows():
+            record = Record.from_row(row)
+            if record is not None:
+                yield record

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ class UnitSpec:
         shard: the bank shard of its documents.
         documents: (document id, byte offset of its line in documents.jsonl).
         chunks: byte offsets of the chunks' lines in chunks.jsonl, in document order.
+        inputs: of a group's unit: (step, partition, byte offset) of each reflection it looks at.
     """
 
     id: str
     shard: int
     documents: tuple[tuple[str, int], ...]
     chunks: tuple[int, ...]
+    inputs: tuple[tuple[StepName, int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,10 @@ class Plan:
     generator: str
     limits: tuple[str, ...]
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Identity of the plan: 64 hexadecimal digits."""
         return hash_value([self.settings, [unit.id for unit in self.units]])
-
-    def partition(self, index: int) -> tuple[UnitSpec, ...]:
-        """The units of one partition, in order."""
-        return self.units[index :: self.partitions]
 
 
 def make_plan(corpus: Path, config: Config, generator: Generator) -> Plan:
@@ -105,6 +104,25 @@ def check_settings(found: Mapping[str, Any], now: Mapping[str, Any], where: Path
             f"the synthesis in {where} was planned with other settings: {'; '.join(differing)}. "
             "Set them back, or use another --run folder"
         )
+
+
+@dataclass(frozen=True)
+class StepUnits:
+    """The units of one step: the plan's, or those of its groups.
+
+    Attributes:
+        units: in order; unit i belongs to partition ``i % partitions``.
+        partitions: number of partitions.
+        grouped: whether the units are groups.
+    """
+
+    units: tuple[UnitSpec, ...]
+    partitions: int
+    grouped: bool = False
+
+    def partition(self, index: int) -> tuple[UnitSpec, ...]:
+        """The units of one partition, in order."""
+        return self.units[index :: self.partitions]
 
 
 class UnitReader:
@@ -168,7 +186,7 @@ def _settings(
 
 def _units(corpus: Path, shards: int, size: int) -> Iterator[UnitSpec]:
     documents = sorted(_document_index(corpus / DOCUMENTS, shards))
-    chunks = _chunk_index(corpus / CHUNKS)
+    chunks = chunk_index(corpus / CHUNKS)
     for shard, group in groupby(documents, key=lambda row: row[0]):
         rows = list(group)
         for start in range(0, len(rows), size):
@@ -190,7 +208,7 @@ def _document_index(path: Path, shards: int) -> Iterator[tuple[int, str, str, in
         yield shard_of(document.id, shards), document.id, document.content_hash, offset
 
 
-def _chunk_index(path: Path) -> dict[str, list[int]]:
+def chunk_index(path: Path) -> dict[str, list[int]]:
     """Byte offsets of each document's chunks."""
     index: dict[str, list[int]] = {}
     for offset, row in _lines_with_offsets(path):

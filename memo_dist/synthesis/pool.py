@@ -7,19 +7,30 @@ from typing import Any
 
 import ray
 
-from memo_dist.synthesis.worker import GeneratorFactory, PartitionJob, PartitionWorker, PartResult
+from memo_dist.config.schema import GeneratorConfig
+from memo_dist.synthesis.actor import PartitionWorker
+from memo_dist.synthesis.worker import GeneratorFactory, PartitionJob
 
 POLL_SECONDS = 0.25
 
 
 class WorkerPool:
-    """Ray actors that wait for a partition; a dead one is replaced by a new one."""
+    """Ray actors that wait for a partition; a dead one is replaced by a new one.
 
-    def __init__(self, factory: GeneratorFactory, workers: int) -> None:
-        self._factory = factory
-        self._actor = ray.remote(num_cpus=1, max_restarts=0)(PartitionWorker)
+    Args of the constructor:
+        factory: builds the generator inside a worker.
+        config: group ``generator``.
+        workers: actors.
+        cores: cores that Ray sets aside for each.
+    """
+
+    def __init__(
+        self, factory: GeneratorFactory, config: GeneratorConfig, workers: int, cores: float = 1.0
+    ) -> None:
+        self._arguments = (factory, config, workers)
+        self._actor = ray.remote(num_cpus=cores, max_restarts=0)(PartitionWorker)
         self._room = workers
-        self._idle: list[Any] = []
+        self._actors: dict[Any, int] = {}
         self._busy: dict[Any, Any] = {}
 
     def __enter__(self) -> WorkerPool:
@@ -27,19 +38,19 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         """End the workers; one that is at work loses at most its present unit."""
-        for actor in [*self._idle, *self._busy.values()]:
+        for actor in self._actors:
             with suppress(ray.exceptions.RayError):  # Ray itself may have gone
                 ray.kill(actor)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another partition would start at once."""
-        return len(self._busy) < self._room
+    def has_room(self, at_once: int = 1) -> bool:
+        """Whether another partition would start at once, ``at_once`` of them in a worker."""
+        return len(self._busy) < self._room * at_once
 
-    def submit(self, job: PartitionJob) -> Any:
-        """Start a partition; returns the reference of its result."""
-        actor = self._idle.pop() if self._idle else self._actor.remote(self._factory)
-        reference = actor.run.remote(job)
+    def submit(self, job: PartitionJob, method: str = "run") -> Any:
+        """Start a method of an actor on a partition; returns the reference of its result."""
+        actor = self._least_busy()
+        self._actors[actor] += 1
+        reference = getattr(actor, method).remote(job)
         self._busy[reference] = actor
         return reference
 
@@ -48,7 +59,7 @@ class WorkerPool:
         ready, _ = ray.wait(list(self._busy), num_returns=len(self._busy), timeout=POLL_SECONDS)
         return list(ready)
 
-    def result(self, reference: Any) -> PartResult:
+    def result(self, reference: Any) -> Any:
         """The result of a ready reference.
 
         Raises:
@@ -56,6 +67,23 @@ class WorkerPool:
             ray.exceptions.RayError: the worker died.
         """
         actor = self._busy.pop(reference)
-        result: PartResult = ray.get(reference)
-        self._idle.append(actor)
+        try:
+            result = ray.get(reference)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError:
+            self._actors.pop(actor, None)
+            raise
+        self._actors[actor] -= 1
         return result
+
+    def stop(self) -> None:
+        """Tell the workers to send nothing more and to end their partitions."""
+        for actor in self._actors:
+            with suppress(ray.exceptions.RayError):
+                actor.stop.remote()
+
+    def _least_busy(self) -> Any:
+        if len(self._actors) < self._room:
+            self._actors[self._actor.remote(*self._arguments)] = 0
+        return min(self._actors, key=lambda actor: self._actors[actor])

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 from memo_dist.io.hashing import hash_value
-from memo_dist.synthesis.types import Reflection, StepName, StepResult, Unit
+from memo_dist.synthesis.types import Reflection, Step, StepName, StepResult, Unit
 
 Role = Literal["system", "user", "assistant"]
 
@@ -142,3 +142,17 @@ class GroupingStep(RequestStep, Protocol):
     def groups(self, shard: int, reflections: Iterable[Reflection]) -> list[Group]:
         """The groups of one shard; equal reflections give equal groups, in O(n log n)."""
         ...
+
+
+AnyStep = Step | RequestStep
+"""What a generator's ``steps()`` hold."""
+
+
+def asks(step: AnyStep) -> TypeGuard[RequestStep]:
+    """Whether a step asks a language model."""
+    return hasattr(step, "dialogue")
+
+
+def groups_documents(step: AnyStep) -> TypeGuard[GroupingStep]:
+    """Whether a step's units are groups."""
+    return hasattr(step, "groups")

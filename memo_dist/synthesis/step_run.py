@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ from memo_dist.errors import MemoDistError, RunError, StoppedError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.progress import ProgressReport, progress
 from memo_dist.observability.status import StatusWriter
-from memo_dist.synthesis.journal import JournalTail, Record
-from memo_dist.synthesis.plan import Plan
+from memo_dist.synthesis.asking.spending import Spending, exhausted
+from memo_dist.synthesis.plan import Plan, StepUnits
 from memo_dist.synthesis.pool import WorkerPool
-from memo_dist.synthesis.types import StepName
+from memo_dist.synthesis.tally import RequestTally, Tally
+from memo_dist.synthesis.types import StepName, in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,11 @@ logger = logging.getLogger(__name__)
 MAX_DEATHS = 3
 """Worker deaths that one partition of one step survives in one launch."""
 STATUS_SECONDS = 5.0
+PARTITIONS_AT_ONCE = 2
+"""Partitions of a step that asks, in one worker: the next one begins while the last answers of
+one are awaited."""
+LEAST_REQUESTS = 50
+"""Settled requests before their failures can end a step that is not done."""
 
 
 @dataclass(frozen=True)
@@ -40,125 +46,145 @@ class Driver:
     status: StatusWriter
 
 
-class Tally:
-    """Counts over the latest record of each unit."""
+@dataclass(frozen=True)
+class StepTask:
+    """One step of one launch.
 
-    def __init__(self) -> None:
-        self._records: dict[str, tuple[int, int, str]] = {}
-        self._reflections = 0
-        self._rejected = 0
+    Attributes:
+        name, version: the step.
+        units: its units.
+        earlier: (step, its parts) of the complete steps before that have the same units.
+        asks: whether it asks a language model.
+        before: what the earlier steps have cost.
+    """
 
-    def __contains__(self, unit: str) -> bool:
-        return unit in self._records
-
-    @property
-    def units(self) -> int:
-        """Units that are done, failed ones included."""
-        return len(self._records)
-
-    @property
-    def failures(self) -> list[str]:
-        """The exceptions of the failed units."""
-        return [failure for _, _, failure in self._records.values() if failure]
-
-    def numbers(self) -> dict[str, int]:
-        """The numbers to show."""
-        return {
-            "reflections": self._reflections,
-            "rejected": self._rejected,
-            "failed": len(self.failures),
-        }
-
-    def add(self, record: Record) -> None:
-        """Count a record instead of the unit's earlier one, if any."""
-        self._remove(record.unit)
-        failure = record.rejected[0]["reason"] if record.failed else ""
-        row = len(record.reflections), 0 if failure else len(record.rejected), failure
-        self._records[record.unit] = row
-        self._reflections += row[0]
-        self._rejected += row[1]
-
-    def forget_failed(self) -> None:
-        """Take out the failed units: a new launch tries them again."""
-        for unit in [unit for unit, row in self._records.items() if row[2]]:
-            self._remove(unit)
-
-    def _remove(self, unit: str) -> None:
-        reflections, rejected, _ = self._records.pop(unit, (0, 0, ""))
-        self._reflections -= reflections
-        self._rejected -= rejected
+    name: StepName
+    version: str
+    units: StepUnits
+    earlier: list[tuple[StepName, list[PartResult]]]
+    asks: bool
+    before: Spending
 
 
 class StepRun:
-    """One step: partitions that wait, run and are done, and the numbers to show."""
+    """One step: partitions that wait, run and are done, and the numbers to show.
 
-    def __init__(
-        self,
-        driver: Driver,
-        pool: WorkerPool,
-        name: StepName,
-        version: str,
-        earlier: list[tuple[StepName, list[PartResult]]],
-    ) -> None:
+    A step that asks goes through up to three rounds over its partitions: ``first_keys`` finds
+    requests that several partitions would ask, partitions that need another one's requests first
+    ask their own, and then everything runs.
+    """
+
+    def __init__(self, driver: Driver, pool: WorkerPool, task: StepTask) -> None:
         self._driver = driver
         self._pool = pool
-        self._name = name
-        self._version = version
-        self._earlier = earlier
-        partitions = range(driver.plan.partitions)
-        self._waiting = deque(partitions)
+        self._task = task
+        count = driver.plan.partitions
+        self._waiting: deque[int] = deque()
         self._running: dict[Any, int] = {}
-        self._parts: dict[int, PartResult] = {}
-        self._deaths: dict[int, list[str]] = {index: [] for index in partitions}
-        self._tails = [JournalTail(journal_path(driver.run, name, p)) for p in partitions]
-        self._tally = Tally()
+        self._results: dict[int, Any] = {}
+        self._owners: dict[int, dict[str, int]] = {index: {} for index in range(count)}
+        self._deaths: dict[int, list[str]] = {index: [] for index in range(count)}
+        self._tally = Tally(driver.run, task.name, count)
+        self._requests = RequestTally(driver.run, task.name, count, task.before)
         self._next_status = 0.0
+        self._first_tokens = 0
+        self._start = time.monotonic()
 
     def run(self) -> list[PartResult]:
         """Run all partitions; returns their results in partition order."""
-        total = len(self._driver.plan.units)
+        total = len(self._task.units.units)
         self._read_journals()
         self._tally.forget_failed()
-        with progress(total, f"synthesize {self._name}", done=self._tally.units) as report:
-            while self._waiting or self._running:
-                self._fill()
-                for reference in self._pool.wait():
-                    self._collect(reference)
-                self._watch(report)
+        self._first_tokens = self._requests.step.tokens
+        name = self._task.name
+        with progress(total, f"synthesize {name}", done=self._tally.units) as report:
+            everything = list(range(self._driver.plan.partitions))
+            if self._task.asks:
+                self._check_budget()
+                self._find_owners(report, everything)
+                dependent = [index for index in everything if self._owners[index]]
+                free = [index for index in everything if not self._owners[index]]
+                done = self._round(report, free, dependent)
+                parts = {**done, **self._round(report, dependent)}
+            else:
+                parts = self._round(report, everything)
             self._next_status = 0.0
             self._watch(report)
-        return [self._parts[index] for index in sorted(self._parts)]
+        return [parts[index] for index in everything]
 
-    def _fill(self) -> None:
-        while self._waiting and self._pool.has_room:
+    @property
+    def spent(self) -> Spending:
+        """Of this step, earlier launches included."""
+        return self._requests.step
+
+    def _find_owners(self, report: ProgressReport, partitions: list[int]) -> None:
+        """A request of several first rounds belongs to the lowest partition that holds it."""
+        if len(partitions) < 2:
+            return
+        keys = self._round(report, partitions, method="first_keys")
+        count = Counter(key for index in partitions for key in keys[index])
+        owner: dict[str, int] = {}
+        for index in partitions:
+            for key in keys[index]:
+                if count[key] > 1 and owner.setdefault(key, index) != index:
+                    self._owners[index][key] = owner[key]
+
+    def _round(
+        self,
+        report: ProgressReport,
+        partitions: list[int],
+        ask_only: list[int] | None = None,
+        method: str = "run",
+    ) -> dict[int, Any]:
+        """One method over partitions; ``ask_only`` ones only ask what they own."""
+        self._results = {}
+        self._waiting = deque(sorted([*partitions, *(ask_only or [])]))
+        asking = frozenset(ask_only or [])
+        while self._waiting or self._running:
+            self._fill(method, asking)
+            for reference in self._pool.wait():
+                self._collect(reference)
+            self._watch(report)
+        return {index: self._results[index] for index in partitions}
+
+    def _fill(self, method: str, asking: frozenset[int]) -> None:
+        at_once = PARTITIONS_AT_ONCE if self._task.asks else 1
+        while self._waiting and self._pool.has_room(at_once):
             partition = self._waiting.popleft()
-            self._running[self._pool.submit(self._job(partition))] = partition
+            job = self._job(partition, partition in asking)
+            self._running[self._pool.submit(job, method)] = partition
 
-    def _job(self, partition: int) -> PartitionJob:
+    def _job(self, partition: int, ask_only: bool) -> PartitionJob:
+        earlier = self._task.earlier
         return PartitionJob(
             root=self._driver.run.root.absolute(),
-            step=self._name,
-            version=self._version,
+            step=self._task.name,
+            version=self._task.version,
             partition=partition,
-            units=self._driver.plan.partition(partition),
-            earlier=tuple((name, parts[partition].rows) for name, parts in self._earlier),
+            units=self._task.units.partition(partition),
+            earlier=tuple(
+                (name, parts[partition].rows)
+                for name, parts in in_force(earlier, lambda step: step[0])
+            ),
             plan=self._driver.plan.hash,
             seed=self._driver.config.run.seed,
+            owners=self._owners[partition],
+            ask_only=ask_only,
         )
 
     def _collect(self, reference: Any) -> None:
         partition = self._running.pop(reference)
         try:
-            self._parts[partition] = self._pool.result(reference)
+            self._results[partition] = self._pool.result(reference)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, MemoDistError):
                 raise cause from None
             detail = repr(cause)
             if isinstance(cause, OSError):
-                folder = self._driver.run.step(self._name)
+                folder = self._driver.run.step(self._task.name)
                 detail = f"cannot read or write {folder}: {cause.strerror or cause}"
-            raise RunError(f"step {self._name}, partition {partition}: {detail}") from error
+            raise RunError(f"step {self._task.name}, partition {partition}: {detail}") from error
         except ray.exceptions.RayError as error:
             self._died(partition, error)
 
@@ -168,10 +194,10 @@ class StepRun:
         deaths = self._deaths[partition]
         deaths.append(f"{type(error).__name__}: {error}")
         self._read_journals()
-        units = self._driver.plan.partition(partition)
+        units = self._task.units.partition(partition)
         unit = next((unit for unit in units if unit.id not in self._tally), None)
         names = ", ".join(name for name, _ in unit.documents) if unit else "none"
-        where = f"step {self._name}, partition {partition}, next documents {names}"
+        where = f"step {self._task.name}, partition {partition}, next documents {names}"
         if len(deaths) > MAX_DEATHS:
             raise RunError(f"{where}: its worker died {len(deaths)} times; first: {deaths[0]}")
         logger.warning("%s: its worker died, starting another: %s", where, deaths[-1])
@@ -179,37 +205,83 @@ class StepRun:
 
     def _watch(self, report: ProgressReport) -> None:
         self._read_journals()
-        numbers = self._tally.numbers()
+        numbers = self._numbers(report)
         report.advance(self._tally.units - report.done, **numbers)
         if time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + STATUS_SECONDS
-            values: dict[str, Any] = {"stage": "synthesize", "step": self._name, **numbers}
+            values: dict[str, Any] = {"stage": "synthesize", "step": self._task.name, **numbers}
             values |= {"done": report.done, "total": report.total}
             values["units_per_second"] = round(report.rate, 4)
             self._driver.status.status("running", **values)
             self._driver.status.metric(**values)
         self._check_failures()
         self._check_stop()
+        if self._task.asks and (self._waiting or self._running):
+            self._check_budget()
+
+    def _numbers(self, report: ProgressReport) -> dict[str, float | int]:
+        numbers: dict[str, float | int] = dict(self._tally.numbers())
+        if self._task.asks:
+            fraction = self._tally.units / max(1, report.total)
+            numbers |= self._requests.numbers(self._driver.config.generator, fraction)
+            tokens = self._requests.step.tokens - self._first_tokens
+            seconds = max(time.monotonic() - self._start, 1e-9)
+            numbers["tokens_per_second"] = round(tokens / seconds, 1)
+        return numbers
 
     def _check_failures(self) -> None:
         """End as soon as the step cannot pass any more."""
-        limit = self._driver.config.synthesis.max_rejected_fraction
-        total, failures = len(self._driver.plan.units), self._tally.failures
+        config, name = self._driver.config, self._task.name
+        limit = config.synthesis.max_rejected_fraction
+        total, failures = len(self._task.units.units), self._tally.failures
+        folder = journal_path(self._driver.run, name, 0).parent
         if len(failures) > limit * total:
             raise RunError(
-                f"step {self._name}: {len(failures)} of {total} units failed, more than "
+                f"step {name}: {len(failures)} of {total} units failed, more than "
                 f"synthesis.max_rejected_fraction={limit}; the first: {failures[0]}; tracebacks "
-                f"in {journal_path(self._driver.run, self._name, 0).parent}"
+                f"in {folder}"
+            )
+        asked = self._requests.step
+        limit = config.generator.max_failed_fraction
+        if asked.requests >= LEAST_REQUESTS and asked.failed > limit * asked.requests:
+            raise RunError(
+                f"step {name}: {asked.failed} of {asked.requests} requests got no valid answer, "
+                f"more than generator.max_failed_fraction={limit}; the first: "
+                f"{self._requests.first_failure}; all answers in {folder}"
             )
 
     def _check_stop(self) -> None:
         if self._driver.should_stop():
-            raise StoppedError(
-                f"stopped in step {self._name} with {self._tally.units} of "
-                f"{len(self._driver.plan.units)} units done: run the same command again"
-            )
+            self._stop("stopped")
+
+    def _check_budget(self) -> None:
+        used_up = exhausted(self._requests.spent, self._driver.config.generator)
+        if used_up:
+            self._stop(f"stopped by the budget: {used_up}; raise it to go on")
+
+    def _stop(self, why: str) -> None:
+        self._drain()
+        raise StoppedError(
+            f"{why}, in step {self._task.name} with {self._tally.units} of "
+            f"{len(self._task.units.units)} units done: run the same command again"
+        )
+
+    def _drain(self) -> None:
+        """Let the requests in flight be answered: they are paid for."""
+        if not self._task.asks:
+            return
+        deadline = time.monotonic() + self._driver.config.generator.drain_seconds
+        self._pool.stop()
+        while self._running and time.monotonic() < deadline:
+            for reference in self._pool.wait():
+                self._running.pop(reference, None)
+                try:
+                    self._pool.result(reference)
+                except ray.exceptions.RayError as error:  # the run ends anyway
+                    logger.warning("while stopping: %s", error)
+        self._read_journals()
 
     def _read_journals(self) -> None:
-        for tail in self._tails:
-            for record in tail.new_records():
-                self._tally.add(record)
+        self._tally.read()
+        if self._task.asks:
+            self._requests.read()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
+
+if TYPE_CHECKING:
+    from memo_dist.synthesis.requests import AnyStep
+
+T = TypeVar("T")
 
 Kind = Literal["direct", "indirect", "consolidated", "entity", "cross", "paraphrase", "abstain"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -149,13 +154,26 @@ class Step(Protocol):
         ...
 
 
+def in_force(steps: Sequence[T], name: Callable[[T], str]) -> Sequence[T]:
+    """The steps whose reflections count: from the last ``verify`` on, which replaces all before.
+
+    Args:
+        steps: in the order they ran.
+        name: gives a step's name.
+    """
+    for index in range(len(steps) - 1, -1, -1):
+        if name(steps[index]) == "verify":
+            return steps[index:]
+    return steps
+
+
 class Generator(Protocol):
     """What writes reflections: names the steps it can do, says what it cannot."""
 
     name: str
     version: str
 
-    def steps(self) -> dict[StepName, Step]:
+    def steps(self) -> Mapping[StepName, AnyStep]:
         """The steps that this generator implements, in the order they run."""
         ...
 

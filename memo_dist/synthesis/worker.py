@@ -1,4 +1,4 @@
-"""The work of one partition of one step, as a Ray worker does it.
+"""The work of one partition of one step, as a Ray worker does it; and what its files are.
 
 The journal is the truth, the part files are derived from it: a worker that is started again
 after a kill at any moment does the missing units, and writes the same part files.
@@ -6,11 +6,14 @@ after a kill at any moment does the missing units, and writes the same part file
 
 from __future__ import annotations
 
+import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from memo_dist.errors import RunError
 from memo_dist.io.atomic import read_jsonl, write_jsonl
@@ -18,7 +21,8 @@ from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.journal import Journal, Record
 from memo_dist.synthesis.plan import UnitReader, UnitSpec
-from memo_dist.synthesis.types import Generator, Reflection, Step, StepName, Unit
+from memo_dist.synthesis.requests import AnyStep
+from memo_dist.synthesis.types import Generator, Reflection, Step, StepName, StepResult, Unit
 
 GeneratorFactory = Callable[[], Generator]
 """Builds the generator inside a worker; importable there (``functools.partial`` of a class)."""
@@ -52,9 +56,13 @@ class PartitionJob:
         step, version: the step; a worker whose generator has another version is refused.
         partition: index.
         units: the partition's units, in order.
-        earlier: (step name, reflections of each unit) of the steps before, in order.
+        earlier: (step name, reflections of each unit) of the steps before that have the same
+            units, in order.
         plan: the plan's hash.
         seed: run.seed.
+        owners: requests of first rounds (their keys' first 32 digits) that a lower partition
+            asks, with its index.
+        ask_only: ask what this partition owns, and leave units that need others' requests.
     """
 
     root: Path
@@ -65,6 +73,8 @@ class PartitionJob:
     earlier: tuple[tuple[StepName, tuple[int, ...]], ...]
     plan: str
     seed: int
+    owners: Mapping[str, int] = field(default_factory=dict)
+    ask_only: bool = False
 
 
 def part_path(run: RunFolder, step: str, partition: int) -> Path:
@@ -82,44 +92,56 @@ def journal_path(run: RunFolder, step: str, partition: int) -> Path:
     return run.step(step) / "journal" / f"part-{partition}.jsonl"
 
 
-class PartitionWorker:
-    """A Ray actor: builds its generator once, then works on one partition after another."""
-
-    def __init__(self, factory: GeneratorFactory) -> None:
-        self._generator = factory()
-
-    def run(self, job: PartitionJob) -> PartResult:
-        """See :func:`run_partition`."""
-        return run_partition(job, self._generator)
+def requests_path(run: RunFolder, step: str, partition: int) -> Path:
+    """The request journal of one partition of one step."""
+    return run.step(step) / "journal" / f"requests-{partition}.jsonl"
 
 
-def run_partition(job: PartitionJob, generator: Generator) -> PartResult:
+def run_partition(job: PartitionJob, step: Step) -> PartResult:
     """Do the units that the journal lacks (failed ones once more), then write the part files.
 
     Raises:
-        RunError: a reflection rests on documents outside its unit, or the generator here has
-            another version than the plan.
+        RunError: a reflection rests on documents outside its unit.
         OSError: the run folder cannot be written.
     """
     run = RunFolder(job.root)
-    step = _step(job, generator)
     keys: list[str] = []
     path = journal_path(run, job.step, job.partition)
     with UnitReader(run.corpus, job.seed) as reader, Journal(path) as journal:
-        for spec, inputs in zip(job.units, _inputs(run, job), strict=True):
-            key = short_hash([job.plan, job.step, job.version, [row.to_json() for row in inputs]])
-            keys.append(key)
-            known = journal.get(spec.id, key)
-            if known is None or known.failed:
-                journal.append(_run_unit(step, reader.read(spec), inputs, key))
-        return _write_parts(run, job, keys, journal)
+        for spec, inputs in zip(job.units, unit_inputs(run, job), strict=True):
+            keys.append(unit_key(job, inputs))
+            if not journal.has_result(spec.id, keys[-1]):
+                journal.append(_run_unit(step, reader.read(spec), inputs, keys[-1]))
+        return write_parts(run, job, keys, journal)
+
+
+def unit_key(job: PartitionJob, inputs: Sequence[Reflection]) -> str:
+    """What a unit's record is kept under: everything the unit's result depends on."""
+    return short_hash([job.plan, job.step, job.version, [row.to_json() for row in inputs]])
 
 
 def _run_unit(step: Step, unit: Unit, inputs: Sequence[Reflection], key: str) -> Record:
     try:
         result = step.run(unit, inputs)
     except Exception as error:
-        return Record(unit.id, key, True, [], [_failure(unit, error)])
+        return failure_record(unit, key, error)
+    return result_record(unit, key, result)
+
+
+def result_record(
+    unit: Unit, key: str, result: StepResult, quarantine: Sequence[dict[str, Any]] = ()
+) -> Record:
+    """The record of a unit that was done.
+
+    Args:
+        unit: the unit.
+        key: see :func:`unit_key`.
+        result: what the step yielded.
+        quarantine: further rows of the quarantine file, beside the rejected candidates.
+
+    Raises:
+        RunError: a reflection rests on documents outside its unit.
+    """
     for reflection in result.reflections:
         _check_shard(reflection, unit)
     return Record(
@@ -127,16 +149,18 @@ def _run_unit(step: Step, unit: Unit, inputs: Sequence[Reflection], key: str) ->
         key=key,
         failed=False,
         reflections=[reflection.to_json() for reflection in result.reflections],
-        rejected=[rejected.to_json() for rejected in result.rejected],
+        rejected=[*quarantine, *(rejected.to_json() for rejected in result.rejected)],
     )
 
 
-def _failure(unit: Unit, error: Exception) -> dict[str, object]:
-    return {
+def failure_record(unit: Unit, key: str, error: Exception) -> Record:
+    """The record of a unit whose step raised ``error``."""
+    row = {
         "reason": f"{FAILED}: {type(error).__name__}: {error}",
         "raw": "".join(traceback.format_exception(error)),
         "sources": [document.id for document in unit.documents],
     }
+    return Record(unit.id, key, True, [], [row])
 
 
 def _check_shard(reflection: Reflection, unit: Unit) -> None:
@@ -150,9 +174,11 @@ def _check_shard(reflection: Reflection, unit: Unit) -> None:
         )
 
 
-def _write_parts(
+def write_parts(
     run: RunFolder, job: PartitionJob, keys: Sequence[str], journal: Journal
 ) -> PartResult:
+    """Write the part files from the journal; ``keys`` are those of the job's units."""
+
     def records() -> Iterator[Record]:
         for spec, key in zip(job.units, keys, strict=True):
             record = journal.get(spec.id, key)
@@ -172,19 +198,41 @@ def _write_parts(
     )
 
 
-def _inputs(run: RunFolder, job: PartitionJob) -> Iterator[list[Reflection]]:
-    """For each unit of the job, its reflections of the earlier steps, in step order."""
-    parts = [
-        (read_jsonl(part_path(run, step, job.partition)), iter(rows)) for step, rows in job.earlier
-    ]
-    for _ in job.units:
-        inputs: list[Reflection] = []
-        for lines, rows in parts:
-            inputs += [Reflection.from_json(row) for row in islice(lines, next(rows))]
-        yield inputs
+def unit_inputs(run: RunFolder, job: PartitionJob) -> Iterator[list[Reflection]]:
+    """For each unit of the job its inputs: those of its group, or all of the earlier steps."""
+    with ExitStack() as stack:
+        files: dict[Path, BinaryIO] = {}
+        parts = [
+            (read_jsonl(part_path(run, step, job.partition)), iter(rows))
+            for step, rows in job.earlier
+        ]
+        for spec in job.units:
+            if spec.inputs is not None:
+                yield [_at(run, place, files, stack) for place in spec.inputs]
+                continue
+            inputs: list[Reflection] = []
+            for lines, rows in parts:
+                inputs += [Reflection.from_json(row) for row in islice(lines, next(rows))]
+            yield inputs
 
 
-def _step(job: PartitionJob, generator: Generator) -> Step:
+def _at(
+    run: RunFolder, place: tuple[str, int, int], files: dict[Path, BinaryIO], stack: ExitStack
+) -> Reflection:
+    step, partition, offset = place
+    path = part_path(run, step, partition)
+    if path not in files:
+        files[path] = stack.enter_context(path.open("rb"))
+    files[path].seek(offset)
+    return Reflection.from_json(json.loads(files[path].readline()))
+
+
+def planned_step(job: PartitionJob, generator: Generator) -> AnyStep:
+    """The job's step.
+
+    Raises:
+        RunError: the generator here has another version of it than the plan.
+    """
     step = generator.steps()[job.step]
     if step.version != job.version:
         raise RunError(

@@ -1,7 +1,8 @@
 """Checkpoints that exist only when complete.
 
-``step-<n>/`` holds DeepSpeed's files, ``state.json``, one ``rng-<rank>.safetensors`` a rank, and
-``COMPLETE`` (the size of every file), which rank 0 writes after a barrier and removes first.
+``step-<n>/`` holds a ``rank-<r>.safetensors`` (see :mod:`memo_dist.training.shards`) and a
+``rng-<r>.safetensors`` a rank, ``state.json``, and ``COMPLETE`` (the size of every file), which
+rank 0 writes after a barrier and removes first.
 """
 
 from __future__ import annotations
@@ -28,17 +29,21 @@ class TrainState:
 
     Attributes:
         step: optimizer steps done.
-        consumed_rows: packed rows consumed: the position in the data order.
+        consumed_rows: packed rows consumed.
+        position: of the data order: examples consumed, over all epochs.
         consumed_tokens, trained_tokens: tokens read, and tokens with loss, so far.
         seconds: wall-clock seconds of stepping, over all launches.
         seed: of the data order.
         job: hash of everything that decides the result (see ``TrainJob.identity``).
-        world_size, zero_stage, threads: as they were; a resume must match the first two.
+        world_size, zero_stage, threads: as they were; a resume may have others.
+        weights_of_step: in final/ only: the step whose weights were chosen; 0: the last.
+        best_recall, evals_without_gain: of held-out wordings while training, for early stop.
         versions: of the libraries that wrote it.
     """
 
     step: int
     consumed_rows: int
+    position: int
     consumed_tokens: int
     trained_tokens: int
     seconds: float
@@ -48,6 +53,9 @@ class TrainState:
     zero_stage: int
     threads: int
     versions: dict[str, str]
+    weights_of_step: int = 0
+    best_recall: float = -1.0
+    evals_without_gain: int = 0
 
 
 def tag(step: int) -> str:
@@ -55,17 +63,25 @@ def tag(step: int) -> str:
     return f"{_PREFIX}{step:07d}"
 
 
-def write_rank_files(folder: Path, rank: int) -> None:
-    """Write one rank's random state; every rank calls it."""
+def random_file(rank: int) -> str:
+    """Name of one rank's random state."""
+    return f"rng-{rank}.safetensors"
+
+
+def random_state() -> bytes:
+    """This rank's random state, as a safetensors file."""
     states = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    atomic.write_bytes(folder / f"rng-{rank}.safetensors", save(states))
+    return bytes(save(states))
 
 
-def read_rank_files(folder: Path, rank: int) -> None:
-    """Restore one rank's random state."""
-    states = load_file(folder / f"rng-{rank}.safetensors")
+def restore_random_state(folder: Path, rank: int) -> None:
+    """Restore one rank's random state; a rank that was not there before keeps its own."""
+    path = folder / random_file(rank)
+    if not path.exists():
+        return
+    states = load_file(path)
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

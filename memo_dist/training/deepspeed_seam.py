@@ -1,13 +1,14 @@
 """The one module that imports DeepSpeed.
 
 Everything the loop needs of it is :class:`Engine`: forward and backward, a step at a given
-learning rate, collective saves and loads, and the full weights at the end.
+learning rate, this rank's part of the state for checkpoints, and the whole weights at the end.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ import torch
 from memo_dist.config.schema import TrainConfig
 from memo_dist.config.shipped import configs_folder
 from memo_dist.errors import UsageError
+from memo_dist.training.fragments import (
+    MOMENTS,
+    WEIGHT,
+    Fragment,
+    local_fragments,
+    prepare_state,
+)
 
 # Keys of a DeepSpeed file that the framework itself decides.
 _OWNED = (
@@ -93,7 +101,12 @@ def engine_config(train: TrainConfig, bf16: bool, rows_per_rank: int) -> dict[st
     }
     if not bf16:
         config["communication_data_type"] = "fp32"
-    return _merged(config, read_deepspeed_file(train.deepspeed))
+    merged = _merged(config, read_deepspeed_file(train.deepspeed))
+    if bf16 and merged["zero_optimization"].get("stage", 0) == 0:
+        # Without ZeRO DeepSpeed would keep no fp32 weights beside bf16 ones, and lr 2e-5 is
+        # below bf16's resolution.
+        merged["zero_optimization"]["stage"] = 1
+    return merged
 
 
 def init_distributed(backend: str) -> None:
@@ -112,24 +125,33 @@ def init_distributed(backend: str) -> None:
 
 
 class Engine:
-    """A DeepSpeed engine around a causal LM.
+    """A DeepSpeed engine around a module whose forward returns a loss.
 
     Attributes:
         grad_norm: gradient norm of the last optimizer step, before clipping.
     """
 
-    def __init__(self, model: torch.nn.Module, train: TrainConfig, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        train: TrainConfig,
+        config: dict[str, Any],
+        base_name: Callable[[str], str],
+    ) -> None:
         import deepspeed
 
-        trained = [p for p in model.parameters() if p.requires_grad]
+        named = {p: base_name(n) for n, p in module.named_parameters() if p.requires_grad}
+        if not named:
+            raise UsageError("nothing would be trained: change train.trained_layers or method")
         self._engine, *_ = deepspeed.initialize(
-            model=model,
-            model_parameters=trained,
-            optimizer=_optimizer(trained, train, config),
+            model=module,
+            model_parameters=list(named),
+            optimizer=_optimizer(named, train, config),
             config=config,
         )
-        self._trained = trained
-        self._partitioned = config["zero_optimization"].get("stage", 0) == 3
+        self._names = named
+        self._base_name = base_name
+        self._stage = int(config["zero_optimization"].get("stage", 0))
         self.grad_norm: float | None = None
 
     @property
@@ -142,55 +164,106 @@ class Engine:
         """Where inputs must be."""
         return self._engine.device  # type: ignore[no-any-return]
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate gradients; the loss is already divided, so no further scaling."""
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Accumulate gradients; the loss is already divided, so no further scaling.
+
+        Args:
+            loss: of one row.
+            last: whether :meth:`step` follows.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, lr: float) -> None:
-        """Count one micro-batch; at the last of a step, update the weights at ``lr``."""
+        """Update the weights at ``lr``."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()
-            return
-        local = self._local_norm()  # before step(), which clips and then drops the gradients
+        norm = self._local_norm() if self._stage == 0 else None
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        self.grad_norm = float(local if norm is None else norm)
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        self.grad_norm = float(norm)
 
     def _local_norm(self) -> torch.Tensor:
-        """Norm of the reduced gradients: DeepSpeed keeps none of its own in fp32 without ZeRO."""
-        grads = [p.grad for p in self._trained if p.grad is not None]
+        """Norm of the reduced gradients: DeepSpeed keeps none of its own without ZeRO.
+
+        Read before the step, which clips the gradients and drops them.
+        """
+        grads = [p.grad for p in self._names if p.grad is not None]
         return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write a checkpoint; collective: every rank must call it."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    # -- state ---------------------------------------------------------------------------------
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Read a checkpoint written by this project; collective."""
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag)
-        if loaded is None:
-            raise RuntimeError(f"DeepSpeed could not load {folder / tag}")
+    def fragments(self) -> dict[str, tuple[int, dict[str, torch.Tensor]]]:
+        """This rank's part of the trained weights and of their optimizer state.
 
-    def full_state(self) -> dict[str, torch.Tensor] | None:
-        """All weights on the CPU on rank 0, None on the others; collective under ZeRO 3."""
-        if not self._partitioned:
-            state = self._engine.module.state_dict()
-            return {name: value.detach().cpu() for name, value in state.items()}
-        return self._gathered_state()
+        Returns:
+            {parameter: (offset in the flattened parameter, {weight, exp_avg, exp_avg_sq: fp32
+            [elements], views})}. Empty on ranks whose part another one has as well.
+        """
+        if self._stage == 0 and torch.distributed.get_rank() != 0:
+            return {}
+        optimizer = self._inner_optimizer()
+        return {
+            f.name: (f.start, {key: f.view(key, optimizer) for key in (WEIGHT, *MOMENTS)})
+            for f in self._fragments()
+        }
 
-    def _gathered_state(self) -> dict[str, torch.Tensor] | None:
-        """Gather one parameter at a time, so that no rank holds more than one in full."""
+    def load(self, read: Callable[[str, str, int, int], torch.Tensor], step: int) -> None:
+        """Take over optimizer state and fp32 weights after ``step`` optimizer steps.
+
+        The module's own weights must have been set before the engine was built.
+
+        Args:
+            read: (parameter, weight | exp_avg | exp_avg_sq, start, elements) -> fp32 values.
+            step: optimizer steps done.
+        """
+        optimizer = self._inner_optimizer()
+        fragments = list(self._fragments())
+        for flat in {f.flat: None for f in fragments}:
+            prepare_state(optimizer, flat, step)
+        for fragment in fragments:
+            for key in (WEIGHT, *MOMENTS):
+                values = read(fragment.name, key, fragment.start, fragment.numel)
+                fragment.view(key, optimizer).copy_(values)
+        if self._stage in (1, 2):
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def set_weights(self, read: Callable[[str, str, int, int], torch.Tensor]) -> None:
+        """Replace all trained weights of the forward pass, to be exported; collective.
+
+        Training cannot go on from here: ZeRO's own fp32 copies stay as they were.
+        """
+        for parameter, name in self._names.items():
+            with self._gathered([parameter], writes=True):
+                if self._stage != 3 or torch.distributed.get_rank() == 0:
+                    values = read(name, WEIGHT, 0, parameter.numel())
+                    parameter.data.copy_(values.view_as(parameter))
+
+    def _fragments(self) -> Iterator[Fragment]:
+        rank = torch.distributed.get_rank()
+        return local_fragments(self._engine, self._stage, self._names, rank)
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        return optimizer if self._stage == 0 else optimizer.optimizer  # type: ignore[no-any-return]
+
+    def weights(self, trained_only: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """(base model's name, whole weight), one at a time; tied ones once.
+
+        A tensor holds its values until the next one is asked for. Collective under ZeRO 3, so
+        that no rank holds more than one weight beside its own part.
+        """
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad or not trained_only:
+                with self._gathered([parameter]):
+                    yield self._base_name(name), parameter.detach()
+
+    def _gathered(self, parameters: list[torch.nn.Parameter], writes: bool = False) -> Any:
+        if self._stage != 3:
+            return nullcontext()
         import deepspeed
 
-        rank_zero = torch.distributed.get_rank() == 0
-        state: dict[str, torch.Tensor] = {}
-        for name, parameter in self._engine.module.named_parameters(remove_duplicate=False):
-            with deepspeed.zero.GatheredParameters([parameter]):
-                if rank_zero:
-                    state[name] = parameter.detach().cpu().clone()
-        return state if rank_zero else None
+        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if writes else None)
 
 
 def _optimizer(
@@ -198,7 +271,8 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW: DeepSpeed's CPU Adam for optimizer state offloaded from a GPU, else torch's own.
 
-    On a CPU-only machine torch's is used throughout: CPU Adam would have to be compiled.
+    On a CPU-only machine torch's fused one is used throughout: CPU Adam would have to be
+    compiled, and both are bound by memory.
     """
     offload = config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
     settings: dict[str, Any] = {
@@ -210,8 +284,7 @@ def _optimizer(
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(parameters, **settings)  # type: ignore[no-any-return]
-    fused = torch.cuda.is_available()
-    return torch.optim.AdamW(parameters, fused=fused, foreach=not fused, **settings)
+    return torch.optim.AdamW(parameters, fused=True, **settings)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

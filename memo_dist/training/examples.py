@@ -2,17 +2,22 @@
 
 The loss mask needs no search for an answer template: a prompt and its answer are tokenised
 apart, so the first trained position is the prompt's length. Token ids are kept on disk as one
-flat array, written once by one process before any rank starts.
+flat array, written once by one process before any rank starts; ranks map the file into memory,
+so that a million examples cost them no more than the pages that they read.
 """
 
 from __future__ import annotations
 
+import json
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
@@ -21,6 +26,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training.format import ChatFormat
 
 _HOLD_OUT_BUCKETS = 1 << 32
+_DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """int64 [examples], tokens of each example."""
         lengths: np.ndarray = np.diff(self.starts)
         return lengths
 
-    @property
+    @cached_property
     def trained(self) -> np.ndarray:
         """int64 [examples], trained tokens of each example."""
         trained: np.ndarray = self.lengths - self.prompts
@@ -56,6 +62,12 @@ class Examples:
         """int32 ids of one example."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """Some of the examples, copied, in the given order."""
+        parts = [self.tokens(int(index)) for index in indices]
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        return Examples(np.concatenate(parts), starts, self.prompts[np.asarray(indices)])
+
     def save(self, path: Path) -> None:
         """Write to a safetensors file, atomically."""
         arrays = {"ids": self.ids, "starts": self.starts, "prompts": self.prompts}
@@ -63,12 +75,30 @@ class Examples:
 
     @classmethod
     def load(cls, path: Path) -> Examples:
-        """The inverse of :meth:`save`."""
-        return cls(**load_file(path))
+        """The inverse of :meth:`save`; the arrays are read-only views of the file."""
+        return cls(**_mapped(path))
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, mapped into memory.
+
+    The format (github.com/huggingface/safetensors) is 8 bytes of header length (little endian),
+    a JSON header with dtype, shape and offsets of each array, and the arrays themselves.
+    """
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+    mapped = {}
+    for name, entry in header.items():
+        offset = 8 + size + entry["data_offsets"][0]
+        shape = tuple(entry["shape"])
+        array_in_file = np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, shape)
+        mapped[name] = array_in_file.view(np.ndarray)
+    return mapped
 
 
 def tokenize(
-    reflections: Sequence[Reflection], chat: ChatFormat, max_tokens: int
+    reflections: Iterable[Reflection], chat: ChatFormat, max_tokens: int
 ) -> tuple[Examples, list[Reflection]]:
     """Tokenise reflections; returns the examples and the reflections too long to train on.
 
@@ -80,8 +110,8 @@ def tokenize(
     Raises:
         UsageError: an example has no trained token, or none is left.
     """
-    ids: list[int] = []
-    starts, prompts, too_long = [0], [], []
+    ids = array("i")  # four bytes a token
+    starts, prompts, too_long = array("q", [0]), array("i"), []
     for reflection in reflections:
         prompt = chat.prompt_ids(reflection.question)
         answer = chat.answer_ids(reflection.answer)
@@ -93,13 +123,13 @@ def tokenize(
         if len(prompt) + len(answer) > max_tokens:
             too_long.append(reflection)
             continue
-        ids += prompt + answer
+        ids.extend(prompt + answer)
         starts.append(len(ids))
         prompts.append(len(prompt))
     if not prompts:
         raise UsageError(
-            f"no training example is left: {len(too_long)} of {len(reflections)} reflections are"
-            f" longer than train.micro_batch_tokens={max_tokens}"
+            f"no training example is left: all {len(too_long)} reflections are longer"
+            f" than train.micro_batch_tokens={max_tokens}"
         )
     examples = Examples(
         np.array(ids, np.int32), np.array(starts, np.int64), np.array(prompts, np.int32)

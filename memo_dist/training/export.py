@@ -1,45 +1,42 @@
 """Export: from trained weights to a verified Hugging Face folder in the bank.
 
-The folder is built beside its place, reloaded and compared (names, shapes, ties, dtype, logits
-of the trainer's probes), calibrated on held-out wordings, and only then renamed into place.
+The folder is built beside its place, tensor by tensor, then reloaded and compared (names, shapes,
+ties, dtype, logits of the trainer's probes), calibrated on held-out wordings, and only then
+renamed into place. A LoRA training is folded into its base, or kept as a PEFT adapter.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from memo_dist import __version__
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_hash
-from memo_dist.corpus.build import load_documents, load_manifest
-from memo_dist.corpus.manifest import shard_of
-from memo_dist.corpus.types import Document
-from memo_dist.errors import RunError
+from memo_dist.corpus.manifest import load_manifest
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.answering import ShardMemory
+from memo_dist.memory.answering import ShardMemory, greedy_generation
+from memo_dist.memory.base import SCRATCH_NAME
 from memo_dist.memory.calibration import Calibration, fit_calibration
 from memo_dist.memory.card import MemoryCard, render_card
-from memo_dist.memory.identity import BaseModel, hash_weights, weight_files
-from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
+from memo_dist.memory.identity import BaseModel, hash_weights
+from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
+from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry
+from memo_dist.memory.manifest import shard_documents as document_hashes
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
-from memo_dist.training.prepare import HELD_OUT, shard_reflections
-
-LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Largest allowed difference of a probe's logits after the reload, by exported dtype; the
-weights are equal, so only the order of sums (other thread counts, other kernels) and, for
-bfloat16, its rounding may differ."""
+from memo_dist.training.format import ChatFormat
+from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
+from memo_dist.training.prepare import HELD_OUT, shard_documents, shard_reflections
+from memo_dist.training.verify import verify_adapter, verify_model
+from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
 
 
 def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) -> ShardEntry:
@@ -54,8 +51,7 @@ def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) ->
     if not checkpoint.is_complete(target) or _recipe_of(target) != recipe:
         building = target.with_name(f".building-{target.name}")
         shutil.rmtree(building, ignore_errors=True)
-        _write_weights(trained, building, config)
-        verify_export(trained, building)
+        build_folder(trained, building, config, base)
         _describe(run, config, shard, base, building)
         atomic.write_json(building / "export.json", {"recipe": recipe})
         checkpoint.mark_complete(building)
@@ -67,62 +63,76 @@ def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) ->
 
 def write_bank(run: RunFolder, base: BaseModel, entries: list[ShardEntry]) -> None:
     """Write ``memory/bank.json``: the bank exists from here on."""
-    BankManifest(BaseRef.of(base), tuple(entries)).save(run.memory)
+    # The scratch base has no name that would lead to it; adapters need its folder.
+    own = base.name == SCRATCH_NAME and any(entry.kind == "adapter" for entry in entries)
+    path = "../train/base" if own else None
+    BankManifest(BaseRef.of(base, path), tuple(entries)).save(run.memory)
 
 
-def verify_export(trained: Path, exported: Path) -> None:
-    """Compare an exported folder with the trained weights.
+def build_folder(trained: Path, target: Path, config: Config, base: BaseModel) -> None:
+    """Write weights, tokenizer and settings into ``target``, and verify them by a reload.
+
+    Args:
+        trained: ``final/``: a model, or a PEFT adapter, with tokenizer and probes.
+        target: a new folder.
+        config: ``export.dtype`` and ``export.adapter`` decide.
+        base: what an adapter was trained on.
 
     Raises:
-        RunError: names the first difference in names, shapes, dtype, ties or logits.
+        RunError: what was written is not what was trained.
     """
-    model: Any = AutoModelForCausalLM.from_pretrained(exported, use_safetensors=True, dtype="auto")
-    model.eval()
-    reference: Any = AutoModelForCausalLM.from_pretrained(trained, use_safetensors=True)
-    _compare_states(reference.state_dict(), model.state_dict())
-    tied = reference.config.tie_word_embeddings
-    shared = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    if tied != shared:
-        raise RunError(f"export: tied embeddings are {shared}, the trained model has {tied}")
-    probe = load_file(trained / "probe.safetensors")
-    tolerance = LOGIT_TOLERANCE.get(model.dtype, 0.25)
-    for index in range(len(probe) // 2):
-        with torch.no_grad():
-            output = model(probe[f"ids.{index}"][None], logits_to_keep=1).logits[0, 0].float()
-        difference = float((output - probe[f"logits.{index}"]).abs().max())
-        if not difference <= tolerance:
-            raise RunError(
-                f"export: probe {index}: logits differ by {difference:.3g} (allowed {tolerance})"
-            )
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    tokenizer.save_pretrained(target)
+    if is_adapter(trained) and config.export.adapter == "kept":
+        _copy_adapter(trained, target, base)
+        verify_adapter(trained, base.path, target)
+        return
+    source = base.path if is_adapter(trained) else trained
+    _write_weights(_trained_weights(trained, base), target, config.export.dtype)
+    model_config = AutoConfig.from_pretrained(source)
+    if config.export.dtype != "auto":
+        model_config.dtype = config.export.dtype
+    model_config.save_pretrained(target)
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    greedy_generation(chat, config.memory.max_answer_tokens).save_pretrained(target)
+    verify_model(trained, _trained_weights(trained, base), target)
 
 
-def _compare_states(trained: dict[str, Any], exported: dict[str, Any]) -> None:
-    if trained.keys() != exported.keys():
-        names = sorted(trained.keys() ^ exported.keys())[:3]
-        raise RunError(f"export: weights missing or unknown: {', '.join(names)}")
-    for name, value in trained.items():
-        if value.shape != exported[name].shape or value.numel() == 0:
-            raise RunError(
-                f"export: {name} has shape {tuple(exported[name].shape)},"
-                f" trained {tuple(value.shape)}"
-            )
-        if not torch.equal(value.to(exported[name].dtype), exported[name]):
-            raise RunError(f"export: {name} differs from the trained weights")
+def _trained_weights(trained: Path, base: BaseModel) -> Iterable[NamedTensor]:
+    """The weights that the memory should have, one at a time."""
+    if is_adapter(trained):
+        return folded_weights(base.path, trained)
+    return StoredWeights(trained)
 
 
-def _write_weights(trained: Path, target: Path, config: Config) -> None:
-    dtype = "auto" if config.export.dtype == "auto" else getattr(torch, config.export.dtype)
-    model = AutoModelForCausalLM.from_pretrained(trained, use_safetensors=True, dtype=dtype)
-    model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(trained).save_pretrained(target)
+def _write_weights(weights: Iterable[NamedTensor], target: Path, dtype: str) -> None:
+    writer = WeightWriter(target)
+    for name, tensor in weights:
+        cast = dtype != "auto" and tensor.is_floating_point()
+        writer.add(name, tensor.to(getattr(torch, dtype)) if cast else tensor)
+    writer.close()
+
+
+def _copy_adapter(trained: Path, target: Path, base: BaseModel) -> None:
+    """Copy a PEFT adapter; it names its base by id, not by this machine's path."""
+    shutil.copyfile(trained / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS)
+    settings = atomic.read_json(trained / ADAPTER_CONFIG)
+    atomic.write_json(target / ADAPTER_CONFIG, {**settings, "base_model_name_or_path": base.name})
+
+
+def _memory(folder: Path, shard: int, base: BaseModel, max_answer_tokens: int) -> Memories:
+    if is_adapter(folder):
+        return AdapterShards.load(base.path, {shard: folder}, max_answer_tokens)
+    return LoadedShard(shard, ShardMemory.load(folder, max_answer_tokens))
 
 
 def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folder: Path) -> None:
     """Calibrate on held-out wordings and write the card."""
     rows = atomic.read_jsonl(run.train(shard) / HELD_OUT)
     held = [Reflection.from_json(row) for row in rows]
-    memory = ShardMemory.load(folder, config.memory.max_answer_tokens)
-    answers = memory.answer([row.question for row in held], config.evaluate.batch_size)
+    memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
+    questions = [row.question for row in held]
+    answers = memory.answer(questions, config.evaluate.batch_size)[shard]
     gold = [None if row.kind == "abstain" else row.answer for row in held]
     calibration = fit_calibration(answers, gold)
     calibration.save(folder)
@@ -145,32 +155,26 @@ def _card(  # noqa: PLR0913
         shard=shard,
         shards=config.corpus.shards,
         corpus_fingerprint=load_manifest(run.corpus).fingerprint,
-        documents=len(_documents(run, shard)),
+        documents=len(shard_documents(run, shard)),
         reflections=len(reflections),
         kinds=Counter(row.kind for row in reflections),
         generator=synthesis["generator"],
         generator_limits=synthesis["limits"],
         hyperparameters=_hyperparameters(run, config, shard),
         calibration=calibration,
-        parameters=_parameters(folder),
+        parameters=StoredWeights(folder).parameters(),
+        adapter=is_adapter(folder),
+        final_loss=_final_loss(run, shard),
         weights_hash=hash_weights(folder),
         version=__version__,
     )
-
-
-def _parameters(folder: Path) -> int:
-    """Number of parameters of an exported folder, tied ones once; reads headers only."""
-    total = 0
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as stream:
-            total += sum(math.prod(stream.get_slice(k).get_shape()) for k in stream.keys())  # noqa: SIM118
-    return total
 
 
 def _hyperparameters(run: RunFolder, config: Config, shard: int) -> dict[str, object]:
     state = checkpoint.read_state(run.train(shard) / "final")
     train = config.train
     return {
+        "trained on": train.source,
         "epochs asked": train.epochs,
         "optimizer steps": state.step,
         "tokens read": state.consumed_tokens,
@@ -187,21 +191,23 @@ def _hyperparameters(run: RunFolder, config: Config, shard: int) -> dict[str, ob
     }
 
 
+def _final_loss(run: RunFolder, shard: int) -> float | None:
+    """Loss of the last optimizer step, in nats a trained token."""
+    metrics = run.train(shard) / "metrics.jsonl"
+    losses = [row["loss"] for row in atomic.read_jsonl(metrics) if "loss" in row]
+    return losses[-1] if losses else None
+
+
 def _entry(run: RunFolder, shard: int, folder: Path, recipe: str) -> ShardEntry:
     return ShardEntry(
         id=shard,
         path=folder.name,
-        kind="full",
-        documents=shard_documents([(d.id, d.content_hash) for d in _documents(run, shard)]),
+        kind="adapter" if is_adapter(folder) else "full",
+        documents=document_hashes([(d.id, d.content_hash) for d in shard_documents(run, shard)]),
         reflections_hash=hash_value([row.id for row in shard_reflections(run, shard)]),
         weights_hash=hash_weights(folder),
         recipe_hash=recipe,
     )
-
-
-def _documents(run: RunFolder, shard: int) -> list[Document]:
-    shards = load_manifest(run.corpus).shards
-    return [d for d in load_documents(run.corpus) if shard_of(d.id, shards) == shard]
 
 
 def _recipe_of(folder: Path) -> str | None:

@@ -1,8 +1,8 @@
 """The training loop of one rank. How it was launched does not matter here.
 
 A rank computes the whole plan, loads the newest complete checkpoint, and steps through the
-rest. What ranks must agree on (stop, time is up, save now) is decided by rank 0 and shared in
-one small all-reduce at each step's border.
+rest. What ranks must agree on (stop, time is up, save now, measure now) is shared in one small
+all-reduce at each step's border.
 """
 
 from __future__ import annotations
@@ -10,108 +10,217 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 from memo_dist.cluster.ranks import Ranks
-from memo_dist.errors import RunError
-from memo_dist.io import atomic
-from memo_dist.observability.status import StatusWriter
-from memo_dist.training import checkpoint
-from memo_dist.training.batch import pack_row, summed_loss
+from memo_dist.cluster.stop import STOP
+from memo_dist.errors import RunError, UsageError
+from memo_dist.training import checkpoint, recall
+from memo_dist.training.batch import Row, full_row, prefetched
 from memo_dist.training.deepspeed_seam import Engine, engine_config, zero_stage
 from memo_dist.training.examples import Examples
-from memo_dist.training.format import ChatFormat
+from memo_dist.training.final import write_final
+from memo_dist.training.flops import flops_per_token, peak_flops
+from memo_dist.training.frozen import worth_keeping
 from memo_dist.training.job import STOP_REQUEST, TrainJob, make_plan, total_steps
-from memo_dist.training.model import load_model, use_bf16
+from memo_dist.training.ledger import Ledger
+from memo_dist.training.model import Trainee, load_trainee, model_width, use_bf16
 from memo_dist.training.packing import Plan
+from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
+from memo_dist.training.saver import Saver, find_checkpoint
 from memo_dist.training.schedule import learning_rate
+from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
+Watch = Callable[[int, dict[str, float]], None]
+"""What rank 0 calls after each step: (steps done, numbers to show)."""
 
 
 @dataclass
-class _Progress:
+class Progress:
     """Where the training stands; mirrors ``checkpoint.TrainState``."""
 
     step: int = 0
     consumed_tokens: int = 0
     trained_tokens: int = 0
     seconds: float = 0.0
+    best_recall: float = -1.0
+    evals_without_gain: int = 0
     last_save: float = field(default_factory=time.monotonic)
+    last_eval: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Border:
+    """What ranks agreed on at a step's border."""
+
+    stop: bool
+    save: bool
+    late: bool
+    measure: bool
+    unwritten: bool
 
 
 class Trainer:
     """One rank of one shard's training."""
 
-    def __init__(self, job: TrainJob, ranks: Ranks) -> None:
-        self._job = job
-        self._ranks = ranks
+    def __init__(self, job: TrainJob, ranks: Ranks, watch: Watch | None = None) -> None:
+        self._job, self._ranks, self._watch = job, ranks, watch
         if not torch.cuda.is_available():
             torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
         self._examples = Examples.load(Path(job.examples))
         self._plan: Plan = make_plan(job, self._examples.lengths, ranks.world)
         self._steps = total_steps(job.train, self._plan)
-        self._progress = _Progress()
-        self._status = StatusWriter(job.path) if ranks.is_first else None
-        config = engine_config(
-            job.train, use_bf16(job.train.precision), self._plan.rows_per_step // ranks.world
+        self._progress = Progress()
+        self._ledger = Ledger(job.path, job.identity)
+        self._check_progress()
+        self._saver = Saver(job, ranks, self._commit)
+        self._trainee, self._engine = self._build()
+        self._activations: np.ndarray | None = None
+        self._meter = recall.load_meter(
+            job.path, Path(job.base), self._examples, job.train, job.seed, ranks
         )
-        self._model = load_model(Path(job.base), job.train)
-        self._engine = Engine(self._model, job.train, config)
+        self._dry = _wants_dry_batch(job.train.dry_batch)
+        self._reporter = self._make_reporter() if ranks.is_first else None
 
     def run(self) -> Outcome:
         """Train to the end, or until a stop is requested and the state is saved."""
-        self._resume()
+        self._start()
         self._report("running")
         finished = self._time_is_up() or self._progress.step >= self._steps
+        rows = self._rows()
         while not finished:
             started = time.monotonic()
-            loss = self._step()
+            loss = self._step(rows)
             self._progress.seconds += time.monotonic() - started
-            self._record(loss)
-            stop, save, late = self._agree()
-            finished = late or self._progress.step >= self._steps
-            if (stop or save) and not finished:
-                self._save()
-            if stop and not finished:
+            border = self._agree()
+            finished = border.late or self._progress.step >= self._steps
+            measured = None
+            if border.measure or (finished and self._meter is not None):
+                measured = self._measure()
+                finished = finished or self._is_enough(measured)
+            self._record(loss, measured)
+            self._save(border, finished)
+            if border.stop and not finished:
                 self._report("stopped")
                 return "stopped"
-        self._write_final()
+        self._end()
         self._report("done")
         return "done"
 
-    def _time_is_up(self) -> bool:
-        """By this rank's clock; equal on all ranks only right after a resume."""
-        limit = self._job.train.max_minutes * 60
-        return bool(limit) and self._progress.seconds >= limit
+    # -- before the first step -----------------------------------------------------------------
 
-    def _step(self) -> float:
+    def _check_progress(self) -> None:
+        """Refuse endless requeues: every start needs minutes and none gets to a checkpoint.
+
+        Raises:
+            RunError: ``train.max_stalled_starts`` starts in a row led to no checkpoint.
+        """
+        limit, stalled = self._job.train.max_stalled_starts, self._ledger.stalled_starts()
+        if limit and stalled >= limit:
+            raise RunError(
+                f"{stalled} starts in a row ended before a new checkpoint: see the log for what"
+                " ends them, lower train.checkpoint_minutes, or raise"
+                f" train.max_stalled_starts={limit}"
+            )
+
+    def _build(self) -> tuple[Trainee, Engine]:
+        """Model and engine, with the state of the checkpoint to continue from."""
+        job, train = self._job, self._job.train
+        bf16 = use_bf16(train.precision)
+        tokens = len(self._examples.ids)
+        keep = bool(train.trained_layers) and worth_keeping(
+            train, tokens, model_width(Path(job.base)), bf16
+        )
+        trainee = load_trainee(Path(job.base), train, keep)
+        found = find_checkpoint(job)
+        reader = FragmentReader(found[0]) if found else None
+        if reader is not None:
+            reader.load_weights(trainee.rows, trainee.base_name)
+        rows_per_rank = self._plan.rows_per_step // self._ranks.world
+        config = engine_config(train, bf16, rows_per_rank)
+        engine = Engine(trainee.rows, train, config, trainee.base_name)
+        if found is not None and reader is not None:
+            folder, state = found
+            engine.load(reader, state.step)
+            checkpoint.restore_random_state(folder, self._ranks.rank)
+            self._progress = Progress(
+                state.step, state.consumed_tokens, state.trained_tokens, state.seconds,
+                state.best_recall, state.evals_without_gain,
+            )  # fmt: skip
+        return trainee, engine
+
+    def _start(self) -> None:
+        """Tidy what an earlier launch left, run the frozen layers, and try a full row."""
+        self._ranks.barrier()
+        if self._ranks.is_first:
+            checkpoint.prune(self._job.checkpoints, self._job.train.keep_checkpoints)
+            self._open_ledger()
+        frozen, device = self._trainee.frozen, self._engine.device
+        if frozen is not None:
+            frozen.decoder.to(device)
+            started = time.monotonic()
+            self._activations = frozen.keep(
+                self._job.path, self._examples, self._job.train.micro_batch_tokens, self._ranks,
+                device, self._job.identity, lambda part: self._report("running", frozen=part),
+            )  # fmt: skip
+            self._progress.seconds += time.monotonic() - started
+        if self._meter is not None:
+            self._meter.prepare(frozen, device)
+
+    def _open_ledger(self) -> None:
+        path = self._job.path / "metrics.jsonl"
+        reached = last_metric_step(path)
+        drop_metrics_after(path, self._progress.step)
+        self._ledger.start(
+            self._progress.step, self._position(self._progress.step), self._position(reached),
+            ranks=self._ranks.world, zero_stage=zero_stage(self._job.train),
+        )  # fmt: skip
+
+    def _position(self, step: int) -> int:
+        return self._plan.positions(step - 1).stop if 0 < step <= self._plan.steps else 0
+
+    def _rows(self) -> Iterator[Row]:
+        """This rank's rows from here to the end, prepared ahead."""
+        rank, world = self._ranks.rank, self._ranks.world
+        steps = range(self._progress.step, self._steps)
+        rows = (row for step in steps for row in self._plan.rank_rows(step, rank, world))
+        return prefetched(self._examples, rows, self._activations)
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def _step(self, rows: Iterator[Row]) -> float:
         """One optimizer step; returns the mean loss over its trained tokens, in nats."""
         step, world = self._progress.step, self._ranks.world
-        rows = self._plan.step_rows(step)
-        used = [index for row in rows for index in row]
+        used = self._plan.step_examples(step)
         trained = int(self._examples.trained[used].sum())
-        lr = learning_rate(self._job.train, step, self._steps)
-        summed = 0.0
-        for indices in self._plan.rank_rows(step, self._ranks.rank, world):
-            row = pack_row(self._examples, indices).to(self._engine.device)
-            loss = summed_loss(self._engine.module, row)
+        count = self._plan.rows_per_step // world
+        losses = []
+        for index in range(count):
+            row = next(rows)
+            if self._dry:
+                self._dry_batch(row)
+            row = row.to(self._engine.device)
+            loss = self._engine.module(
+                row.inputs, row.position_ids, row.lengths, row.keep, row.targets
+            )
             # DeepSpeed averages gradients over ranks; the loss is a mean over the trained
             # tokens of the whole step, hence world / trained.
-            self._engine.backward(loss * (world / trained))
-            self._engine.step(lr)
-            summed += float(loss.detach())
+            self._engine.backward(loss * (world / trained), last=index == count - 1)
+            losses.append(loss.detach())
+        self._engine.step(learning_rate(self._job.train, step, self._steps))
         self._progress.step += 1
         self._progress.trained_tokens += trained
         self._progress.consumed_tokens += int(self._examples.lengths[used].sum())
+        summed = sum(float(loss) for loss in losses)  # one wait for the GPU a step
         mean = self._ranks.sum(summed, self._engine.device) / trained
         if not math.isfinite(mean):
             raise RunError(
@@ -120,103 +229,124 @@ class Trainer:
             )
         return mean
 
-    def _record(self, loss: float) -> None:
-        if self._status is None:
-            return
-        progress, plan = self._progress, self._plan
-        row = {
-            "step": progress.step,
-            "epoch": plan.epoch(progress.step - 1),
-            "loss": loss,
-            "lr": learning_rate(self._job.train, progress.step - 1, self._steps),
-            "grad_norm": self._engine.grad_norm,
-            "tokens": progress.consumed_tokens,
-            "trained_tokens": progress.trained_tokens,
-            "seconds": progress.seconds,
-            "tokens_per_second": progress.consumed_tokens / max(progress.seconds, 1e-9),
-        }
-        self._status.metric(**row)
-        self._report("running", loss=loss)
+    def _dry_batch(self, like: Row) -> None:
+        """A row of full length whose loss counts nothing: its gradients are zero.
 
-    def _report(self, state: str, **values: float) -> None:
-        if self._status is None:
-            return
+        Raises:
+            UsageError: the GPU's memory does not hold it.
+        """
+        train, self._dry = self._job.train, False
+        row = full_row(train.micro_batch_tokens, like).to(self._engine.device)
+        try:
+            loss = self._engine.module(
+                row.inputs, row.position_ids, row.lengths, row.keep, row.targets
+            )
+            self._engine.backward(loss * 0.0, last=False)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"a full row of train.micro_batch_tokens={train.micro_batch_tokens} does not fit"
+                " into this GPU's memory: lower it, set train.gradient_checkpointing=true, or"
+                f" use a higher train.zero_stage ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _measure(self) -> recall.Measured:
+        """Measure recall and keep the best weights; collective."""
+        assert self._meter is not None
+        started = time.monotonic()
         progress = self._progress
-        self._status.status(
-            state,
-            step=progress.step,
-            steps=self._steps,
-            seconds=progress.seconds,
-            tokens_per_second=progress.consumed_tokens / max(progress.seconds, 1e-9),
-            trained_tokens=progress.trained_tokens,
-            **values,
+        found = self._meter.measure(self._engine.module, self._engine.device)
+        better = found.score > progress.best_recall
+        progress.evals_without_gain = 0 if better else progress.evals_without_gain + 1
+        if better:
+            progress.best_recall = found.score
+            if self._job.train.select == "recall":
+                self._saver.keep_best(self._engine, progress.step, found.score)
+        progress.last_eval = time.monotonic()
+        progress.seconds += progress.last_eval - started
+        return found
+
+    def _is_enough(self, measured: recall.Measured) -> bool:
+        train = self._job.train
+        patient = bool(train.eval_patience)
+        return (patient and self._progress.evals_without_gain >= train.eval_patience) or (
+            train.eval_target > 0 and measured.trained >= train.eval_target
         )
 
-    def _agree(self) -> tuple[bool, bool, bool]:
-        """(stop now, save now, time is up): rank 0 looks, all ranks learn, in one all-reduce."""
-        train, first = self._job.train, self._ranks.is_first
-        minutes = (time.monotonic() - self._progress.last_save) / 60
-        by_time = bool(train.checkpoint_minutes) and minutes >= train.checkpoint_minutes
-        by_step = bool(train.checkpoint_steps) and self._progress.step % train.checkpoint_steps == 0
-        requested = (self._job.path / STOP_REQUEST).exists()
-        looks = (requested, by_time or by_step, self._time_is_up())
-        stop, save, late = self._ranks.any([first and look for look in looks], self._engine.device)
-        return stop, save, late
-
-    # -- checkpoints ---------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        """Load the newest complete checkpoint (or the one asked for), on every rank."""
-        found = self._checkpoint_to_load()
-        if found is not None:
-            state = checkpoint.read_state(found)
-            self._check_same(state, found)
-            self._engine.load(found.parent, found.name)
-            checkpoint.read_rank_files(found, self._ranks.rank)
-            self._progress = _Progress(
-                state.step, state.consumed_tokens, state.trained_tokens, state.seconds
-            )
-        self._ranks.barrier()
-        if self._ranks.is_first:
-            checkpoint.prune(self._job.checkpoints, self._job.train.keep_checkpoints)
-            _drop_metrics_after(self._job.path / "metrics.jsonl", self._progress.step)
-
-    def _checkpoint_to_load(self) -> Path | None:
-        resume = self._job.resume
-        if resume in ("auto", "must"):
-            return checkpoint.latest(self._job.checkpoints)
-        return Path(resume)
-
-    def _check_same(self, state: checkpoint.TrainState, folder: Path) -> None:
-        here = {
-            "job": self._job.identity,
-            "world_size": self._ranks.world,
-            "zero_stage": zero_stage(self._job.train),
+    def _record(self, loss: float, measured: recall.Measured | None) -> None:
+        if self._reporter is None:
+            return
+        step = self._progress.step - 1
+        values: dict[str, float | int | None] = {
+            "epoch": self._plan.epoch(step),
+            "loss": loss,
+            "lr": learning_rate(self._job.train, step, self._steps),
+            "grad_norm": self._engine.grad_norm,
         }
-        for name, value in here.items():
-            then = getattr(state, name)
-            if then != value:
-                raise RunError(
-                    f"checkpoint {folder.name} was written with {name}={then}, this launch has"
-                    f" {value}: start with the same, or remove {folder.parent} to train anew"
-                )
+        if measured is not None:
+            values |= {"recall": measured.trained, "recall_held_out": measured.held_out}
+        self._reporter.step(self._progress, values)
+        if self._watch is not None:
+            speed = self._progress.consumed_tokens / max(self._progress.seconds, 1e-9)
+            self._watch(step + 1, {"loss": loss, "tokens/s": speed})
 
-    def _save(self) -> None:
-        folder = self._job.checkpoints / checkpoint.tag(self._progress.step)
-        self._engine.save(folder.parent, folder.name)
-        checkpoint.write_rank_files(folder, self._ranks.rank)
-        self._ranks.barrier()
-        if self._ranks.is_first:
-            checkpoint.complete(folder, self._state())
-            checkpoint.prune(folder.parent, self._job.train.keep_checkpoints)
-        self._ranks.barrier()
+    def _report(self, state: str, **values: float) -> None:
+        if self._reporter is not None:
+            self._reporter.state(state, self._progress, **values)
+
+    def _make_reporter(self) -> Reporter:
+        lengths = self._examples.lengths
+        mean = float((lengths**2).sum() / lengths.sum())
+        flops = flops_per_token(self._trainee.rows, self._trainee.config, mean)
+        peak = peak_flops(self._engine.device)
+        return Reporter(
+            self._job.path, self._steps, self._job.train.max_minutes * 60, flops,
+            peak and peak * self._ranks.world,
+        )  # fmt: skip
+
+    # -- what the ranks agree on ---------------------------------------------------------------
+
+    def _agree(self) -> _Border:
+        """In one all-reduce: rank 0's clock and files, any rank's signal, every rank's writer."""
+        train, first, progress = self._job.train, self._ranks.is_first, self._progress
+        requested = first and (self._job.path / STOP_REQUEST).exists()
+        save = first and _due(
+            progress.step, train.checkpoint_steps, progress.last_save, train.checkpoint_minutes
+        )
+        measure = self._meter is not None and _due(
+            progress.step, train.eval_steps, progress.last_eval, train.eval_minutes
+        )
+        flags = (
+            requested or STOP(), save, first and self._time_is_up(), first and measure,
+            self._saver.unwritten,
+        )  # fmt: skip
+        return _Border(*self._ranks.any(flags, self._engine.device))
+
+    def _time_is_up(self) -> bool:
+        """By this rank's clock; equal on all ranks only right after a resume."""
+        limit = self._job.train.max_minutes * 60
+        return bool(limit) and self._progress.seconds >= limit
+
+    # -- checkpoints and the end ---------------------------------------------------------------
+
+    def _save(self, border: _Border, finished: bool) -> None:
+        if self._saver.pending and (finished or border.stop or not border.unwritten):
+            self._saver.finish()
+        if finished or not (border.stop or border.save) or self._saver.pending:
+            return
+        self._saver.begin(self._engine, self._state())
+        if border.stop or not self._job.train.async_checkpoint:
+            self._saver.finish()
         self._progress.last_save = time.monotonic()
+
+    def _commit(self, state: checkpoint.TrainState) -> None:
+        self._ledger.commit(state.step, state.position)
 
     def _state(self) -> checkpoint.TrainState:
         progress = self._progress
         return checkpoint.TrainState(
             step=progress.step,
-            consumed_rows=progress.step * self._plan.rows_per_step,
+            consumed_rows=min(progress.step * self._plan.rows_per_step, self._plan.rows),
+            position=self._position(progress.step),
             consumed_tokens=progress.consumed_tokens,
             trained_tokens=progress.trained_tokens,
             seconds=progress.seconds,
@@ -226,59 +356,30 @@ class Trainer:
             zero_stage=zero_stage(self._job.train),
             threads=self._job.threads,
             versions={name: version(name) for name in ("torch", "deepspeed", "transformers")},
+            best_recall=progress.best_recall,
+            evals_without_gain=progress.evals_without_gain,
         )
 
-    # -- the end -------------------------------------------------------------------------------
-
-    def _write_final(self) -> None:
-        """Write trained weights, tokenizer and probe logits; checkpoints go once they exist."""
-        probe = self._probe_logits()
-        state = self._engine.full_state()
+    def _end(self) -> None:
+        """Write the final weights; checkpoints and activations go once they exist."""
+        best = self._saver.best() if self._job.train.select == "recall" else None
+        if best is not None:
+            self._engine.set_weights(best[2])
+        state = replace(self._state(), weights_of_step=best[0] if best else 0)
         if self._ranks.is_first:
-            assert state is not None
-            final = self._job.final
-            shutil.rmtree(final, ignore_errors=True)
-            self._model.save_pretrained(final, state_dict=_without_tied(self._model, state))
-            tokenizer = AutoTokenizer.from_pretrained(self._job.base)
-            ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
-            tokenizer.save_pretrained(final)
-            save_file(probe, final / "probe.safetensors")
-            atomic.write_json(final / checkpoint.STATE, vars(self._state()))
-            checkpoint.mark_complete(final)
+            self._commit(state)
+        write_final(self._job, self._trainee, self._engine, state, self._ranks.is_first)
+        if self._ranks.is_first:
             shutil.rmtree(self._job.checkpoints, ignore_errors=True)
+            for name in ("activations.json", "activations.npy"):
+                (self._job.path / name).unlink(missing_ok=True)
         self._ranks.barrier()
 
-    def _probe_logits(self) -> dict[str, torch.Tensor]:
-        """Last-position logits of each probe prompt, fp32 [vocabulary], for the export's check."""
-        self._model.eval()
-        probe = {}
-        with torch.no_grad():
-            for index, ids in enumerate(self._job.probe):
-                tokens = torch.tensor([ids], device=self._engine.device)
-                output = self._engine.module(
-                    input_ids=tokens, logits_to_keep=torch.tensor([len(ids) - 1]), use_cache=False
-                )
-                probe[f"ids.{index}"] = tokens[0].cpu()
-                probe[f"logits.{index}"] = output.logits[0, 0].float().cpu().contiguous()
-        return probe
+
+def _wants_dry_batch(asked: str) -> bool:
+    return asked == "always" or (asked == "auto" and torch.cuda.is_available())
 
 
-def _without_tied(
-    model: torch.nn.Module, state: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Leave out names that are tied to another parameter, as transformers' own files do."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return {name: value for name, value in state.items() if name not in tied}
-
-
-def _drop_metrics_after(path: Path, step: int) -> None:
-    """Forget metrics of steps that a resume repeats, and a half-written last line."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n") and f'"step": {step + 1},'.encode() not in line:
-            kept.append(line)
-        else:
-            break
-    atomic.write_bytes(path, b"".join(kept))
+def _due(step: int, every_steps: int, since: float, every_minutes: float) -> bool:
+    by_step = bool(every_steps) and step % every_steps == 0
+    return by_step or (bool(every_minutes) and time.monotonic() - since >= every_minutes * 60)

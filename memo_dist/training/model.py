@@ -1,15 +1,49 @@
-"""The model that a rank trains: loaded from a folder, in the right precision, partly frozen."""
+"""The model that a rank trains: loaded, adapted or partly frozen, and wrapped for packed rows."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
+from memo_dist.training import attention
+from memo_dist.training.adapters import add_adapters, plain_name
+from memo_dist.training.frozen import FrozenLayers, split_frozen
+from memo_dist.training.loss import RowModel, TrainedHead
+
+_log = logging.getLogger(__name__)
+_PROBE_TOKENS = 8
+
+
+@dataclass
+class Trainee:
+    """What a rank trains.
+
+    Attributes:
+        rows: the trained part, as a function from packed rows to losses.
+        frozen: the lowest layers, where their activations are computed once and kept.
+        dtype: of the forward pass.
+    """
+
+    rows: RowModel
+    frozen: FrozenLayers | None
+    dtype: torch.dtype
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration of the trained part."""
+        return self.rows.model.config
+
+    def base_name(self, name: str) -> str:
+        """The base model's name of one of ``rows``' parameters."""
+        plain = plain_name(name.removeprefix("model."))
+        return plain if self.frozen is None else self.frozen.whole_name(plain)
 
 
 def use_bf16(precision: str) -> bool:
@@ -25,29 +59,84 @@ def use_bf16(precision: str) -> bool:
     return has_bf16 and precision != "fp32"
 
 
-def load_model(folder: Path, train: TrainConfig) -> Any:
+def model_width(folder: Path) -> int:
+    """Width of the residual stream of the model in a folder."""
+    config: Any = AutoConfig.from_pretrained(folder)
+    return int(config.hidden_size)
+
+
+def load_trainee(folder: Path, train: TrainConfig, keep_activations: bool = False) -> Trainee:
     """Load a causal LM (safetensors only) for training, in train mode.
 
+    Args:
+        folder: of the base model.
+        train: the train group.
+        keep_activations: cut off the frozen lowest layers (``train.trained_layers``), to compute
+            their activations once.
+
     Raises:
-        UsageError: ``train.trained_layers`` is more than the model has, or the rows are longer
-            than its positions.
+        UsageError: ``train.trained_layers`` is more than the model has, rows are longer than
+            its positions, or nothing would be trained.
     """
     dtype = torch.bfloat16 if use_bf16(train.precision) else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
-    )
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    capped = getattr(model.config, "attn_logit_softcapping", None)
+    model.set_attn_implementation("eager" if capped else attention.NAME)
+    _check_positions(model, train)
+    if train.trained_layers:
+        freeze_below(model, train.trained_layers)
+    own_head = _install_head(model)
+    frozen = split_frozen(model, decoder_layers(model), train) if keep_activations else None
+    if train.method == "lora":
+        model = _adapted(model, train, None if frozen else len(decoder_layers(model)))
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if train.compile:
+        for layer in decoder_layers(model):
+            layer.compile(dynamic=True)
+    model.train()
+    return Trainee(RowModel(model, own_head), frozen, dtype)
+
+
+def _check_positions(model: Any, train: TrainConfig) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and train.micro_batch_tokens > positions:
         raise UsageError(
             f"train.micro_batch_tokens={train.micro_batch_tokens} is longer than the"
             f" {positions} positions of the base model"
         )
-    if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if train.trained_layers:
-        freeze_below(model, train.trained_layers)
-    model.train()
-    return model
+
+
+def _adapted(model: Any, train: TrainConfig, layers: int | None) -> Any:
+    """LoRA on all layers, or on the upper ``train.trained_layers`` of ``layers``."""
+    adapted = add_adapters(model, train)
+    if layers is not None and train.trained_layers:
+        for block in decoder_layers(adapted)[: layers - train.trained_layers]:
+            block.requires_grad_(False)
+    return adapted
+
+
+def _install_head(model: Any) -> bool:
+    """Put a :class:`TrainedHead` in place if the model's logits are plain products.
+
+    Compared on a few tokens, because models scale, cap or shift their logits in many ways.
+    """
+    head: Any = model.get_output_embeddings()
+    plain = type(head) is torch.nn.Linear and head.bias is None
+    if not plain:
+        return False
+    ids = torch.arange(_PROBE_TOKENS) % head.out_features
+    row = {"position_ids": torch.arange(_PROBE_TOKENS)[None], "use_cache": False}
+    row |= attention.borders([_PROBE_TOKENS], ids.device)
+    with torch.no_grad():
+        wanted = model(input_ids=ids[None], **row).logits
+        hidden = model.get_decoder()(input_ids=ids[None], **row).last_hidden_state
+        plain = torch.allclose(head(hidden), wanted, rtol=1e-2, atol=1e-3)
+    if plain:
+        model.set_output_embeddings(TrainedHead.of(head))
+    else:
+        _log.warning("logits of %s are scaled: the whole row's logits are kept", type(model))
+    return plain
 
 
 def freeze_below(model: torch.nn.Module, layers: int) -> None:

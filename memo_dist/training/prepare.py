@@ -11,10 +11,12 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from memo_dist.cluster.placement import Placement, plan_placement
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.stages import stage_hash
-from memo_dist.corpus.build import load_documents
+from memo_dist.corpus.manifest import iter_documents, load_manifest, shard_of
+from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
@@ -25,14 +27,17 @@ from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, tr
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
+from memo_dist.training.documents import tokenize_documents
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob, rows_per_step
+from memo_dist.training.memory_check import planned_need, shards_in_memory
+from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.model import use_bf16
+from memo_dist.training.recall import HELD_OUT as HELD_OUT
 
 PROBES = 4
 EXAMPLES = "examples.safetensors"
-HELD_OUT = "held-out.jsonl"
 TOO_LONG = "too-long.jsonl"
 
 
@@ -49,7 +54,7 @@ def memory_base(run: RunFolder, config: Config) -> BaseModel:
 
 def _build_scratch(run: RunFolder, config: Config, folder: Path) -> None:
     rows = list(atomic.read_jsonl(run.reflections))
-    texts = [document.text for document in load_documents(run.corpus)]
+    texts = [document.text for document in iter_documents(run.corpus)]
     texts += [f"{row['question']} {row['answer']}" for row in rows]
     size = train_tokenizer(texts, config.memory.scratch.vocabulary, folder)
     shape = scratch_model_config(config.memory.scratch, size)
@@ -72,6 +77,12 @@ def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
     return found
 
 
+def shard_documents(run: RunFolder, shard: int) -> list[Document]:
+    """The documents of one shard, in the corpus' order."""
+    shards = load_manifest(run.corpus).shards
+    return [d for d in iter_documents(run.corpus) if shard_of(d.id, shards) == shard]
+
+
 def prepare_job(
     run: RunFolder, config: Config, shard: int, base: BaseModel, resources: Resources
 ) -> TrainJob:
@@ -82,6 +93,10 @@ def prepare_job(
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     chat = ChatFormat.from_tokenizer(tokenizer)
     examples, too_long = tokenize(trained, chat, config.train.micro_batch_tokens)
+    probe = _probe(examples)
+    if config.train.source == "documents":
+        documents = shard_documents(run, shard)
+        examples = tokenize_documents(documents, tokenizer, config.train.micro_batch_tokens)
     examples.save(folder / EXAMPLES)
     atomic.write_jsonl(folder / HELD_OUT, (row.to_json() for row in held))
     atomic.write_jsonl(folder / TOO_LONG, (row.to_json() for row in too_long))
@@ -89,11 +104,11 @@ def prepare_job(
         folder=str(folder.absolute()),
         base=str(base.path.absolute()),
         examples=str((folder / EXAMPLES).absolute()),
-        probe=_probe(examples),
+        probe=probe,
         train=_with_own_file(config.train, folder),
         seed=config.run.seed,
         identity=training_identity(config, base, folder / EXAMPLES),
-        threads=config.cluster.threads or max(1, resources.cores // world_size(config, resources)),
+        threads=plan_placement(config, resources).threads,
     )
     atomic.write_json(folder / "job.json", job.to_json())
     return job
@@ -110,8 +125,7 @@ def is_trained(run: RunFolder, config: Config, shard: int, base: BaseModel) -> b
 
 def training_identity(config: Config, base: BaseModel, examples: Path) -> str:
     """Hash of everything that decides the trained weights, the cluster's shape aside."""
-    own = read_deepspeed_file(config.train.deepspeed)
-    return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples), own])
+    return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples)])
 
 
 def _with_own_file(train: TrainConfig, folder: Path) -> TrainConfig:
@@ -126,33 +140,36 @@ def _with_own_file(train: TrainConfig, folder: Path) -> TrainConfig:
     return replace(train, deepspeed=str(copy))
 
 
-def world_size(config: Config, resources: Resources) -> int:
-    """Training ranks of a shard: as configured, else the GPUs there are, else one.
-
-    Raises:
-        UsageError: more ranks than GPUs (or cores) are there; says have and want.
-    """
-    have = resources.gpus or resources.cores
-    want = config.cluster.workers or max(1, resources.gpus)
-    if want > have:
-        unit = "GPUs" if resources.gpus else "cores"
-        raise UsageError(
-            f"cluster.workers={want} needs {want} {unit}, this cluster has {have}:"
-            " lower cluster.workers or add nodes"
-        )
-    return want
-
-
 def check_training(config: Config) -> None:
     """What can be refused before anything is spent: the DeepSpeed file and its stage."""
     zero_stage(config.train)
 
 
-def check_machine(config: Config) -> None:
-    """What this machine cannot do: more ranks than it has room for, bf16 without a GPU."""
-    world = world_size(config, detect_resources())
-    rows_per_step(config.train, world)
+def check_machine(config: Config) -> MemoryNeed | None:
+    """What this machine cannot do: more ranks or memory than it has, bf16 without a GPU.
+
+    Returns:
+        What one rank needs, where the base is here.
+    """
+    have = detect_resources()
+    placement = plan_placement(config, have)
+    rows_per_step(config.train, placement.ranks)
     use_bf16(config.train.precision)
+    need = planned_need(config, placement.ranks, placement.gpu)
+    if need is not None:
+        shards_in_memory(config, need, placement, have)
+    return need
+
+
+def place_bank(config: Config, have: Resources) -> Placement:
+    """Ranks and room of the bank's shards on a cluster, within this machine's memory."""
+    placement = plan_placement(config, have)
+    rows_per_step(config.train, placement.ranks)
+    need = planned_need(config, placement.ranks, placement.gpu)
+    if need is None or config.cluster.address:
+        return placement
+    fit = shards_in_memory(config, need, placement, have)
+    return replace(placement, at_once=min(placement.at_once, fit))
 
 
 def _probe(examples: Examples) -> tuple[tuple[int, ...], ...]:

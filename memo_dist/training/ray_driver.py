@@ -1,4 +1,8 @@
-"""Training under Ray Train: one placement of ranks, watched from the driver's main thread."""
+"""One shard's training under Ray Train: started, shown, stopped, and its end put into words.
+
+Nothing here waits: the bank's driver (memo_dist.training.bank_driver) polls every running shard
+from the main thread, which stays free for signals.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +11,128 @@ import time
 from pathlib import Path
 from typing import Any
 
+from memo_dist.cluster.placement import Placement, Room
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError, UsageError
 from memo_dist.io import atomic
-from memo_dist.observability.progress import ProgressReport, progress
-from memo_dist.observability.status import read_status
+from memo_dist.observability.progress import ProgressBoard, ProgressReport
+from memo_dist.observability.status import StatusWriter, read_status
+from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
-from memo_dist.training.examples import Examples
-from memo_dist.training.job import STOP_REQUEST, TrainJob, make_plan, total_steps
+from memo_dist.training.job import STOP_REQUEST, TrainJob
 
-POLL_SECONDS = 0.5
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
+_START_TIMEOUT_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
-def train_under_ray(job: TrainJob, config: Config, world: int, gpu: bool, label: str) -> None:
-    """Train one shard on ``world`` ranks; returns when its final weights are complete.
+class ShardTraining:
+    """One shard's training, from waiting for its place to its end; :meth:`poll` moves it on.
 
-    Runs inside a Ray session (memo_dist.cluster.ray_local) that has room for the ranks.
     A rank that dies is restarted with its group from the newest complete checkpoint, at most
-    ``train.max_failures`` times.
+    ``train.max_failures`` times. A training that fails leaves ``failed`` and the error in the
+    shard's STATUS.json.
 
-    Raises:
-        StoppedError, InterruptedRunError: a stop was requested; the state is saved.
-        RunError: training failed; names the first error.
+    Attributes:
+        job: what is trained.
+        error: why it ended without final weights; None while it runs, when it is done, and
+            when it was stopped on request.
     """
-    request = job.path / STOP_REQUEST
-    request.unlink(missing_ok=True)
-    try:
-        _watch(_Fit(job, config, world, gpu), job, world, label)
-    finally:
-        request.unlink(missing_ok=True)
-    if checkpoint.is_complete(job.final):
-        return
-    if STOP():
-        raise STOP.error(f"training of {label} is saved; run the same command again to continue")
-    raise RunError(f"training of {label} ended without final weights; see {job.path}/STATUS.json")
+
+    def __init__(
+        self, job: TrainJob, config: Config, placement: Placement, label: str, board: ProgressBoard
+    ) -> None:
+        self.job, self.label = job, label
+        self.error: MemoDistError | None = None
+        self._board = board
+        self._bar: ProgressReport | None = None
+        self._started = time.time()
+        self._save_by: float | None = None
+        self._request.unlink(missing_ok=True)
+        self._fit = _Fit(job, config, placement)
+        self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
+        self._room: Room | None = Room(placement, config.cluster.start_timeout, label)
+
+    def poll(self) -> bool:
+        """Show progress, pass a stop request on; True once the training has ended.
+
+        After a stop signal to the whole process group Ray's calls fail while this process
+        lives on: then a failure is not believed, the state on disk decides.
+        """
+        try:
+            ended = self._poll()
+        except Exception as error:
+            self.error = error if isinstance(error, MemoDistError) else RunError(f"{error}")
+            ended = True
+        if ended:
+            self._end()
+        return ended
+
+    @property
+    def done(self) -> bool:
+        """Whether the final weights are complete."""
+        return checkpoint.is_complete(self.job.final)
+
+    @property
+    def _request(self) -> Path:
+        return self.job.path / STOP_REQUEST
+
+    def _poll(self) -> bool:
+        if self._room is not None:
+            return self._poll_room(self._room)
+        self._show()
+        if STOP() and self._save_by is None:
+            atomic.write_text(self._request, "stop\n")
+            self._save_by = time.monotonic() + SAVE_TIMEOUT
+        if self._save_by is not None and time.monotonic() > self._save_by:
+            raise RunError(f"{self.label}: ranks did not save within {SAVE_TIMEOUT:.0f} s")
+        return not self._fit.is_alive()
+
+    def _poll_room(self, room: Room) -> bool:
+        """Start the ranks once there is a place; a stop request comes before that."""
+        if STOP():
+            self._room = None
+            room.close()
+            return True
+        if room.is_there():
+            self._room = None
+            self._fit.start()
+            self._mirror.start()
+        return False
+
+    def _show(self) -> None:
+        status = read_status(self.job.path)
+        if status is None or status["time"] < self._started or not status.get("steps"):
+            return
+        if self._bar is None:
+            self._bar = self._board.add(status["steps"], self.label, status["step"], "steps")
+        self._bar.total = status["steps"]
+        numbers = {"loss": status["loss"]} if "loss" in status else {}
+        numbers["tokens/s"] = status.get("tokens_per_second", 0.0)
+        self._bar.advance(max(0, status["step"] - self._bar.done), **numbers)
+
+    def _end(self) -> None:
+        self._request.unlink(missing_ok=True)
+        if self._mirror.ident is not None:
+            self._mirror.finish()
+        if self._bar is not None:
+            self._show()
+            self._board.remove(self._bar)
+        if self.done or STOP():
+            self.error = None
+            return
+        if self.error is None:
+            self.error = _readable(self._fit.error, self.label, self.job.path)
+        _record_failure(self.job.path, self.error)
 
 
 class _Fit(threading.Thread):
-    """``trainer.fit()`` beside the main thread, which stays free for signals and progress."""
+    """``trainer.fit()`` beside the main thread."""
 
-    def __init__(self, job: TrainJob, config: Config, world: int, gpu: bool) -> None:
+    def __init__(self, job: TrainJob, config: Config, placement: Placement) -> None:
         super().__init__(name="ray-train", daemon=True)
-        self._job, self._config, self._world, self._gpu = job, config, world, gpu
+        self._job, self._config, self._placement = job, config, placement
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -65,32 +146,49 @@ class _Fit(threading.Thread):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        threads = self._job.threads
-        resources = {"GPU": 1.0, "CPU": 1.0} if self._gpu else {"CPU": float(threads)}
-        env = {
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        if not self._gpu:
-            env["DS_ACCELERATOR"] = "cpu"
+        place, failures = self._placement, self._config.train.max_failures
         return TorchTrainer(
             _train_rank,
             train_loop_config=self._job.to_json(),
             torch_config=TorchConfig(
-                backend="nccl" if self._gpu else "gloo",
+                backend="nccl" if place.gpu else "gloo",
                 timeout_s=int(max(1800, self._config.cluster.start_timeout)),
             ),
             scaling_config=ScalingConfig(
-                num_workers=self._world, use_gpu=self._gpu, resources_per_worker=resources
+                num_workers=place.ranks,
+                use_gpu=place.gpu,
+                resources_per_worker=place.rank_resources,
             ),
             run_config=RunConfig(
                 name="ray",
                 storage_path=str(self._job.path / "ray"),
-                failure_config=FailureConfig(max_failures=self._config.train.max_failures),
-                worker_runtime_env={"env_vars": env},
+                failure_config=FailureConfig(
+                    max_failures=failures,
+                    # Ray's default tries to start ranks for ever, without a word.
+                    controller_failure_limit=failures,
+                ),
+                worker_runtime_env={"env_vars": _rank_environment(place, self._job.threads)},
             ),
         )
+
+
+def _run_name(job: TrainJob) -> str:
+    """The run folder's name, from ``RUN/train/shard-<k>``."""
+    return job.path.parent.parent.name
+
+
+def start_environment(timeout: float) -> dict[str, str]:
+    """Variables that Ray Train's controllers read: seconds to wait for a group of ranks."""
+    return {_START_TIMEOUT_ENV: f"{timeout:g}"}
+
+
+def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
+    env = {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return env if placement.gpu else {**env, "DS_ACCELERATOR": "cpu"}
 
 
 def _train_rank(values: dict[str, Any]) -> None:
@@ -100,42 +198,31 @@ def _train_rank(values: dict[str, Any]) -> None:
     train_rank(values)
 
 
-def _watch(fit: _Fit, job: TrainJob, world: int, label: str) -> None:
-    """Show progress until ``fit`` ends; pass a stop request on, and wait for the save."""
-    started = time.time()
-    deadline: float | None = None
-    plan = make_plan(job, Examples.load(Path(job.examples)).lengths, world)
-    found = checkpoint.latest(job.checkpoints)
-    done = checkpoint.read_state(found).step if found else 0
-    fit.start()
-    with progress(total_steps(job.train, plan), label, done=done, unit="steps") as bar:
-        while fit.is_alive():
-            fit.join(POLL_SECONDS)
-            _show(bar, job.path, started)
-            if STOP() and deadline is None:
-                atomic.write_text(job.path / STOP_REQUEST, "stop\n")
-                deadline = time.monotonic() + SAVE_TIMEOUT
-            if deadline is not None and time.monotonic() > deadline:
-                raise RunError(f"{label}: ranks did not save within {SAVE_TIMEOUT:.0f} s")
-    if fit.error is not None and not checkpoint.is_complete(job.final):
-        raise _readable(fit.error, label) from fit.error
+def _record_failure(folder: Path, error: MemoDistError) -> None:
+    """Say in STATUS.json that the training failed; its ranks, the file's writer, are gone."""
+    before = read_status(folder) or {}
+    kept = {key: value for key, value in before.items() if key not in ("state", "time")}
+    StatusWriter(folder).status("failed", **{**kept, "error": str(error)})
 
 
-def _show(bar: ProgressReport, folder: Path, started: float) -> None:
-    status = read_status(folder)
-    if status is None or status["time"] < started or "loss" not in status:
-        return
-    speed = {"tokens/s": status["tokens_per_second"]}
-    bar.advance(max(0, status["step"] - bar.done), loss=status["loss"], **speed)
-
-
-def _readable(error: BaseException, label: str) -> MemoDistError:
+def _readable(error: BaseException | None, label: str, folder: Path) -> MemoDistError:
     """The first failure of a rank as one message; user errors keep their exit code."""
+    if error is None:
+        return RunError(f"{label} ended without final weights; see {folder}/STATUS.json")
     failures = getattr(error, "worker_failures", None) or {}
     for rank in sorted(failures):
         cause = failures[rank]
         cause = getattr(cause, "cause", None) or cause
         if isinstance(cause, UsageError):
             return UsageError(str(cause))
-        return RunError(f"{label}: rank {rank} failed: {cause}")
+        return RunError(f"{label}: rank {rank} failed: {_cause(cause)}")
     return RunError(f"{label}: {error}")
+
+
+def _cause(error: BaseException) -> str:
+    """An error in one line; a rank whose process died left no error of its own."""
+    from ray.exceptions import RayActorError
+
+    if isinstance(getattr(error, "health_check_failure", error), RayActorError):
+        return "its process died (killed, out of memory, or crashed); see logs/ of the run"
+    return str(error)

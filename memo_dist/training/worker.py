@@ -1,7 +1,8 @@
 """What runs on every training rank, however the rank was started.
 
-Under Ray Train it is :func:`train_rank`; under ``torchrun`` and other launchers that set the rank
-environment it is ``python -m memo_dist.training.worker RUN/train/shard-<k>/job.json``.
+Ray Train calls :func:`train_rank` itself; ``torchrun``, ``deepspeed``, ``srun`` or nothing at all
+start ``memo-dist train`` (see :mod:`memo_dist.training.direct`), or, for a job that is prepared,
+``python -m memo_dist.training.worker RUN/train/shard-<k>/job.json``.
 """
 
 from __future__ import annotations
@@ -18,29 +19,42 @@ from typing import Any
 import torch
 
 from memo_dist.cluster.ranks import Ranks
-from memo_dist.errors import RunError
+from memo_dist.cluster.stop import STOP
+from memo_dist.errors import EXIT_STOPPED, RunError
 from memo_dist.io import atomic
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.training.deepspeed_seam import init_distributed
 from memo_dist.training.job import TrainJob
-from memo_dist.training.loop import Trainer
+from memo_dist.training.loop import Outcome, Trainer, Watch
 
 LOCK_TIMEOUT = 120.0
 """Seconds to wait for a rank of a killed launch to be gone before refusing to train."""
 
 
-def train_rank(values: dict[str, Any]) -> None:
+def train_rank(values: dict[str, Any], watch: Watch | None = None) -> Outcome:
     """Train as one rank; ``values`` is :meth:`TrainJob.to_json`.
 
     Joins the process group that the launcher set up, finds the newest complete checkpoint
     itself, and leaves its result in the job's folder.
+
+    Args:
+        values: the job.
+        watch: called on rank 0 after each step with the steps done and numbers to show.
+
+    Returns:
+        ``done``, or ``stopped`` once the state is saved.
     """
     job = TrainJob.from_json(values)
     quiet_libraries()
-    init_distributed("nccl" if torch.cuda.is_available() else "gloo")
+    join_ranks()
     ranks = Ranks.from_environment()
     with _sole_writer(job.path, ranks):
-        Trainer(job, ranks).run()
+        return Trainer(job, ranks, watch).run()
+
+
+def join_ranks() -> None:
+    """Join the other ranks' process group; does nothing where it is joined."""
+    init_distributed("nccl" if torch.cuda.is_available() else "gloo")
 
 
 @contextmanager
@@ -72,7 +86,9 @@ def _sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
 def _main() -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    train_rank(atomic.read_json(Path(sys.argv[1])))
+    STOP.install()
+    if train_rank(atomic.read_json(Path(sys.argv[1]))) == "stopped":
+        sys.exit(EXIT_STOPPED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Every measurement and check that is owed on a GPU, in steps of less than ten minutes each.
+#
+#   bash benchmarks/gpu.sh            lists the steps
+#   bash benchmarks/gpu.sh STEP...    runs them; results go to benchmarks/results/gpu/
+#   bash benchmarks/gpu.sh all        runs all that this machine has GPUs for
+#
+# A step ends with exit code 0 when what it checks holds. Nothing is downloaded: models have random
+# weights, the corpus is the demo's.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-python}
+OUT=${OUT:-benchmarks/results/gpu}
+STEP_SECONDS=570
+GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())' || echo 0)
+
+# name | GPUs needed | what it shows
+STEPS='
+environment       1  versions, driver, GPUs: what the other results were measured on
+tests             1  the training tests with a GPU visible: packing, loss, resume, adapters
+smoke             1  encode of a small corpus in bf16, exported and asked
+kernels           1  variable-length attention and fused loss against plain PyTorch, in bf16
+speed             1  1.5B shape, random weights: ours against TRL published, and TRL packed; MFU
+equal             1  stop and resume on one GPU, in fp32
+ranks             2  one GPU = two GPUs = every ZeRO stage, changes of ranks and stage, on NCCL
+ranks-bf16        2  the same in bf16, within 2 %
+launchers         2  torchrun and deepspeed start the same training
+'
+
+step_environment() {
+    "$PYTHON" -m memo_dist doctor
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+}
+
+step_tests() {
+    "$PYTHON" -m pytest -q tests/test_training_data.py tests/test_training_checkpoint.py \
+        tests/test_training_ledger.py
+}
+
+step_smoke() {
+    local run="$OUT/smoke-run"
+    rm -rf "$run"
+    "$PYTHON" -m memo_dist encode memo_dist/demo/data/documents --run "$run" \
+        --config configs/smoke/scratch.yaml train.precision=bf16 corpus.max_documents=6
+    "$PYTHON" -m memo_dist ask "$run" "Who supervises the Quennarth Metering Company?" --json
+}
+
+step_kernels() { "$PYTHON" -m pytest -q -rs tests/test_training_gpu.py; }
+
+step_speed() {
+    "$PYTHON" benchmarks/training_speed.py --model qwen2.5-1.5b --rounds 1 --out "$OUT/speed.json"
+}
+
+step_equal() { "$PYTHON" benchmarks/training_equivalence.py --ranks 1 --out "$OUT/equal.json"; }
+
+step_ranks() { "$PYTHON" benchmarks/training_equivalence.py --ranks 2 --out "$OUT/ranks.json"; }
+
+step_ranks-bf16() {
+    "$PYTHON" benchmarks/training_equivalence.py --ranks 2 --precision bf16 --limit 0.02 \
+        --out "$OUT/ranks-bf16.json"
+}
+
+step_launchers() {
+    local run="$OUT/launchers-run" keys=(train.max_steps=20 train.precision=bf16)
+    rm -rf "$run" "$run-2"
+    "$PYTHON" -m memo_dist synthesize memo_dist/demo/data/documents --run "$run" \
+        --config configs/smoke/scratch.yaml cluster.workers=0
+    cp -r "$run" "$run-2"
+    "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node 2 -m memo_dist train "$run" \
+        "${keys[@]}"
+    deepspeed --num_gpus 2 --module memo_dist train "$run-2" "${keys[@]}"
+    test -f "$run/train/shard-0/final/COMPLETE" && test -f "$run-2/train/shard-0/final/COMPLETE"
+}
+
+names() { awk 'NF {print $1}' <<<"$STEPS"; }
+needed() { awk -v name="$1" '$1 == name {print $2}' <<<"$STEPS"; }
+
+run_step() {
+    local name=$1 need
+    need=$(needed "$name")
+    [ -n "$need" ] || { echo "unknown step '$name'; steps are: $(names | xargs)" >&2; exit 2; }
+    if [ "$GPUS" -lt "$need" ]; then
+        echo "$name needs $need GPUs, this machine has $GPUS" >&2
+        return 3
+    fi
+    echo "== $name"
+    mkdir -p "$OUT"
+    export -f "step_$name"
+    export PYTHON OUT
+    timeout "$STEP_SECONDS" bash -euo pipefail -c "step_$name" 2>&1 | tee "$OUT/$name.log"
+}
+
+[ $# -gt 0 ] || { echo "$STEPS"; exit 0; }
+failed=()
+[ "$1" != all ] || set -- $(names)
+for name in "$@"; do
+    run_step "$name" || failed+=("$name")
+done
+[ ${#failed[@]} -eq 0 ] || { echo "not passed: ${failed[*]}" >&2; exit 1; }

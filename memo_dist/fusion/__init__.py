@@ -1,0 +1,1 @@
+"""Fusion: a frozen backbone that reads a memory's representations."""

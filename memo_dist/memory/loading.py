@@ -1,0 +1,204 @@
+"""From bank.json to memories that answer: loaded, streamed one by one, or adapters on one base."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import AutoTokenizer
+
+from memo_dist.cluster.resources import usable_memory
+from memo_dist.errors import RunError, UsageError
+from memo_dist.memory.answering import RawAnswer, ShardMemory, answering_device, load_frozen
+from memo_dist.memory.base import resolve_base
+from memo_dist.memory.identity import hash_weights, weight_files, weights_dtype
+from memo_dist.memory.manifest import BankManifest
+
+_ROOM = 0.6
+"""Share of a device's memory that shard weights may take where memory.loaded_gb=0; the rest is for
+keys and values, logits, and everything else on the machine."""
+
+
+class Memories(Protocol):
+    """One or more shards that answer together."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether weights are read anew for every call."""
+        ...
+
+    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+        """Each shard's raw answers, in the order of the questions."""
+        ...
+
+
+class LoadedShard:
+    """A full shard that stays in memory."""
+
+    streams = False
+
+    def __init__(self, shard: int, memory: ShardMemory) -> None:
+        self._shard, self._memory = shard, memory
+
+    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+        """See :class:`Memories`."""
+        return {self._shard: self._memory.answer(questions, batch_size)}
+
+
+class StreamedShard:
+    """A full shard that is loaded for each call and dropped after it."""
+
+    streams = True
+
+    def __init__(self, shard: int, folder: Path, max_answer_tokens: int, device: str) -> None:
+        self._shard, self._folder = shard, folder
+        self._max_answer_tokens, self._device = max_answer_tokens, device
+
+    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+        """See :class:`Memories`."""
+        memory = ShardMemory.load(self._folder, self._max_answer_tokens, self._device)
+        answers = memory.answer(questions, batch_size)
+        del memory
+        gc.collect()  # models hold cycles; the next shard must not wait for the collector
+        return {self._shard: answers}
+
+
+class AdapterShards:
+    """Shards of kind adapter on one base: every question to every adapter in the same batches.
+
+    PEFT applies to each row its own adapter (``adapter_names``), so the base is in memory once
+    and runs once a batch, however many adapters there are.
+    """
+
+    streams = False
+
+    def __init__(self, memory: ShardMemory, shards: Sequence[int]) -> None:
+        """``memory`` holds a PEFT model whose adapters are named by :func:`adapter_name`."""
+        self._memory, self._shards = memory, tuple(shards)
+
+    @classmethod
+    def load(
+        cls, base: Path, folders: Mapping[int, Path], max_answer_tokens: int, device: str = "auto"
+    ) -> AdapterShards:
+        """Load the base once and every adapter onto it.
+
+        Args:
+            base: folder of the base model.
+            folders: PEFT folder (safetensors) by shard, at least one.
+            max_answer_tokens: longest generated answer.
+            device: a torch device, or ``auto``.
+
+        Raises:
+            UsageError: the base or an adapter cannot be loaded.
+        """
+        from peft import PeftModel
+
+        first, *others = sorted(folders)
+        name = adapter_name(first)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folders[first], trust_remote_code=False)
+            frozen = load_frozen(base, device)
+            model: Any = PeftModel.from_pretrained(frozen, folders[first], adapter_name=name)
+            for shard in others:
+                model.load_adapter(folders[shard], adapter_name=adapter_name(shard))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UsageError(
+                f"the adapters {', '.join(map(str, folders.values()))} cannot be loaded on"
+                f" '{base}': {error}"
+            ) from error
+        return cls(ShardMemory(model, tokenizer, max_answer_tokens), [first, *others])
+
+    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+        """See :class:`Memories`; a batch has ``batch_size`` rows, adapters times questions."""
+        asked = [question for question in questions for _ in self._shards]
+        names = [adapter_name(shard) for _ in questions for shard in self._shards]
+        raws = self._memory.answer(asked, batch_size, names)
+        return {shard: raws[i :: len(self._shards)] for i, shard in enumerate(self._shards)}
+
+
+def adapter_name(shard: int) -> str:
+    """A shard's name among the adapters of a loaded base."""
+    return f"shard-{shard}"
+
+
+def load_memories(
+    manifest: BankManifest, folder: Path, max_answer_tokens: int, device: str, loaded_gb: float
+) -> list[Memories]:
+    """What answers for each shard of the bank in ``folder``; see ``Bank.load`` for the rest."""
+    paths = {entry.id: manifest.shard_folder(folder, entry.id) for entry in manifest.shards}
+    kinds = {entry.id: entry.kind for entry in manifest.shards}
+    adapters = {shard: path for shard, path in paths.items() if kinds[shard] == "adapter"}
+    full = {shard: path for shard, path in paths.items() if kinds[shard] == "full"}
+    memories: list[Memories] = []
+    if adapters:
+        base = base_folder(manifest, folder)
+        memories.append(AdapterShards.load(base, adapters, max_answer_tokens, device))
+    where = answering_device(device)
+    sizes = {shard: loaded_bytes(path, where) for shard, path in full.items()}
+    kept = choose_loaded(sizes, int(loaded_gb * 2**30) or _room(where))
+    for shard, path in full.items():
+        if shard in kept:
+            memory = ShardMemory.load(path, max_answer_tokens, device)
+            memories.append(LoadedShard(shard, memory))
+        else:
+            memories.append(StreamedShard(shard, path, max_answer_tokens, device))
+    return memories
+
+
+def choose_loaded(sizes: Mapping[int, int], budget: int) -> set[int]:
+    """The shards to keep loaded: all if they fit, else as many as leave room to stream the rest.
+
+    Args:
+        sizes: bytes by shard.
+        budget: bytes.
+    """
+    if sum(sizes.values()) <= budget:
+        return set(sizes)
+    kept: set[int] = set()
+    left = budget - max(sizes.values())
+    for shard in sorted(sizes):
+        if sizes[shard] <= left:
+            kept.add(shard)
+            left -= sizes[shard]
+    return kept
+
+
+def loaded_bytes(folder: Path, device: torch.device) -> int:
+    """Bytes of a model folder's weights once loaded (float32 on a CPU)."""
+    stored = sum(path.stat().st_size for path in weight_files(folder))
+    widened = device.type == "cpu" and weights_dtype(folder) in ("float16", "bfloat16")
+    return 2 * stored if widened else stored
+
+
+def base_folder(manifest: BankManifest, folder: Path) -> Path:
+    """The folder of the base that the bank's adapters belong to.
+
+    Raises:
+        UsageError: it is not on this machine and cannot be fetched.
+        RunError: its weights are not those that bank.json names.
+    """
+    base = manifest.base
+    if base.path is None:
+        found = resolve_base(base.id)
+        path, weights = found.path, found.weights_hash
+    else:
+        path = folder / base.path
+        if not path.is_dir():
+            raise UsageError(f"the base of this bank's adapters is missing: '{path}'")
+        weights = hash_weights(path)
+    if weights != base.weights_hash:
+        raise RunError(
+            f"the base '{base.id}' in '{path}' has weights {weights[:16]}, this bank's adapters"
+            f" were trained on {base.weights_hash[:16]}: bring that base back"
+        )
+    return path
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(_ROOM * free)
+    return int(_ROOM * usable_memory())

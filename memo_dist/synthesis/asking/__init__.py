@@ -1,0 +1,1 @@
+"""Asking: endpoints and their limits, the request journal, validation, attempts, spending."""

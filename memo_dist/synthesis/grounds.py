@@ -1,0 +1,58 @@
+"""The text that a reflection rests on, read from the corpus files when it is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from memo_dist.corpus.manifest import DOCUMENTS
+from memo_dist.synthesis.coverage import chunk_span
+from memo_dist.synthesis.types import Reflection
+
+_KEPT = 256
+"""Documents kept in memory: reflections come document by document."""
+
+
+class Grounds:
+    """Text of the cited chunks with the titles and dates of their documents.
+
+    Memory: one offset a document, and the latest documents' texts.
+    """
+
+    def __init__(self, corpus: Path) -> None:
+        """Index ``documents.jsonl`` of the corpus folder."""
+        self._stream = (corpus / DOCUMENTS).open("rb")
+        self._offsets: dict[str, int] = {}
+        self._documents: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        offset = 0
+        for line in self._stream:
+            self._offsets[json.loads(line)["id"]] = offset
+            offset += len(line)
+
+    def __enter__(self) -> Grounds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def __call__(self, reflection: Reflection) -> str:
+        """Empty where the reflection cites no chunk."""
+        return "\n".join(self._texts(reflection.chunks))
+
+    def _texts(self, chunks: Iterable[str]) -> Iterable[str]:
+        for chunk in chunks:
+            name, (start, end) = chunk_span(chunk)
+            row = self._document(name)
+            yield f"{row['title']}\n{row['date'] or ''}\n{row['text'][start:end]}"
+
+    def _document(self, name: str) -> dict[str, Any]:
+        row = self._documents.get(name)
+        if row is None:
+            self._stream.seek(self._offsets[name])
+            row = self._documents[name] = json.loads(self._stream.readline())
+            if len(self._documents) > _KEPT:
+                self._documents.popitem(last=False)
+        return row

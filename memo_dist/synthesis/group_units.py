@@ -1,0 +1,93 @@
+"""Units of a step that works on groups: found by the step, located in the earlier part files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+from memo_dist.corpus.manifest import CHUNKS
+from memo_dist.errors import RunError
+from memo_dist.io.hashing import short_hash
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.synthesis.plan import Plan, StepUnits, UnitSpec, chunk_index
+from memo_dist.synthesis.requests import Group, GroupingStep
+from memo_dist.synthesis.types import Reflection, StepName
+from memo_dist.synthesis.worker import part_path
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a reflection stands: step, partition and byte offset of its line."""
+
+    step: StepName
+    partition: int
+    offset: int
+
+
+def grouped_units(
+    run: RunFolder, plan: Plan, step: GroupingStep, earlier: Sequence[StepName]
+) -> StepUnits:
+    """The units of a grouping step, from the part files of the complete steps before it.
+
+    Memory: a place for each reflection (about 200 bytes), and whatever the step itself keeps.
+
+    Raises:
+        RunError: the step named a document or reflection that its shard does not have.
+    """
+    places = _places(run, plan, earlier)
+    documents = {
+        name: (unit.shard, offset) for unit in plan.units for name, offset in unit.documents
+    }
+    chunks = chunk_index(run.corpus / CHUNKS)
+    units: list[UnitSpec] = []
+    for shard in sorted({unit.shard for unit in plan.units}):
+        rows = (row for _, row in _located(run, plan, earlier) if row.shard == shard)
+        for group in step.groups(shard, rows):
+            _check(group, shard, documents, places, step.name)
+            units.append(
+                UnitSpec(
+                    id=short_hash([shard, group.documents, group.reflections]),
+                    shard=shard,
+                    documents=tuple((name, documents[name][1]) for name in group.documents),
+                    chunks=tuple(at for name in group.documents for at in chunks.get(name, ())),
+                    inputs=tuple(astuple(places[shard, key]) for key in group.reflections),
+                )
+            )
+    return StepUnits(tuple(units), plan.partitions, grouped=True)
+
+
+def _places(
+    run: RunFolder, plan: Plan, earlier: Sequence[StepName]
+) -> dict[tuple[int, str], _Place]:
+    """By shard and id; of equal ids the last: a later step's reflection replaces an earlier one."""
+    return {(row.shard, row.id): place for place, row in _located(run, plan, earlier)}
+
+
+def _located(
+    run: RunFolder, plan: Plan, earlier: Sequence[StepName]
+) -> Iterator[tuple[_Place, Reflection]]:
+    for name in earlier:
+        for partition in range(plan.partitions):
+            offset = 0
+            with part_path(run, name, partition).open("rb") as stream:
+                for line in stream:
+                    row = Reflection.from_json(json.loads(line))
+                    yield _Place(name, partition, offset), row
+                    offset += len(line)
+
+
+def _check(
+    group: Group,
+    shard: int,
+    documents: dict[str, tuple[int, int]],
+    places: dict[tuple[int, str], _Place],
+    step: str,
+) -> None:
+    foreign = [name for name in group.documents if documents.get(name, (None,))[0] != shard]
+    lost = [key for key in group.reflections if (shard, key) not in places]
+    if foreign or lost:
+        raise RunError(
+            f"step {step} formed a group of shard {shard} with documents {foreign[:3]} and "
+            f"reflections {lost[:3]} that the shard does not have"
+        )

@@ -1,0 +1,120 @@
+"""Faults of a question-answer pair that rules can see: leaks, loose pronouns, unfounded answers.
+
+The rules apply to every generator's reflections in the cleaning pass; the ``verify`` step asks a
+language model about the same faults and can mend them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from memo_dist.synthesis.types import ABSTAIN_ANSWER, Kind
+from memo_dist.synthesis.words import content, names, numbers
+
+LEAK = "refers to the text"
+PRONOUN = "pronoun without a name"
+MARKUP = "copies the prompt"
+UNFOUNDED = "answer not in the text"
+FOREIGN_NAMES = "names what the text does not"
+NAMES_ANSWER = "answer in the question"
+
+LEAST_FOUNDED = 0.5
+"""Share of an answer's content words that its text must hold."""
+LEAST_RELATED = 1 / 3
+"""Share of an indirect pair's content words that its text must hold."""
+
+_TEXT = r"(?:passage|text|excerpt|snippet|context|paragraph|chunk)s?"
+_SOURCE = rf"(?:{_TEXT}|document|article|author|source|story)"
+_LEAK = re.compile(
+    rf"\b(?:the|this|that|these|given|provided|above|following) {_TEXT}\b(?! of\b)"
+    rf"|\b(?:according to|in|from|by|of|does|did) (?:the|this) {_SOURCE}"
+    r"(?=\s*(?:[?.,;:]|$)|\s+(?:say|state|mention|describe|tell|mean|above|below|provided|given))"
+    rf"|\b(?:mentioned|stated|described|given|listed|discussed|provided) (?:above|below|here"
+    rf"|in the {_SOURCE})\b"
+    r"|\bpassage \[?\d|\[\d+\]|\bas (?:stated|mentioned|described) (?:above|earlier|before)\b"
+    r"|\bthe (?:aforementioned|aforesaid|above-mentioned)\b",
+    re.IGNORECASE,
+)
+_PRONOUN = re.compile(
+    r"\b(?:he|him|his|she|her|hers|they|them|their|theirs|it|its)\b", re.IGNORECASE
+)
+_AFTER_AUXILIARY = re.compile(
+    r"\b(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should|may|might)\s+$",
+    re.IGNORECASE,
+)
+_IMPERATIVES = frozenset({"please", "name", "tell", "state", "give", "list", "explain"})
+_ANTECEDENT = re.compile(r"\b(?:the|an?|which|whose|each|every|any|all|some|no|\d+)\s+\w", re.I)
+_EXPLETIVE = re.compile(
+    r"\b(?:is|was|does|did|will|would|can|could|how long|to) it (?:take|took|from|true|possible|"
+    r"mean|rain|snow|in|now|called|necessary|important|that|to|about|for)\b"
+    r"|\bit (?:is|was|takes|took|will take) (?:true|possible|necessary|important|about|to)\b",
+    re.IGNORECASE,
+)
+
+
+def leaks(text: str, ground: str = "") -> bool:
+    """Whether the text points at the document it was made from ("the passage", "as stated").
+
+    A phrase that ``ground`` has itself ("a draft of the passage") points at something else.
+    """
+    match = _LEAK.search(text)
+    return match is not None and match.group().casefold() not in ground.casefold()
+
+
+def loose_pronoun(question: str) -> bool:
+    """Whether a personal pronoun comes before anything it could stand for.
+
+    A pronoun behind a verb of its own question word ("Who sold his house?") is explained by it.
+    """
+    match = _PRONOUN.search(question)
+    if match is None or _EXPLETIVE.search(question):
+        return False
+    before = question[: match.start()]
+    named = any(name.split()[0].casefold() not in _IMPERATIVES for name in names(before))
+    quoted = any(mark in before for mark in "\"“'‘«")
+    if named or quoted or _ANTECEDENT.search(before):
+        return False
+    return not content(before) or _AFTER_AUXILIARY.search(before) is not None
+
+
+def founded(question: str, answer: str, kind: Kind, text: str) -> bool:
+    """Whether the answer can come from ``text`` (its chunks, titles and dates).
+
+    A stated answer must stand in the text: half of its content words and all of its numbers. An
+    indirect one may compute a number or turn a relation, so there a third of question and answer
+    together must rest on the text.
+    """
+    if kind == "abstain" or answer == ABSTAIN_ANSWER:
+        return True
+    known = content(text)
+    if kind == "indirect":
+        return _share(f"{question} {answer}", known) >= LEAST_RELATED
+    if _share(answer, known) < LEAST_FOUNDED:
+        return False
+    return numbers(answer) <= numbers(text) | numbers(question)
+
+
+def _share(text: str, known: frozenset[str]) -> float:
+    wanted = content(text)
+    return len(wanted & known) / len(wanted) if wanted else 1.0
+
+
+def foreign_names(question: str, text: str) -> bool:
+    """Whether most of a question's names stand nowhere in its text (a prompt's example, say)."""
+    asked = content(" ".join(names(question)))
+    return bool(asked) and len(asked & content(text)) < LEAST_FOUNDED * len(asked)
+
+
+def names_answer(question: str, answer: str) -> bool:
+    """Whether the question gives its answer away: all of the answer's content words stand in it."""
+    wanted = content(answer)
+    return bool(wanted) and wanted <= content(question)
+
+
+def wording_fault(question: str, answer: str, ground: str = "") -> str:
+    """A fault that is visible in the pair alone; empty when there is none."""
+    if "->" in question and "->" not in ground:
+        return MARKUP
+    if leaks(question, ground) or leaks(answer, ground):
+        return LEAK
+    return PRONOUN if loose_pronoun(question) else ""

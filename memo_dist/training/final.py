@@ -1,0 +1,102 @@
+"""The end of a training: whole weights, adapter, tokenizer, and logits for the export's check."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
+
+from memo_dist.io import atomic
+from memo_dist.training import checkpoint
+from memo_dist.training.adapters import ADAPTER, save_adapter
+from memo_dist.training.checkpoint import TrainState
+from memo_dist.training.deepspeed_seam import Engine
+from memo_dist.training.format import ChatFormat
+from memo_dist.training.job import TrainJob
+from memo_dist.training.model import Trainee
+from memo_dist.training.weight_files import StoredWeights, WeightWriter
+
+
+def write_final(
+    job: TrainJob, trainee: Trainee, engine: Engine, state: TrainState, first: bool
+) -> None:
+    """Write ``final/``; collective, rank 0 (``first``) writes.
+
+    Weights are gathered one at a time and written in files of a limited size; what was cut off
+    as frozen is copied from the base. Of adapters only they are written, as a PEFT folder.
+    """
+    probe = probe_logits(job, trainee, engine)
+    final, adapted = job.final, job.train.method == "lora"
+    if first:
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir(parents=True)
+    weights = engine.weights(trained_only=adapted)
+    if not first:
+        for _ in weights:
+            pass
+        return
+    if adapted:
+        settings = trainee.rows.model.peft_config[ADAPTER]
+        values = {name: value.to("cpu", copy=True) for name, value in weights}
+        save_adapter(final, settings, values, job.base)
+    else:
+        _write_whole(job, trainee, weights)
+    _write_description(job, final)
+    save_file(probe, final / "probe.safetensors")
+    atomic.write_json(final / checkpoint.STATE, vars(state))
+    checkpoint.mark_complete(final)
+
+
+def _write_whole(
+    job: TrainJob, trainee: Trainee, weights: Iterable[tuple[str, torch.Tensor]]
+) -> None:
+    writer = WeightWriter(job.final)
+    # Tied weights come under their first name, which is the one that transformers writes.
+    written = set(getattr(trainee.rows.model, "all_tied_weights_keys", None) or {})
+    for name, value in weights:
+        if name not in written:
+            # Some models are fused in memory (experts) and apart on disk.
+            tensor = {name: value.to("cpu", copy=True)}
+            stored_as = revert_weight_conversion(trainee.rows.model, tensor)
+            for stored_name, part in stored_as.items():
+                writer.add(stored_name, part)
+            written |= {name, *stored_as}
+    if trainee.frozen is not None:
+        for name, value in StoredWeights(Path(job.base)):
+            if name not in written:
+                writer.add(name, value.to(trainee.dtype))
+    writer.close()
+    config: Any = AutoConfig.from_pretrained(job.base)
+    config.dtype = str(trainee.dtype).removeprefix("torch.")
+    config.save_pretrained(job.final)
+
+
+def probe_logits(job: TrainJob, trainee: Trainee, engine: Engine) -> dict[str, torch.Tensor]:
+    """Last-position logits of each probe prompt, fp32 [vocabulary]; collective."""
+    engine.module.eval()
+    probe = {}
+    with torch.no_grad():
+        for index, ids in enumerate(job.probe):
+            tokens = torch.tensor([ids], device=engine.device)
+            positions = torch.arange(len(ids), device=engine.device)[None]
+            frozen, lengths = trainee.frozen, [len(ids)]
+            inputs = tokens if frozen is None else frozen.run(tokens, positions, lengths)
+            last = torch.tensor([len(ids) - 1], device=engine.device)
+            logits = engine.module(inputs, positions, lengths, last, last, want="logits")
+            probe[f"ids.{index}"] = tokens[0].cpu()
+            probe[f"logits.{index}"] = logits[0].float().cpu().contiguous()
+    return probe
+
+
+def _write_description(job: TrainJob, final: Path) -> None:
+    if (Path(job.base) / "generation_config.json").exists():
+        GenerationConfig.from_pretrained(job.base).save_pretrained(final)
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
+    tokenizer.save_pretrained(final)

@@ -1,0 +1,208 @@
+"""Frozen lowest layers run once: their activations are kept and every epoch starts from them.
+
+With ``train.trained_layers`` the embedding and the layers below never change, and packed
+examples do not see each other, so what those layers make of an example is the same in every
+epoch. It is computed once, in rows of a fixed order (equal bytes whoever computes it and
+whenever), and kept in ``RUN/train/shard-<k>/activations.npy``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memo_dist.cluster.ranks import Ranks
+from memo_dist.config.schema import TrainConfig
+from memo_dist.io import atomic
+from memo_dist.training.attention import borders
+from memo_dist.training.batch import pack_row
+from memo_dist.training.examples import Examples
+from memo_dist.training.packing import rows_in_order
+
+FILE = "activations.npy"
+MARKER = "activations.json"
+
+_log = logging.getLogger(__name__)
+
+
+def worth_keeping(train: TrainConfig, tokens: int, width: int, bf16: bool) -> bool:
+    """Whether activations of the frozen layers are kept: used twice, and within the limit."""
+    size = tokens * width * (2 if bf16 else 4)
+    return (
+        bool(train.trained_layers) and train.epochs > 1 and size <= train.keep_activations_gb * 1e9
+    )
+
+
+@dataclass
+class FrozenLayers:
+    """Embedding and lowest decoder layers of a model.
+
+    Attributes:
+        decoder: the model's decoder with these layers only and without its final norm.
+        layers: how many.
+        path: name of the decoder's list of layers inside the causal LM.
+    """
+
+    decoder: Any
+    layers: int
+    path: str
+
+    def whole_name(self, name: str) -> str:
+        """The whole model's name of a parameter of the part above."""
+        if not name.startswith(f"{self.path}."):
+            return name
+        index, _, rest = name.removeprefix(f"{self.path}.").partition(".")
+        return f"{self.path}.{int(index) + self.layers}.{rest}"
+
+    @torch.no_grad()
+    def run(self, ids: torch.Tensor, positions: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """Activations [1, tokens, width] of one packed row of token ids [1, tokens]."""
+        row = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+        hidden: torch.Tensor = self.decoder(**row, **borders(lengths, ids.device)).last_hidden_state
+        return hidden
+
+    def of(self, examples: Examples, row_tokens: int, device: torch.device) -> np.ndarray:
+        """Activations [total tokens, width] of examples, held in memory."""
+        out = _empty(self.decoder, len(examples.ids))
+        for indices in rows_in_order(examples.lengths, row_tokens):
+            self._fill(out, examples, indices, device)
+        return out
+
+    def keep(  # noqa: PLR0913
+        self, folder: Path, examples: Examples, row_tokens: int, ranks: Ranks,
+        device: torch.device, identity: str, on_row: Callable[[float], None],
+    ) -> np.ndarray:  # fmt: skip
+        """Activations of all training examples as a read-only map of a file.
+
+        Ranks share the rows. Collective: a marker that rank 0 writes last tells a later start
+        that the file is whole.
+
+        Args:
+            folder: of the shard.
+            examples: all training examples.
+            row_tokens: most tokens in a row.
+            ranks: this rank's place.
+            device: to compute on.
+            identity: of the training; a file of another one is replaced.
+            on_row: called after each row with the fraction that is done.
+        """
+        path, marker = folder / FILE, folder / MARKER
+        if not marker.exists() or atomic.read_json(marker).get("job") != identity:
+            ranks.barrier()  # every rank has looked before rank 0 begins
+            if ranks.is_first:
+                marker.unlink(missing_ok=True)
+                like = _empty(self.decoder, 0)
+                shape = (len(examples.ids), like.shape[1])
+                np.lib.format.open_memmap(path, "w+", like.dtype, shape).flush()
+            ranks.barrier()
+            out = np.lib.format.open_memmap(path, "r+")
+            rows = rows_in_order(examples.lengths, row_tokens)
+            for done, indices in enumerate(rows[ranks.rank :: ranks.world]):
+                self._fill(out, examples, indices, device)
+                on_row((done + 1) * ranks.world / len(rows))
+            out.flush()
+            ranks.barrier()
+            if ranks.is_first:
+                atomic.write_json(marker, {"job": identity, "tokens": len(examples.ids)})
+        ranks.barrier()
+        kept: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
+        return kept
+
+    def _fill(
+        self, out: np.ndarray, examples: Examples, indices: range, device: torch.device
+    ) -> None:
+        row = pack_row(examples, indices).to(device)
+        hidden = self.run(row.inputs, row.position_ids, row.lengths)[0].cpu()
+        start, stop = examples.starts[indices.start], examples.starts[indices.stop]
+        bits = hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden
+        out[start:stop] = bits.numpy()
+
+
+def split_frozen(
+    model: Any, layers: Sequence[torch.nn.Module], train: TrainConfig
+) -> FrozenLayers | None:
+    """Cut a causal LM in two: what is frozen, and ``model`` itself without its lowest layers.
+
+    The cut model takes activations as ``inputs_embeds``. Both parts are compared with the
+    whole on a few tokens, because decoders differ in what they do around their layers; where
+    that fails the model stays whole.
+
+    Returns:
+        The frozen part; None if there is none or the model cannot be cut.
+    """
+    count = len(layers) - train.trained_layers
+    decoder = model.get_decoder()
+    found = [
+        name for name, module in decoder.named_children() if list(module.children()) == [*layers]
+    ]
+    if count < 1 or not found:
+        return None
+    ids = torch.arange(8)[None] % model.config.vocab_size
+    row = {"position_ids": torch.arange(8)[None], "use_cache": False, **borders([8], ids.device)}
+    with torch.no_grad():
+        wanted = decoder(input_ids=ids, **row).last_hidden_state
+    name = found[0]
+    lower = _with_layers(decoder, name, layers[:count])
+    _own_embedding(lower)
+    _drop_final_norm(lower)
+    prefix = next(n for n, m in model.named_modules() if m is decoder)
+    frozen = FrozenLayers(lower.eval(), count, f"{prefix}.{name}")
+    whole = getattr(decoder, name), decoder.config
+    setattr(decoder, name, torch.nn.ModuleList(layers[count:]))
+    decoder.config = model.config = _config_of(model.config, len(layers) - count, count)
+    with torch.no_grad():
+        hidden = frozen.run(ids, row["position_ids"], [8])
+        got = decoder(inputs_embeds=hidden, **row).last_hidden_state
+    if torch.allclose(got, wanted, rtol=1e-2, atol=1e-3):
+        return frozen
+    _log.warning("%s cannot be cut: its frozen layers run in every step", type(model).__name__)
+    setattr(decoder, name, whole[0])
+    decoder.config = model.config = whole[1]
+    return None
+
+
+def _with_layers(decoder: Any, name: str, layers: Sequence[torch.nn.Module]) -> Any:
+    """A copy of the decoder that shares its modules but has these layers."""
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    part._parameters, part._buffers = dict(decoder._parameters), dict(decoder._buffers)
+    setattr(part, name, torch.nn.ModuleList(layers))
+    part.config = _config_of(decoder.config, len(layers), 0)
+    return part
+
+
+def _config_of(config: Any, layers: int, first: int) -> Any:
+    part = copy.deepcopy(config)
+    part.num_hidden_layers = layers
+    if getattr(part, "layer_types", None):
+        part.layer_types = part.layer_types[first : first + layers]
+    return part
+
+
+def _own_embedding(part: Any) -> None:
+    """A parameter object of its own over the same memory: ZeRO 3 empties the shared one."""
+    embedding = copy.copy(part.get_input_embeddings())
+    embedding._parameters = {
+        name: torch.nn.Parameter(value.data, requires_grad=False)
+        for name, value in embedding._parameters.items()
+    }
+    part.set_input_embeddings(embedding)
+
+
+def _drop_final_norm(part: Any) -> None:
+    """The final norm belongs to the part above: the last child named like one goes."""
+    name = [name for name, _ in part.named_children() if "norm" in name][-1]
+    setattr(part, name, torch.nn.Identity())
+
+
+def _empty(decoder: Any, tokens: int) -> np.ndarray:
+    weight = decoder.get_input_embeddings().weight
+    kind = np.int16 if weight.dtype == torch.bfloat16 else np.float32
+    return np.empty((tokens, decoder.config.hidden_size), kind)

@@ -1,0 +1,75 @@
+"""The memory need against the memory there is: refused with the keys to change, before it runs."""
+
+from __future__ import annotations
+
+import torch
+
+from memo_dist.cluster.placement import Placement
+from memo_dist.cluster.resources import Resources
+from memo_dist.config.schema import Config
+from memo_dist.errors import UsageError
+from memo_dist.memory.base import SCRATCH_NAME, find_base
+from memo_dist.memory.scratch import scratch_model_config
+from memo_dist.training.memory_need import GIB, MemoryNeed, ModelShape, training_need
+from memo_dist.training.model import use_bf16
+
+
+def planned_need(config: Config, ranks: int, gpu: bool) -> MemoryNeed | None:
+    """The need of one rank; None where the base is not on this machine (nothing is downloaded).
+
+    Args:
+        config: base and training.
+        ranks: ranks of one shard.
+        gpu: whether they hold GPUs; ``train.precision=auto`` is then counted as bf16.
+    """
+    shape = _base_shape(config)
+    if shape is None:
+        return None
+    bf16 = config.train.precision == "bf16" or (gpu and _auto_bf16(config.train.precision))
+    return training_need(shape, config.train, ranks, bf16=bf16, gpu=gpu)
+
+
+def shards_in_memory(
+    config: Config, need: MemoryNeed, placement: Placement, have: Resources
+) -> int:
+    """How many shards of the bank can train side by side in this machine's memory.
+
+    Raises:
+        UsageError: not even one; says have, want, and the keys to change.
+    """
+    ranks = placement.ranks
+    host = ranks * (need.host_bytes if placement.gpu else need.device_bytes)
+    if placement.gpu:
+        device = torch.cuda.get_device_properties(0).total_memory
+        if need.device_bytes > device:
+            raise UsageError(_too_large(config, need, f"a GPU here has {device / GIB:.1f} GiB"))
+    if host > have.memory_bytes:
+        text = f"{ranks} rank(s) take {host / GIB:.1f} GiB, this machine has"
+        raise UsageError(_too_large(config, need, f"{text} {have.memory_bytes / GIB:.1f} GiB"))
+    return have.memory_bytes // host if host else placement.at_once
+
+
+def _too_large(config: Config, need: MemoryNeed, why: str) -> str:
+    train = config.train
+    keys = [f"a smaller memory.base than {config.memory.base}"]
+    if not train.gradient_checkpointing:
+        keys.append("train.gradient_checkpointing=true")
+    keys.append(f"train.micro_batch_tokens below {train.micro_batch_tokens}")
+    keys.append("train.trained_layers")
+    keys.append("train.zero_stage with more cluster.workers, or offload in train.deepspeed")
+    return f"the training does not fit: {why}; need {need}. Change: {', '.join(keys)}"
+
+
+def _base_shape(config: Config) -> ModelShape | None:
+    scratch = config.memory.scratch
+    if config.memory.base == SCRATCH_NAME:
+        return ModelShape.of(scratch_model_config(scratch, scratch.vocabulary))
+    try:
+        return ModelShape.of_folder(find_base(config.memory.base, allow_download=False))
+    except UsageError:
+        return None
+
+
+def _auto_bf16(precision: str) -> bool:
+    """What ``auto`` means on the GPUs of this machine; bf16 where there are none to ask."""
+    return use_bf16(precision) if torch.cuda.is_available() else precision != "fp32"

@@ -1,0 +1,144 @@
+"""Writing checkpoints while training goes on, and finding the one to continue from.
+
+A save copies this rank's state into host memory and hands it to a thread. The checkpoint becomes
+complete at a later step border, once all ranks have said (in the all-reduce that every border
+has) that their files are written; a stop waits for it. Only then do older checkpoints go.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from memo_dist.cluster.ranks import Ranks
+from memo_dist.errors import RunError
+from memo_dist.io import atomic
+from memo_dist.training import checkpoint
+from memo_dist.training.checkpoint import TrainState
+from memo_dist.training.deepspeed_seam import Engine
+from memo_dist.training.job import TrainJob
+from memo_dist.training.shards import FragmentReader, snapshot, write_fragments
+
+BEST = "best"
+"""Folder, among the checkpoints, of the weights with the best recall of held-out wordings."""
+
+
+class Saver:
+    """One rank's side of the checkpoints of one shard.
+
+    Args:
+        job: the shard's.
+        ranks: this rank's place.
+        on_complete: called on rank 0 just before a checkpoint becomes complete.
+    """
+
+    def __init__(
+        self, job: TrainJob, ranks: Ranks, on_complete: Callable[[TrainState], None]
+    ) -> None:
+        self._job, self._ranks, self._on_complete = job, ranks, on_complete
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._state: TrainState | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a checkpoint is begun and not complete; equal on all ranks."""
+        return self._state is not None
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether this rank's files are not all written.
+
+        Raises:
+            OSError: they cannot be (a full disk).
+        """
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+        return self._writing is not None and not self._writing.done()
+
+    def begin(self, engine: Engine, state: TrainState) -> None:
+        """Copy the state and start writing it; collective."""
+        folder = self._folder(state)
+        fragments = snapshot(engine.fragments())
+        random = checkpoint.random_state()
+
+        def write() -> None:
+            write_fragments(folder, self._ranks.rank, fragments)
+            atomic.write_bytes(folder / checkpoint.random_file(self._ranks.rank), random)
+
+        if self._ranks.is_first:
+            shutil.rmtree(folder, ignore_errors=True)  # what a kill left of an earlier try
+            folder.mkdir(parents=True)
+        self._ranks.barrier()
+        self._writing, self._state = self._pool.submit(write), state
+
+    def finish(self) -> None:
+        """Wait for this rank's files and make the checkpoint complete; collective."""
+        if self._writing is None or self._state is None:
+            return
+        self._writing.result()
+        self._ranks.barrier()
+        if self._ranks.is_first:
+            folder = self._folder(self._state)
+            self._on_complete(self._state)
+            checkpoint.complete(folder, self._state)
+            checkpoint.prune(folder.parent, self._job.train.keep_checkpoints)
+        self._ranks.barrier()
+        self._writing = self._state = None
+
+    def _folder(self, state: TrainState) -> Path:
+        return self._job.checkpoints / checkpoint.tag(state.step)
+
+    # -- the best weights so far ---------------------------------------------------------------
+
+    def keep_best(self, engine: Engine, step: int, recall: float) -> None:
+        """Write the trained weights as the best so far; collective."""
+        folder, new = self._job.checkpoints / BEST, self._job.checkpoints / f".{BEST}"
+        weights = {n: (s, {"weight": v["weight"]}) for n, (s, v) in engine.fragments().items()}
+        if self._ranks.is_first:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+        self._ranks.barrier()
+        write_fragments(new, self._ranks.rank, snapshot(weights))
+        self._ranks.barrier()
+        if self._ranks.is_first:
+            values = {"step": step, "recall": recall, "job": self._job.identity}
+            atomic.write_json(new / checkpoint.STATE, values)
+            checkpoint.mark_complete(new)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.replace(folder)
+        self._ranks.barrier()
+
+    def best(self) -> tuple[int, float, FragmentReader] | None:
+        """(step, recall, weights) of the best so far, or None."""
+        folder = self._job.checkpoints / BEST
+        if not checkpoint.is_complete(folder):
+            return None
+        state = atomic.read_json(folder / checkpoint.STATE)
+        if state["job"] != self._job.identity:
+            return None
+        return state["step"], state["recall"], FragmentReader(folder)
+
+
+def find_checkpoint(job: TrainJob) -> tuple[Path, TrainState] | None:
+    """The newest complete checkpoint of a job (or the one asked for), checked.
+
+    The number of ranks and the ZeRO stage may have changed since; the job may not.
+
+    Raises:
+        RunError: it is of another job, base, configuration or file format.
+    """
+    newest = job.resume in ("auto", "must")
+    folder = checkpoint.latest(job.checkpoints) if newest else Path(job.resume)
+    if folder is None:
+        return None
+    state = checkpoint.read_state(folder)
+    if state.job != job.identity:
+        raise RunError(
+            f"checkpoint {folder.name} was written with job={state.job}, this launch has"
+            f" {job.identity} (another base, configuration or examples): start with the same, or"
+            f" remove {folder.parent} to train anew"
+        )
+    return folder, state

@@ -1,0 +1,139 @@
+"""The memory estimate: its formulas on round numbers, its text, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cli import memo_dist, tiny_corpus
+
+from memo_dist.cluster.placement import plan_placement
+from memo_dist.cluster.resources import Resources
+from memo_dist.config import load_config
+from memo_dist.config.schema import ScratchConfig, TrainConfig
+from memo_dist.errors import UsageError
+from memo_dist.memory.scratch import new_scratch_model, scratch_model_config
+from memo_dist.training.memory_check import planned_need, shards_in_memory
+from memo_dist.training.memory_need import GIB, ModelShape, training_need
+
+P = 1_000_000_000
+SHAPE = ModelShape(
+    parameters=P,
+    layer_parameters=50_000_000,
+    layers=20,
+    hidden=2000,
+    intermediate=6000,
+    vocabulary=1000,
+    linears=((2000, 2000), (2000, 6000)),
+)
+
+
+def need(ranks=1, bf16=True, gpu=True, adapter_rank=0, **train):
+    settings = TrainConfig(**{"micro_batch_tokens": 1024, **train})
+    return training_need(SHAPE, settings, ranks, bf16=bf16, gpu=gpu, adapter_rank=adapter_rank)
+
+
+def states(found):
+    names = ("parameters", "gradients", "optimizer")
+    return tuple(found.device.get(name, 0) / P for name in names)
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [(0, (2, 6, 12)), (1, (2, 2, 3)), (2, (2, 0.5, 3)), (3, (0.5, 0.5, 3))],
+)
+def test_mixed_precision_states_are_those_of_the_zero_paper(stage, expected):
+    """2P + 2P + 12P, divided by stage; DeepSpeed accumulates in fp32 at stage 0 (4P more)."""
+    assert states(need(ranks=4, zero_stage=stage)) == expected
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(0, (4, 4, 8)), (1, (4, 4, 3)), (3, (1, 1, 3))])
+def test_fp32_states(stage, expected):
+    assert states(need(ranks=4, bf16=False, gpu=False, zero_stage=stage)) == expected
+
+
+def test_activations_fall_with_checkpointing_and_frozen_layers():
+    per_layer = 1024 * 2 * (11 * 2000 + 4 * 6000)
+    assert need().device["activations"] == 20 * per_layer
+    assert need(trained_layers=5).device["activations"] == 5 * per_layer
+    checkpointed = need(gradient_checkpointing=True).device["activations"]
+    assert checkpointed == 20 * 1024 * 2 * 2000 + per_layer
+    assert need(micro_batch_tokens=2048).device["activations"] == 40 * per_layer
+
+
+def test_lora_and_frozen_layers_have_states_for_what_is_trained():
+    trained = 20 * 8 * (4000 + 8000)
+    found = need(adapter_rank=8)
+    assert found.device["parameters"] == 2 * (P + trained)
+    assert found.device["optimizer"] == 12 * trained
+    frozen = need(trained_layers=2)
+    assert frozen.device["optimizer"] == 12 * 2 * SHAPE.layer_parameters
+    assert frozen.device["parameters"] == 2 * P
+
+
+def test_offload_moves_states_to_the_host(tmp_path):
+    file = tmp_path / "offload.json"
+    file.write_text(
+        json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}})
+    )
+    plain, offloaded = need(ranks=4, zero_stage=2), need(ranks=4, deepspeed=str(file))
+    assert offloaded.host["optimizer"] == plain.device["optimizer"] == 3 * P
+    assert "optimizer" not in offloaded.device
+    assert "offloaded to the host" in str(offloaded)
+
+
+def test_shape_counts_the_weights_of_the_real_model():
+    config = scratch_model_config(ScratchConfig(), 4096)
+    model = new_scratch_model(config, seed=1)
+    shape = ModelShape.of(config)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    layer = model.model.layers[0]
+    assert shape.layer_parameters == sum(p.numel() for p in layer.parameters())
+    assert len(shape.linears) == 7
+
+
+def test_what_does_not_fit_is_refused_with_the_keys():
+    config = load_config(
+        [],
+        [
+            "memory.base=scratch",
+            "memory.scratch.hidden_size=4096",
+            "memory.scratch.layers=60",
+            "train.micro_batch_tokens=1024",
+        ],
+    )
+    have = Resources(8, 0, 16 * GIB)
+    found = planned_need(config, 1, gpu=False)
+    with pytest.raises(UsageError) as refused:
+        shards_in_memory(config, found, plan_placement(config, have), have)
+    for part in (
+        "this machine has 16.0 GiB",
+        "train.micro_batch_tokens below 1024",
+        "train.gradient_checkpointing=true",
+        "memory.base",
+        "train.zero_stage",
+    ):
+        assert part in str(refused.value)
+
+
+def test_memory_decides_how_many_shards_train_at_once():
+    config = load_config([], ["memory.base=scratch", "corpus.shards=8"])
+    found = planned_need(config, 1, gpu=False)
+    have = Resources(8, 0, int(2.5 * found.device_bytes))
+    assert shards_in_memory(config, found, plan_placement(config, have), have) == 2
+
+
+def test_dry_run_and_run_tell_the_need_and_refuse_what_cannot_fit(tmp_path):
+    corpus = tiny_corpus(tmp_path / "documents")
+    run = tmp_path / "run"
+    told = memo_dist("encode", corpus, "--run", run, "--dry-run", "memory.base=scratch")
+    assert told.returncode == 0, told.stderr
+    line = next(line for line in told.stdout.splitlines() if line.startswith("need "))
+    assert "GiB a rank (fp32, ZeRO 0, 1 rank(s)): " in line
+    assert "runtime 0.6" in line
+    huge = ("memory.base=scratch", "memory.scratch.hidden_size=8192", "memory.scratch.layers=300")
+    refused = memo_dist("encode", corpus, "--run", run, *huge)
+    assert refused.returncode == 2
+    assert "the training does not fit" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not run.exists()
