@@ -8,7 +8,7 @@ from cli import memo_dist, tiny_corpus
 
 def test_the_report_tells_what_no_reflection_covers(tmp_path):
     corpus = tiny_corpus(tmp_path / "documents")
-    (corpus / "odd.txt").write_text("Onwards!\n")
+    (corpus / "odd.txt").write_text("Who would ever polish seventeen zebra lanterns?\n")
     run = tmp_path / "run"
     command = ["synthesize", corpus, "--run", run, "--report", "synthesis.partitions=1"]
     done = memo_dist(*command)
@@ -19,8 +19,8 @@ def test_the_report_tells_what_no_reflection_covers(tmp_path):
     assert summary["sentences"] == sum(row["sentences"] for row in rows)
     assert summary["covered"] == sum(row["covered"] for row in rows) > 0
     gaps = [gap["text"] for row in rows for gap in row["gaps"]]
-    assert any(text.startswith("Onwards") for text in gaps)
-    assert "Onwards" in done.stdout
+    assert any(text.startswith("Who would ever") for text in gaps)
+    assert "Who would ever" in done.stdout
     reflections = (run / "reflections.jsonl").read_text().splitlines()
     loaded = datasets.load_dataset(
         str(run / "synth" / "dataset"), split="train", cache_dir=str(tmp_path / "cache")
