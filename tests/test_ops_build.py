@@ -76,7 +76,7 @@ def test_required_kernels_that_are_missing_are_an_error(tmp_path):
 
 def test_a_broken_source_is_reported_with_the_compiler_s_words(tmp_path, monkeypatch):
     cases.cpu_kernels()
-    broken = build.Target("broken", "cpu", ("-std=c++20", "-DkTile=oops"))
+    broken = build.Target("broken", "cpu", ("-std=c++20", "-fPIC", "-include", "oops.h"))
     monkeypatch.setenv("MEMO_DIST_CACHE", str(tmp_path))
     with pytest.raises(build.BuildError, match="oops"):
         build.build(broken)
