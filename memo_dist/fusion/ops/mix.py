@@ -29,13 +29,15 @@ logits; results of the others carry no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from memo_dist.fusion.ops import mix_registration as _registration  # noqa: F401 (defines the ops)
+
+_ops = torch.ops.memo
 
 MAX_SOURCES = 32
 """kMaxSources of the kernels."""
@@ -88,7 +90,7 @@ def mix_logits(
     """
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
     dtype = dtype or given.log_weights.dtype
-    log_probs, _ = torch.ops.memo.mix_logits(*given.arguments, dtype)
+    log_probs, _ = _ops.mix_logits.default(*given.arguments, dtype)
     return given.restore(log_probs)
 
 
@@ -110,7 +112,7 @@ def mix_logits_target(
     """
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
     rows = given.per_row("targets", targets)
-    log_probs, _, _ = torch.ops.memo.mix_logits_target(*given.arguments, rows)
+    log_probs, _, _ = _ops.mix_logits_target.default(*given.arguments, rows)
     return given.restore(log_probs)
 
 
@@ -130,8 +132,7 @@ def mix_logits_topk(
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
     if not 1 <= k <= given.vocabulary:
         raise ValueError(f"k is {k}; it must be from 1 to the vocabulary's {given.vocabulary}")
-    with torch.no_grad():
-        log_probs, tokens = torch.ops.memo.mix_logits_topk(*given.arguments, k)
+    log_probs, tokens = _without_gradient(_ops.mix_logits_topk.default, *given.arguments, k)
     return Tokens(given.restore(tokens), given.restore(log_probs))
 
 
@@ -148,7 +149,7 @@ def mix_logits_argmax(
         ValueError: shapes, dtypes or temperatures do not fit.
     """
     best = mix_logits_topk(logits, log_weights, 1, temperatures, vocabulary=vocabulary)
-    return Tokens(best.tokens[..., 0], best.log_probs[..., 0])
+    return Tokens(best.tokens.squeeze(-1), best.log_probs.squeeze(-1))
 
 
 def mix_logits_sample(
@@ -169,8 +170,7 @@ def mix_logits_sample(
     """
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
     rows = given.per_row("seeds", seeds)
-    with torch.no_grad():
-        log_probs, tokens = torch.ops.memo.mix_logits_sample(*given.arguments, rows)
+    log_probs, tokens = _without_gradient(_ops.mix_logits_sample.default, *given.arguments, rows)
     return Tokens(given.restore(tokens), given.restore(log_probs))
 
 
@@ -187,9 +187,16 @@ def mix_logits_features(
         ValueError: shapes, dtypes or temperatures do not fit.
     """
     given = _Mixture(logits, log_weights, temperatures, vocabulary)
-    with torch.no_grad():
-        found = torch.ops.memo.mix_logits_features(*given.arguments)
+    found = _without_gradient(_ops.mix_logits_features.default, *given.arguments)
     return GateFeatures(*(given.restore(part) for part in found))
+
+
+def _without_gradient(op: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an op that has no gradient; entering ``no_grad`` costs what a small op costs."""
+    if not torch.is_grad_enabled():
+        return op(*arguments)
+    with torch.no_grad():
+        return op(*arguments)
 
 
 class _Mixture:
@@ -212,16 +219,19 @@ class _Mixture:
 
     def _weights(self, log_weights: Tensor, logits: list[Tensor]) -> Tensor:
         wide = any(source.dtype == torch.float64 for source in logits)
-        shape = (*self._shape, len(logits))
-        if log_weights.shape != shape:
-            if log_weights.shape != (len(logits),):
-                raise ValueError(
-                    f"log_weights has shape {tuple(log_weights.shape)}; "
-                    f"{len(logits)} sources need {shape} or ({len(logits)},)"
-                )
-            log_weights = log_weights.expand(shape)
         real = torch.float64 if wide else torch.float32
-        return log_weights.to(real).reshape(logits[0].shape[0], len(logits))
+        count = len(logits)
+        shape = log_weights.shape
+        if shape != (*self._shape, count):
+            if shape != (count,):
+                raise ValueError(
+                    f"log_weights has shape {tuple(shape)}; "
+                    f"{count} sources need {(*self._shape, count)} or ({count},)"
+                )
+            log_weights = log_weights.expand(*self._shape, count)
+        if log_weights.dtype != real:
+            log_weights = log_weights.to(real)
+        return log_weights if len(self._shape) == 1 else log_weights.reshape(-1, count)
 
     def per_row(self, name: str, values: Tensor) -> Tensor:
         """An int64 argument with one number a row, flattened."""
@@ -230,7 +240,7 @@ class _Mixture:
                 f"{name} is {values.dtype} {tuple(values.shape)}; "
                 f"it must be int64 {tuple(self._shape)}"
             )
-        return values.reshape(-1)
+        return values if len(self._shape) == 1 else values.reshape(-1)
 
     def restore(self, result: Tensor) -> Tensor:
         """[rows, ...] back to the logits' leading dimensions."""
@@ -240,11 +250,11 @@ class _Mixture:
 
 
 def _vocabulary(logits: Sequence[Tensor], vocabulary: int | None) -> int:
-    narrowest = min(source.shape[-1] for source in logits)
+    widths = [source.shape[-1] for source in logits]
+    narrowest = min(widths)
     if vocabulary is None:
         vocabulary = narrowest
-        if any(source.shape[-1] != vocabulary for source in logits):
-            widths = [source.shape[-1] for source in logits]
+        if max(widths) != narrowest:
             raise ValueError(f"logits have widths {widths}: give vocabulary, the tokens to read")
     if not 1 <= vocabulary <= narrowest:
         raise ValueError(f"vocabulary is {vocabulary}; the logits have {narrowest} columns")
