@@ -7,7 +7,7 @@ from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.synthesis.backends.base import Answer, ServerFault
-from memo_dist.synthesis.backends.http import HttpClient
+from memo_dist.synthesis.backends.http import HostedBackend
 from memo_dist.synthesis.requests import Request, Usage
 
 SERVICE = "https://api.anthropic.com"
@@ -16,28 +16,14 @@ TOOL = "answer"
 _FINISH = {"end_turn": "stop", "tool_use": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
 
-class AnthropicBackend:
+class AnthropicBackend(HostedBackend):
     """One base URL without ``/v1`` (the service's own by default)."""
 
     def __init__(self, config: GeneratorConfig, url: str = SERVICE) -> None:
         headers = {"anthropic-version": API_VERSION}
         if config.api_key_env:
             headers["x-api-key"] = "{key}"
-        self._http = HttpClient(config, url.rstrip("/") + "/v1/messages", headers)
-        self._structured = config.structured == "server"
-
-    @property
-    def name(self) -> str:
-        """Host and port."""
-        return self._http.name
-
-    async def complete(self, request: Request, tag: str) -> Answer:
-        """See :meth:`memo_dist.synthesis.backends.base.Backend.complete`."""
-        return _answer(await self._http.post(self._body(request), tag))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.close()
+        super().__init__(config, url.rstrip("/") + "/v1/messages", headers)
 
     def _body(self, request: Request) -> dict[str, Any]:
         """System turns go into a field of their own; the API takes no seed."""
@@ -59,18 +45,17 @@ class AnthropicBackend:
             body["tool_choice"] = {"type": "tool", "name": TOOL}
         return body
 
-
-def _answer(body: dict[str, Any]) -> Answer:
-    try:
-        text = "".join(_text(block) for block in body["content"])
-        finish = _FINISH.get(body["stop_reason"], str(body["stop_reason"]))
-        counts = body["usage"]
-        cached = int(counts.get("cache_read_input_tokens") or 0)
-        written = int(counts.get("cache_creation_input_tokens") or 0)
-        prompt = int(counts["input_tokens"]) + cached + written
-        return Answer(text, finish, Usage(prompt, cached, int(counts["output_tokens"])))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ServerFault("the answer is not a message with content and usage") from None
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        try:
+            text = "".join(_text(block) for block in body["content"])
+            finish = _FINISH.get(body["stop_reason"], str(body["stop_reason"]))
+            counts = body["usage"]
+            cached = int(counts.get("cache_read_input_tokens") or 0)
+            written = int(counts.get("cache_creation_input_tokens") or 0)
+            prompt = int(counts["input_tokens"]) + cached + written
+            return Answer(text, finish, Usage(prompt, cached, int(counts["output_tokens"])))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ServerFault("the answer is not a message with content and usage") from None
 
 
 def _text(block: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
@@ -15,6 +16,7 @@ import aiohttp
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.errors import UsageError
 from memo_dist.synthesis.backends.base import (
+    Answer,
     BackendFault,
     EndpointRefused,
     RateLimited,
@@ -22,6 +24,7 @@ from memo_dist.synthesis.backends.base import (
     ServerFault,
     Unreachable,
 )
+from memo_dist.synthesis.requests import Request
 
 HIDDEN = "[hidden]"
 MAX_ANSWER_BYTES = 16 * 2**20
@@ -160,3 +163,32 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
     except ValueError:
         return None
+
+
+class HostedBackend(ABC):
+    """A backend behind one URL: a subclass writes the request's body and reads the answer's."""
+
+    def __init__(self, config: GeneratorConfig, url: str, headers: Mapping[str, str]) -> None:
+        self._http = HttpClient(config, url, headers)
+        self._structured = config.structured == "server"
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+        return self._http.name
+
+    async def complete(self, request: Request, tag: str) -> Answer:
+        """See :meth:`memo_dist.synthesis.backends.base.Backend.complete`."""
+        return self._answer(await self._http.post(self._body(request), tag))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    @abstractmethod
+    def _body(self, request: Request) -> dict[str, Any]:
+        """The JSON object to post."""
+
+    @abstractmethod
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        """What a 200 brought; raises ServerFault where it is no answer."""

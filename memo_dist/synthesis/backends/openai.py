@@ -7,30 +7,16 @@ from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.synthesis.backends.base import Answer, ServerFault
-from memo_dist.synthesis.backends.http import HttpClient
+from memo_dist.synthesis.backends.http import HostedBackend
 from memo_dist.synthesis.requests import Request, Usage
 
 
-class OpenAIBackend:
+class OpenAIBackend(HostedBackend):
     """One base URL (``.../v1``)."""
 
     def __init__(self, config: GeneratorConfig, url: str) -> None:
         headers = {"Authorization": "Bearer {key}"} if config.api_key_env else {}
-        self._http = HttpClient(config, url.rstrip("/") + "/chat/completions", headers)
-        self._structured = config.structured == "server"
-
-    @property
-    def name(self) -> str:
-        """Host and port."""
-        return self._http.name
-
-    async def complete(self, request: Request, tag: str) -> Answer:
-        """See :meth:`memo_dist.synthesis.backends.base.Backend.complete`."""
-        return _answer(await self._http.post(self._body(request), tag))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.close()
+        super().__init__(config, url.rstrip("/") + "/chat/completions", headers)
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -45,21 +31,20 @@ class OpenAIBackend:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-
-def _answer(body: dict[str, Any]) -> Answer:
-    try:
-        choice = body["choices"][0]
-        text = choice["message"]["content"] or ""
-        finish = choice.get("finish_reason") or "stop"
-        counts = body.get("usage") or {}
-        details = counts.get("prompt_tokens_details") or {}
-        usage = Usage(
-            prompt=int(counts.get("prompt_tokens") or 0),
-            cached=int(details.get("cached_tokens") or 0),
-            completion=int(counts.get("completion_tokens") or 0),
-        )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise ServerFault("the answer has no choices[0].message.content") from None
-    if not isinstance(text, str):
-        raise ServerFault("choices[0].message.content is not text")
-    return Answer(text, finish, usage)
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        try:
+            choice = body["choices"][0]
+            text = choice["message"]["content"] or ""
+            finish = choice.get("finish_reason") or "stop"
+            counts = body.get("usage") or {}
+            details = counts.get("prompt_tokens_details") or {}
+            usage = Usage(
+                prompt=int(counts.get("prompt_tokens") or 0),
+                cached=int(details.get("cached_tokens") or 0),
+                completion=int(counts.get("completion_tokens") or 0),
+            )
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise ServerFault("the answer has no choices[0].message.content") from None
+        if not isinstance(text, str):
+            raise ServerFault("choices[0].message.content is not text")
+        return Answer(text, finish, usage)
