@@ -116,6 +116,16 @@ def test_what_does_not_fit_is_refused_with_the_keys():
         assert part in str(refused.value)
 
 
+def test_adapters_need_states_for_themselves_alone():
+    scratch = "memory.base=scratch"
+    full = planned_need(load_config([], [scratch]), 1, gpu=False)
+    config = load_config([], [scratch, "train.method=lora", "train.lora_rank=4"])
+    adapted = planned_need(config, 1, gpu=False)
+    shape = ModelShape.of(scratch_model_config(config.memory.scratch, 4096))
+    trained = shape.layers * sum(4 * (rows + columns) for rows, columns in shape.linears)
+    assert adapted.device["optimizer"] == 8 * trained < full.device["optimizer"]
+
+
 def test_memory_decides_how_many_shards_train_at_once():
     config = load_config([], ["memory.base=scratch", "corpus.shards=8"])
     found = planned_need(config, 1, gpu=False)

@@ -26,7 +26,8 @@ def planned_need(config: Config, ranks: int, gpu: bool) -> MemoryNeed | None:
     if shape is None:
         return None
     bf16 = config.train.precision == "bf16" or (gpu and _auto_bf16(config.train.precision))
-    return training_need(shape, config.train, ranks, bf16=bf16, gpu=gpu)
+    rank = config.train.lora_rank if config.train.method == "lora" else 0
+    return training_need(shape, config.train, ranks, bf16=bf16, gpu=gpu, adapter_rank=rank)
 
 
 def shards_in_memory(
