@@ -106,8 +106,7 @@ def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -
 def with_resume(job: TrainJob, resume: str) -> TrainJob:
     """Apply ``--resume PATH``: one of this training's own checkpoints, or of another shard's.
 
-    DeepSpeed's checkpoints hold pickles, and loading a pickle runs code: one from elsewhere is
-    refused.
+    One from elsewhere is refused: its ledger and data order are those of another run.
     """
     if resume in RESUME_CHOICES:
         find_checkpoint(job)  # refuses another job's before a rank holds a GPU
@@ -116,7 +115,7 @@ def with_resume(job: TrainJob, resume: str) -> TrainJob:
     if not folder.is_relative_to(job.path.parent.resolve()):
         raise UsageError(
             f"--resume {resume} is not inside {job.path.parent}: only the run's own checkpoints are"
-            " loaded (they hold pickles)"
+            " loaded"
         )
     if not folder.is_relative_to(job.checkpoints.resolve()):
         return job
