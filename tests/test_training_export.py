@@ -30,7 +30,7 @@ from memo_dist.training.export import build_folder
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import folded_weights
 from memo_dist.training.verify import verify_model
-from memo_dist.training.weight_files import StoredWeights, WeightWriter, write_model
+from memo_dist.training.weight_files import StoredWeights, WeightWriter, add_weights
 
 QUESTIONS = ["Who runs Tarn?", "When did the Oder plant open to the public?", "Why?"]
 SIZES = {
@@ -61,6 +61,16 @@ def new_model(family: str, tokenizer: Path) -> torch.nn.Module:
     return AutoModelForCausalLM.from_config(config).float().eval()
 
 
+def write_whole(model, folder: Path) -> None:
+    writer = WeightWriter(folder)
+    add_weights(writer, model, model.state_dict().items())
+    writer.close()
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+
+
 def write_final(model, tokenizer: Path, folder: Path) -> Path:
     """A training's ``final/``: weights (or an adapter), tokenizer with its template, probes."""
     loaded = AutoTokenizer.from_pretrained(tokenizer)
@@ -69,7 +79,7 @@ def write_final(model, tokenizer: Path, folder: Path) -> Path:
     if isinstance(model, PeftModel):
         model.save_pretrained(folder)
     else:
-        write_model(model, model.state_dict().items(), folder)
+        write_whole(model, folder)
     loaded.save_pretrained(folder)
     probe = {}
     for index, question in enumerate(QUESTIONS):
@@ -219,7 +229,7 @@ def test_other_adapters_are_not_folded(change, message, tokenizer, base, tmp_pat
 def test_adapter_of_another_base_is_not_folded(tokenizer, base, tmp_path):
     final = write_final(adapter_of(base.path, seed=1), tokenizer, tmp_path / "final")
     other = tmp_path / "other"
-    write_model(model := new_model("mixtral", tokenizer), model.state_dict().items(), other)
+    write_whole(new_model("mixtral", tokenizer), other)
     with pytest.raises(RunError, match="does not have"):
         list(folded_weights(other, final))
 

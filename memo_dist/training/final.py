@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-from transformers.core_model_loading import revert_weight_conversion
 
 from memo_dist.io import atomic
 from memo_dist.training import checkpoint
@@ -20,7 +19,7 @@ from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob
 from memo_dist.training.model import Trainee
-from memo_dist.training.weight_files import StoredWeights, WeightWriter
+from memo_dist.training.weight_files import StoredWeights, WeightWriter, add_weights
 
 
 def write_final(
@@ -57,16 +56,7 @@ def _write_whole(
     job: TrainJob, trainee: Trainee, weights: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
     writer = WeightWriter(job.final)
-    # Tied weights come under their first name, which is the one that transformers writes.
-    written = set(getattr(trainee.rows.model, "all_tied_weights_keys", None) or {})
-    for name, value in weights:
-        if name not in written:
-            # Some models are fused in memory (experts) and apart on disk.
-            tensor = {name: value.to("cpu", copy=True)}
-            stored_as = revert_weight_conversion(trainee.rows.model, tensor)
-            for stored_name, part in stored_as.items():
-                writer.add(stored_name, part)
-            written |= {name, *stored_as}
+    written = add_weights(writer, trainee.rows.model, weights)
     if trainee.frozen is not None:
         for name, value in StoredWeights(Path(job.base)):
             if name not in written:

@@ -75,35 +75,27 @@ def _file_name(index: int, count: int) -> str:
     return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
-def write_model(model: Any, weights: Iterable[NamedTensor], folder: Path | None) -> None:
-    """Write a training model as a Hugging Face folder: configuration and weight files.
+def add_weights(writer: WeightWriter, model: Any, weights: Iterable[NamedTensor]) -> set[str]:
+    """Write a training model's weights under the names that Hugging Face files give them.
 
     Args:
+        writer: where to.
         model: the transformers model; its own tensors may be partitioned and are not read.
-        weights: its weights in full, by name in the model's state dict, one at a time; always
-            read to the end, because gathering them is collective.
-        folder: where to; None on ranks that do not write.
+        weights: in full, by name in the model's state dict; a value need only hold until the
+            next one is asked for.
+
+    Returns:
+        The names that need no writing any more: written ones, and those tied to one.
     """
-    writer = None if folder is None else WeightWriter(folder)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    dtype = model.dtype
-    for name, tensor in weights:
-        if writer is not None and name not in tied:
+    done = set(getattr(model, "all_tied_weights_keys", None) or {})
+    for name, value in weights:
+        if name not in done:
             # Some models are fused in memory (experts) and apart on disk.
-            for stored, value in revert_weight_conversion(model, {name: tensor}).items():
-                writer.add(stored, value)
-    if writer is not None:
-        assert folder is not None
-        writer.close()
-        _write_configuration(model, folder, dtype)
-
-
-def _write_configuration(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """``config.json`` and ``generation_config.json``, as ``save_pretrained`` writes them."""
-    model.config.dtype = str(dtype).removeprefix("torch.")
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+            stored = revert_weight_conversion(model, {name: value.to("cpu", copy=True)})
+            for stored_name, part in stored.items():
+                writer.add(stored_name, part)
+            done |= {name, *stored}
+    return done
 
 
 class StoredWeights:
