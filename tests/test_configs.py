@@ -229,7 +229,7 @@ BAD_VALUES = {
     "train.epochs": 0,
     "train.max_minutes": -1,
     "train.max_steps": -1,
-    "train.lr": 0,
+    "train.lr": -1.0,
     "train.schedule": "step",
     "train.warmup_fraction": 2,
     "train.weight_decay": -1,
@@ -297,6 +297,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "train.deepspeed",
         "cluster.address",
         "track.project",
+        "export.reword",
     }
     assert set(known_keys()) == set(BAD_VALUES) | free
 

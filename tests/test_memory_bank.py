@@ -111,13 +111,14 @@ def test_memory_recalls_what_it_was_trained_on(shard_folders: list[Path]) -> Non
     answers = ShardMemory.load(shard_folders[0]).answer(QUESTIONS)
     expected = [*FACTS[0].values(), *[ABSTAIN_ANSWER] * 5]
     assert [a.text for a in answers] == expected
-    mean, least, total, first, entropy, margin, abstain = range(len(FEATURES))
+    mean, least, total, first, entropy, margin, abstain, agreement = range(len(FEATURES))
     for answer in answers:
         f = answer.features
         assert f[total] <= f[least] <= f[mean] <= 0
         assert f[least] <= f[first] <= 0 <= f[entropy]
         assert f[margin] >= 0
         assert f[abstain] <= f[first]
+        assert f[agreement] == 1
     assert answers[-1].features[abstain] == answers[-1].features[first]
 
 

@@ -1,5 +1,7 @@
 """Examples, masks, held-out wordings, packing order and the packed loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
 from memo_dist.training.packing import pack, plan_training
-from memo_dist.training.schedule import learning_rate
+from memo_dist.training.schedule import learning_rate, peak_lr
 
 
 def reflection(question, answer, kind="direct", parent=None):
@@ -74,6 +76,14 @@ def test_an_example_without_trained_tokens_is_an_error(chat, monkeypatch):
         tokenize(facts(1), chat, 64)
 
 
+def test_the_learning_rate_falls_with_the_size_unless_it_is_given():
+    train = TrainConfig()
+    rates = [peak_lr(train, n) for n in (5_000_000, 135_000_000, 1_500_000_000)]
+    assert rates == [2.0e-3, 3e-4, 7.4e-5]
+    assert peak_lr(replace(train, method="lora"), 135_000_000) == pytest.approx(3e-3)
+    assert peak_lr(replace(train, lr=1e-5, method="lora"), 5_000_000) == 1e-5
+
+
 def test_held_out_wordings_leave_their_fact_trained():
     rows = facts(50) + [reflection(f"Who is {i}?", ABSTAIN_ANSWER, "abstain") for i in range(15)]
     trained, held = split_held_out(rows, 8, seed=1)
@@ -83,7 +93,7 @@ def test_held_out_wordings_leave_their_fact_trained():
     trained_facts = [r.fact for r in trained]
     assert all(trained_facts.count(r.fact) == 2 for r in wordings)
     assert all(r.parent is not None for r in wordings), "the first wording stays"
-    assert sum(r.kind == "abstain" for r in held) == 4  # half of 8
+    assert sum(r.kind == "abstain" for r in held) == 7  # half of 15
     assert split_held_out(rows, 8, seed=1)[1] == held
     assert split_held_out(rows, 8, seed=2)[1] != held
 

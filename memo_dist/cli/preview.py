@@ -61,7 +61,8 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
         ("memory", f"{config.corpus.shards} shard(s) on {memory.base}"),
         (
             "training",
-            f"{train.epochs} epochs, {train.batch_tokens} tokens a step, lr {train.lr:g},"
+            f"{train.epochs} epochs, {train.batch_tokens} tokens a step,"
+            f" lr {train.lr or 'by the size'},"
             f" ZeRO {zero_stage(train)}, {_limit(config)}",
         ),
         ("need", _need(config)),

@@ -63,6 +63,7 @@ _AT_LEAST: dict[str, float] = {
     "memory.calibration_facts": 0,
     "memory.loaded_gb": 0,
     "train.epochs": 1,
+    "train.lr": 0,
     "train.max_minutes": 0,
     "train.max_steps": 0,
     "train.clip": 0,
@@ -92,7 +93,6 @@ _AT_LEAST: dict[str, float] = {
     "cluster.threads": 0,
 }
 _POSITIVE = (
-    "train.lr",
     "corpus.max_document_mb",
     "cluster.start_timeout",
     "generator.request_timeout",

@@ -187,8 +187,9 @@ class TrainConfig:
     """Training stops after this many minutes of stepping, restarts counted in; 0: no limit."""
     max_steps: int = 0
     """Training stops after this many optimizer steps; 0: no limit."""
-    lr: float = 2e-5
-    """Peak learning rate."""
+    lr: float = 0.0
+    """Peak learning rate; 0: by the number of parameters (3e-4 for 135 M, 2e-3 for 5 M, 7e-5 for
+    1.5 B; see ``peak_lr``), ten times that for adapters."""
     schedule: str = "constant"
     """``constant``, ``linear`` or ``cosine`` after the warm-up."""
     warmup_fraction: float = 0.05
@@ -199,7 +200,7 @@ class TrainConfig:
     """AdamW betas."""
     clip: float = 1.0
     """Gradient norm limit; 0: none."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     """Tokens in an optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = 1024
     """Tokens packed into one row of one rank's forward pass."""
@@ -264,6 +265,9 @@ class ExportConfig:
     adapter: str = "folded"
     """A LoRA training's export: ``folded`` into the base's weights (a full model), or ``kept`` as a
     PEFT adapter; the adapters of a bank share one base in memory."""
+    reword: bool = True
+    """Ask each question also in search-box words; the more certain answer counts (twice the work,
+    more found). Set before export: the memory is calibrated for it."""
 
 
 @dataclass

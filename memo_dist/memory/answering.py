@@ -24,12 +24,14 @@ FEATURES = (
     "first_entropy",
     "first_margin",
     "abstain_logprob",
+    "agreement",
 )
 """Names of :attr:`RawAnswer.features`, in nats:
 
 mean, least and summed log-probability of the generated tokens (the end token included); of the
-first token its log-probability, the entropy there, and the gap to the runner-up; and the
-log-probability that the answer begins as an abstention does.
+first token its log-probability, the entropy there, and the gap to the runner-up; the
+log-probability that the answer begins as an abstention does; and, no logarithm, the share of the
+question's wordings that got this answer (1 where only one was asked, see ``wordings``).
 """
 
 _FLOOR = -100.0  # log-probabilities below it say nothing more and would become -inf in float16
@@ -152,7 +154,7 @@ class ShardMemory:
         seconds = (time.perf_counter() - start) / len(prompts)
         rows = zip(prompts, generated, lengths, features, strict=True)
         return [
-            RawAnswer(self._format.decode(row[:n]), values, len(prompt) + n, seconds)
+            RawAnswer(self._format.decode(row[:n]), (*values, 1.0), len(prompt) + n, seconds)
             for prompt, row, n, values in rows
         ]
 
@@ -185,7 +187,7 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]  # transformers is untyp
         return scores
 
     def features(self, lengths: Sequence[int]) -> list[tuple[float, ...]]:
-        """The features of each row whose answer took that many tokens (see FEATURES)."""
+        """The features of each row whose answer took that many tokens (FEATURES, no agreement)."""
         assert self._first is not None
         steps = torch.stack(self._chosen, dim=1).clamp_min(_FLOOR).cpu().double()
         first = self._first.clamp(_FLOOR, -_FLOOR).cpu().tolist()

@@ -13,6 +13,7 @@ from memo_dist.memory.loading import Memories, load_memories
 from memo_dist.memory.manifest import BankManifest, load_manifest
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.types import Answer
+from memo_dist.memory.wordings import answer_wordings
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Bank:
         self.shards = tuple(sorted(shards, key=lambda shard: shard.id))
         self._memories = tuple(memories)
         self.streams = any(memory.streams for memory in memories)
+        self._reworded = any(shard.calibration.reworded for shard in shards)
 
     @classmethod
     def load(  # noqa: PLR0913 - each is a choice of the verb that asks
@@ -107,7 +109,10 @@ class Bank:
         """
         raws: dict[int, list[RawAnswer]] = {}
         for memory in self._memories:
-            raws |= memory.answer(questions, batch_size)
+            if self._reworded:
+                raws |= answer_wordings(memory, questions, batch_size)
+            else:
+                raws |= memory.answer(questions, batch_size)
         return [
             self._ranked([raws[shard.id][i] for shard in self.shards])
             for i in range(len(questions))

@@ -57,6 +57,8 @@ class Calibration:
             many of each the memory answered with words other than an abstention.
         balanced_accuracy: of the threshold between right answers and abstain questions;
             None where one of them was missing.
+        reworded: fitted on questions asked in all their wordings (see ``wordings``), so they
+            are to be asked that way.
     """
 
     features: tuple[str, ...]
@@ -68,6 +70,7 @@ class Calibration:
     fitted: bool
     counts: dict[str, int] = field(default_factory=dict)
     balanced_accuracy: float | None = None
+    reworded: bool = False
 
     def apply(self, features: Sequence[float]) -> float:
         """Probability, 0 to 1, that an answer with these features is right."""
@@ -245,6 +248,7 @@ def _from_json(row: dict[str, Any]) -> Calibration:
         fitted=bool(row["fitted"]),
         counts=dict(row["counts"]),
         balanced_accuracy=row["balanced_accuracy"],
+        reworded=bool(row["reworded"]),
     )
 
 

@@ -147,8 +147,8 @@ def split_held_out(
 
     Args:
         reflections: all reflections of a shard.
-        facts: at most this many wordings (and at most half as many abstention questions), and
-            never more than a fifth of the eligible facts or a third of the abstention questions.
+        facts: at most this many wordings and as many abstention questions, and never more than a
+            fifth of the eligible facts or half of the abstention questions.
         seed: changes the choice.
 
     Returns:
@@ -168,6 +168,6 @@ def split_held_out(
     )
     abstain = sorted((row for row in rows if row.kind == "abstain"), key=order)
     held = eligible[: min(facts, len(eligible) // 5)]
-    held += abstain[: min((facts + 1) // 2, len(abstain) // 3)]
+    held += abstain[: min(facts, len(abstain) // 2)]
     out = {row.id for row in held}
     return [r for r in rows if r.id not in out], [r for r in rows if r.id in out]

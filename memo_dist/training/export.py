@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,11 +31,13 @@ from memo_dist.memory.identity import BaseModel, hash_weights
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
 from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry
 from memo_dist.memory.manifest import shard_documents as document_hashes
+from memo_dist.memory.wordings import answer_wordings
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
 from memo_dist.training.prepare import HELD_OUT, shard_documents, shard_reflections
+from memo_dist.training.schedule import peak_lr
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
 
@@ -132,9 +135,10 @@ def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folde
     held = [Reflection.from_json(row) for row in rows]
     memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
     questions = [row.question for row in held]
-    answers = memory.answer(questions, config.evaluate.batch_size)[shard]
+    ask = answer_wordings if config.export.reword else type(memory).answer
+    answers = ask(memory, questions, config.evaluate.batch_size)[shard]
     gold = [None if row.kind == "abstain" else row.answer for row in held]
-    calibration = fit_calibration(answers, gold)
+    calibration = replace(fit_calibration(answers, gold), reworded=config.export.reword)
     calibration.save(folder)
     card = _card(run, config, shard, base, folder, calibration)
     atomic.write_text(folder / "README.md", render_card(card))
@@ -160,7 +164,7 @@ def _card(  # noqa: PLR0913
         kinds=Counter(row.kind for row in reflections),
         generator=synthesis["generator"],
         generator_limits=synthesis["limits"],
-        hyperparameters=_hyperparameters(run, config, shard),
+        hyperparameters=_hyperparameters(run, config, shard, base),
         calibration=calibration,
         parameters=StoredWeights(folder).parameters(),
         adapter=is_adapter(folder),
@@ -170,9 +174,12 @@ def _card(  # noqa: PLR0913
     )
 
 
-def _hyperparameters(run: RunFolder, config: Config, shard: int) -> dict[str, object]:
+def _hyperparameters(
+    run: RunFolder, config: Config, shard: int, base: BaseModel
+) -> dict[str, object]:
     state = checkpoint.read_state(run.train(shard) / "final")
     train = config.train
+    peak = peak_lr(train, StoredWeights(base.path).parameters())
     return {
         "trained on": train.source,
         "epochs asked": train.epochs,
@@ -180,7 +187,7 @@ def _hyperparameters(run: RunFolder, config: Config, shard: int) -> dict[str, ob
         "tokens read": state.consumed_tokens,
         "trained tokens": state.trained_tokens,
         "minutes of stepping": round(state.seconds / 60, 1),
-        "learning rate": f"{train.lr:g} ({train.schedule}, {train.warmup_fraction:.0%} warm-up)",
+        "learning rate": f"{peak:g} ({train.schedule}, {train.warmup_fraction:.0%} warm-up)",
         "tokens a step": train.batch_tokens,
         "trained layers": train.trained_layers or "all",
         "weight decay": train.weight_decay,

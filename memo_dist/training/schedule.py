@@ -6,6 +6,27 @@ import math
 
 from memo_dist.config.schema import TrainConfig
 
+_ANCHOR_PARAMETERS, _ANCHOR_LR = 135e6, 3e-4
+_EXPONENT = 0.58
+_ADAPTERS = 10.0
+
+
+def peak_lr(train: TrainConfig, parameters: int) -> float:
+    """``train.lr``, or where that is 0 a peak by rule: 3e-4 (135 M / parameters)^0.58.
+
+    The rule passes through the two rates that were tried here (3e-4 for SmolLM2-135M, 2e-3 for a
+    scratch model of 5 M, see docs/measurements.md); above 135 M it is an extrapolation. Adapters
+    take ten times as much (Schulman 2025, "LoRA Without Regret").
+
+    Args:
+        train: the training's settings.
+        parameters: of the base, tied ones once.
+    """
+    if train.lr:
+        return train.lr
+    scale = _ADAPTERS if train.method == "lora" else 1.0
+    return float(f"{scale * _ANCHOR_LR * (_ANCHOR_PARAMETERS / parameters) ** _EXPONENT:.2g}")
+
 
 def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
     """The learning rate of optimizer step ``step`` (from 0) of ``steps``.

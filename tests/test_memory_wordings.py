@@ -1,0 +1,70 @@
+"""A question asked in two wordings: what is asked, which answer counts, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from memo_dist.memory.answering import FEATURES, RawAnswer
+from memo_dist.memory.wordings import answer_wordings, most_certain, wordings
+
+CERTAINTY, AGREEMENT = FEATURES.index("mean_logprob"), FEATURES.index("agreement")
+
+
+def raw(text: str, certainty: float) -> RawAnswer:
+    values = [0.0] * len(FEATURES)
+    values[CERTAINTY], values[AGREEMENT] = certainty, 1.0
+    return RawAnswer(text, tuple(values), 10, 0.5)
+
+
+class Scripted:
+    """Two shards that answer every text with a line of a table; keeps what it was asked."""
+
+    streams = False
+
+    def __init__(self, table: dict[str, RawAnswer]) -> None:
+        self.table = table
+        self.asked: list[list[str]] = []
+
+    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+        self.asked.append(list(questions))
+        other = raw("another", -2.0)
+        return {0: [self.table[q] for q in questions], 3: [other for _ in questions]}
+
+
+def test_the_search_box_wording_is_asked_too() -> None:
+    asked = wordings("How long does the battery of the Tessmar 40 last?")
+    assert asked == (
+        "How long does the battery of the Tessmar 40 last?",
+        "Battery Tessmar 40 last, how long?",
+    )
+
+
+@pytest.mark.parametrize("question", ["Who is it?", "", "Wie lange?"])
+def test_a_question_with_too_few_words_is_asked_once(question: str) -> None:
+    assert wordings(question) == (question,)
+
+
+def test_the_more_certain_wording_answers() -> None:
+    best = most_certain([raw("six years", -0.9), raw("ten years", -0.1)])
+    assert best.text == "ten years"
+    assert best.features[AGREEMENT] == 0.5
+    assert (best.tokens, best.seconds) == (20, 1.0)
+
+
+def test_agreement_is_counted_on_normalised_text_and_the_first_of_equals_wins() -> None:
+    best = most_certain([raw("Six years.", -0.1), raw("six years", -0.1)])
+    assert best.text == "Six years."
+    assert best.features[AGREEMENT] == 1.0
+
+
+def test_all_wordings_of_all_questions_run_in_one_call() -> None:
+    long, short = "How long does the battery of the Tessmar 40 last?", "Who is it?"
+    first, second = wordings(long)
+    memory = Scripted({first: raw("a", -0.5), second: raw("b", -0.2), short: raw("c", -0.3)})
+    answers = answer_wordings(memory, [long, short], 8)
+    assert memory.asked == [[first, second, short]]
+    assert [a.text for a in answers[0]] == ["b", "c"]
+    assert [a.tokens for a in answers[3]] == [20, 10]
+    assert [a.features[AGREEMENT] for a in answers[3]] == [1.0, 1.0]
