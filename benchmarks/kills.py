@@ -121,7 +121,8 @@ def _choose(driver: int, chance: random.Random) -> tuple[psutil.Process, str]:
         return process, "driver"
     child = chance.choice(children)
     try:
-        return child, " ".join(child.cmdline())[:60] or child.name()
+        words = [Path(word).name for word in child.cmdline()[:4]]
+        return child, " ".join(words).strip()[:60] or child.name()
     except psutil.Error:
         return process, "driver"
 

@@ -31,7 +31,7 @@ def refused(capsys, *arguments, code=2):
     [
         ("train.epoch=3", "did you mean 'train.epochs'?"),
         ("train.lr=fast", "train.lr='fast' has the wrong type"),
-        ("train.epochs=0", "train.epochs=0 must be at least 1"),
+        ("train.epochs=-1", "train.epochs=-1 must be at least 0"),
         ("memory.base=smollm", "memory.base='smollm' does not exist"),
         ("train.zero_stage=7", "train.zero_stage=7 must be 0, 1, 2 or 3"),
         ("train.precision=bf16", "train.precision=bf16 needs a GPU"),

@@ -226,7 +226,7 @@ BAD_VALUES = {
     "memory.scratch.heads": 3,
     "memory.scratch.hidden_size": 255,
     "train.source": "pdf",
-    "train.epochs": 0,
+    "train.epochs": -1,
     "train.max_minutes": -1,
     "train.max_steps": -1,
     "train.lr": -1.0,
@@ -335,8 +335,8 @@ def test_generator_settings_that_do_not_fit_together(overrides, expected):
 
 
 def test_all_broken_rules_are_told_at_once():
-    message = refusal("train.epochs=0", "corpus.shards=0")
-    assert "train.epochs=0" in message
+    message = refusal("train.epochs=-1", "corpus.shards=0")
+    assert "train.epochs=-1" in message
     assert "corpus.shards=0" in message
 
 

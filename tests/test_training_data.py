@@ -17,7 +17,7 @@ from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
 from memo_dist.training.packing import pack, plan_training
-from memo_dist.training.schedule import learning_rate, peak_lr
+from memo_dist.training.schedule import learning_rate, passes, peak_lr
 
 
 def reflection(question, answer, kind="direct", parent=None):
@@ -82,6 +82,11 @@ def test_the_learning_rate_falls_with_the_size_unless_it_is_given():
     assert rates == [2.0e-3, 3e-4, 7.4e-5]
     assert peak_lr(replace(train, method="lora"), 135_000_000) == pytest.approx(3e-3)
     assert peak_lr(replace(train, lr=1e-5, method="lora"), 5_000_000) == 1e-5
+
+
+def test_a_scratch_base_takes_more_passes_unless_they_are_given():
+    assert (passes(TrainConfig(), scratch=False), passes(TrainConfig(), scratch=True)) == (3, 40)
+    assert passes(TrainConfig(epochs=2), scratch=True) == 2
 
 
 def test_held_out_wordings_leave_their_fact_trained():

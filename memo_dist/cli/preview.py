@@ -61,7 +61,7 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
         ("memory", f"{config.corpus.shards} shard(s) on {memory.base}"),
         (
             "training",
-            f"{train.epochs} epochs, {train.batch_tokens} tokens a step,"
+            f"{train.epochs or '3, or 40 from scratch'} epochs, {train.batch_tokens} tokens a step,"
             f" lr {train.lr or 'by the size'},"
             f" ZeRO {zero_stage(train)}, {_limit(config)}",
         ),

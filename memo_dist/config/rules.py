@@ -62,7 +62,7 @@ _AT_LEAST: dict[str, float] = {
     "memory.max_answer_tokens": 1,
     "memory.calibration_facts": 0,
     "memory.loaded_gb": 0,
-    "train.epochs": 1,
+    "train.epochs": 0,
     "train.lr": 0,
     "train.max_minutes": 0,
     "train.max_steps": 0,

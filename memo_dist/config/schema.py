@@ -181,8 +181,8 @@ class TrainConfig:
 
     source: str = "reflections"
     """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
-    epochs: int = 3
-    """Passes over the shard's reflections."""
+    epochs: int = 0
+    """Passes over the shard's reflections; 0: 3, or 40 for a scratch base."""
     max_minutes: float = 0.0
     """Training stops after this many minutes of stepping, restarts counted in; 0: no limit."""
     max_steps: int = 0

@@ -36,8 +36,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
-from memo_dist.training.prepare import HELD_OUT, shard_documents, shard_reflections
-from memo_dist.training.schedule import peak_lr
+from memo_dist.training.prepare import HELD_OUT, resolved_recipe, shard_documents, shard_reflections
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
 
@@ -178,8 +177,7 @@ def _hyperparameters(
     run: RunFolder, config: Config, shard: int, base: BaseModel
 ) -> dict[str, object]:
     state = checkpoint.read_state(run.train(shard) / "final")
-    train = config.train
-    peak = peak_lr(train, StoredWeights(base.path).parameters())
+    train = resolved_recipe(config.train, base)
     return {
         "trained on": train.source,
         "epochs asked": train.epochs,
@@ -187,7 +185,7 @@ def _hyperparameters(
         "tokens read": state.consumed_tokens,
         "trained tokens": state.trained_tokens,
         "minutes of stepping": round(state.seconds / 60, 1),
-        "learning rate": f"{peak:g} ({train.schedule}, {train.warmup_fraction:.0%} warm-up)",
+        "learning rate": f"{train.lr:g} ({train.schedule}, {train.warmup_fraction:.0%} warm-up)",
         "tokens a step": train.batch_tokens,
         "trained layers": train.trained_layers or "all",
         "weight decay": train.weight_decay,

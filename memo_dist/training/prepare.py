@@ -35,7 +35,7 @@ from memo_dist.training.memory_check import planned_need, shards_in_memory
 from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.model import use_bf16
 from memo_dist.training.recall import HELD_OUT as HELD_OUT
-from memo_dist.training.schedule import peak_lr
+from memo_dist.training.schedule import passes, peak_lr
 from memo_dist.training.weight_files import StoredWeights
 
 PROBES = 4
@@ -107,7 +107,7 @@ def prepare_job(
         base=str(base.path.absolute()),
         examples=str((folder / EXAMPLES).absolute()),
         probe=probe,
-        train=_resolved(config.train, base, folder),
+        train=_with_own_file(resolved_recipe(config.train, base), folder),
         seed=config.run.seed,
         identity=training_identity(config, base, folder / EXAMPLES),
         threads=plan_placement(config, resources).threads,
@@ -130,10 +130,10 @@ def training_identity(config: Config, base: BaseModel, examples: Path) -> str:
     return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples)])
 
 
-def _resolved(train: TrainConfig, base: BaseModel, folder: Path) -> TrainConfig:
-    """What the ranks get: with a learning rate, and with the DeepSpeed file inside the run."""
+def resolved_recipe(train: TrainConfig, base: BaseModel) -> TrainConfig:
+    """The settings with what they leave to the base: the learning rate and the epochs."""
     peak = peak_lr(train, StoredWeights(base.path).parameters())
-    return replace(_with_own_file(train, folder), lr=peak)
+    return replace(train, lr=peak, epochs=passes(train, base.name == SCRATCH_NAME))
 
 
 def _with_own_file(train: TrainConfig, folder: Path) -> TrainConfig:

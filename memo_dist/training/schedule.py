@@ -9,6 +9,12 @@ from memo_dist.config.schema import TrainConfig
 _ANCHOR_PARAMETERS, _ANCHOR_LR = 135e6, 3e-4
 _EXPONENT = 0.58
 _ADAPTERS = 10.0
+_EPOCHS, _SCRATCH_EPOCHS = 3, 40
+
+
+def passes(train: TrainConfig, scratch: bool) -> int:
+    """``train.epochs``, or where that is 0 three; forty for a base that knows no language yet."""
+    return train.epochs or (_SCRATCH_EPOCHS if scratch else _EPOCHS)
 
 
 def peak_lr(train: TrainConfig, parameters: int) -> float:
