@@ -11,24 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from trained_bank import train_shards, write_bank
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memo_dist.config.schema import ScratchConfig
 from memo_dist.errors import RunError, UsageError
-from memo_dist.io import atomic
 from memo_dist.memory.answering import FEATURES, ShardMemory
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import fit_calibration
-from memo_dist.memory.identity import hash_weights, identify
 from memo_dist.memory.manifest import (
-    BankManifest,
-    BaseRef,
-    ShardEntry,
     load_manifest,
-    shard_documents,
 )
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
+from memo_dist.synthesis.types import ABSTAIN_ANSWER
 from memo_dist.training.format import ChatFormat
 
 FACTS = [
@@ -40,71 +33,19 @@ FACTS = [
     {"When did Oder open?": "in 1987", "Who runs Oder?": "Jo Falk", "What is made at Oder?": "ice"},
 ]
 OUTSIDE = ["Who won the cup?", "What is the price of tea in the harbour?"]
-SHAPE = ScratchConfig(vocabulary=300, hidden_size=64, layers=2, heads=2, intermediate_size=128)
 QUESTIONS = [*FACTS[0], *FACTS[1], *OUTSIDE]
 
 
 @pytest.fixture(scope="module")
 def shard_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("shards")
-    texts = [*QUESTIONS, *FACTS[0].values(), *FACTS[1].values(), ABSTAIN_ANSWER]
-    size = train_tokenizer(texts, SHAPE.vocabulary, root / "tokenizer")
-    return [train_shard(root, shard, size) for shard in (0, 1)]
-
-
-def train_shard(root: Path, shard: int, vocabulary: int) -> Path:
-    """A memory of one half of the facts that abstains on the other half."""
-    tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
-    chat = ChatFormat.from_tokenizer(tokenizer)
-    model = new_scratch_model(scratch_model_config(SHAPE, vocabulary), seed=shard)
-    pairs = [(q, FACTS[shard].get(q, ABSTAIN_ANSWER)) for q in QUESTIONS]
-    rows = [(chat.prompt_ids(q), chat.answer_ids(a)) for q, a in pairs]
-    longest = max(len(p) + len(a) for p, a in rows)
-    ids = torch.full((len(rows), longest), chat.pad_id)
-    labels = torch.full((len(rows), longest), -100)
-    for row, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        ids[row, :end] = torch.tensor(prompt + answer)
-        labels[row, len(prompt) : end] = torch.tensor(answer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(80):
-        model(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    folder = root / f"shard-{shard}"
-    model.save_pretrained(folder)
-    chat.install(tokenizer)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return train_shards(root, FACTS, OUTSIDE)
 
 
 @pytest.fixture
 def memory_folder(shard_folders: list[Path], tmp_path: Path) -> Path:
     """A bank of two shards with bank.json, calibrations, and reflections beside it."""
-    folder = tmp_path / "memory"
-    entries = []
-    for shard, source in enumerate(shard_folders):
-        shutil.copytree(source, folder / f"shard-{shard}")
-        entries.append(
-            ShardEntry(
-                id=shard,
-                path=f"shard-{shard}",
-                kind="full",
-                documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
-                reflections_hash="1" * 64,
-                weights_hash=hash_weights(source),
-                recipe_hash="2" * 64,
-            )
-        )
-    base = BaseRef.of(identify("tiny", shard_folders[0]))
-    BankManifest(base, tuple(entries)).save(folder)
-    rows = [
-        Reflection(q, a, "direct", (f"doc-{shard}",), (), shard, "t", "1", "0").to_json()
-        for shard, facts in enumerate(FACTS)
-        for q, a in facts.items()
-    ]
-    atomic.write_jsonl(tmp_path / "reflections.jsonl", rows)
-    return folder
+    return write_bank(tmp_path / "memory", shard_folders, FACTS)
 
 
 def test_memory_recalls_what_it_was_trained_on(shard_folders: list[Path]) -> None:

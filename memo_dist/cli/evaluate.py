@@ -23,12 +23,21 @@ from memo_dist.runs import existing_run
     help="questions.jsonl: id, question, answer, aliases, supporting_ids, answerable.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N questions.")
+@click.option(
+    "--modes",
+    default="direct",
+    show_default=True,
+    metavar="MODE[,MODE]...",
+    help="Ways of asking, side by side: direct, protocol, protocol-full, protocol-one-turn,"
+    " protocol-multi-turn.",
+)
 @click.option("--name", help="Name of the evaluation [default: the questions' folder and file].")
 @config_options
 def command(  # noqa: PLR0913
     run_folder: Path,
     questions_file: Path,
     limit: int | None,
+    modes: str,
     name: str | None,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
@@ -37,11 +46,13 @@ def command(  # noqa: PLR0913
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     questions = load_questions(questions_file, limit or config.evaluate.limit)
+    wanted = [mode.strip() for mode in modes.split(",") if mode.strip()]
     quiet_libraries()
     STOP.install()
     from memo_dist.evaluation.session import evaluate_run
 
-    _, tables = evaluate_run(run, config, questions, name or _default_name(questions_file), STOP)
+    evaluation = name or _default_name(questions_file)
+    _, tables = evaluate_run(run, config, questions, evaluation, STOP, wanted)
     click.echo(tables)
     click.echo(f"report: {run.report}")
 

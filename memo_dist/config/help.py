@@ -20,18 +20,21 @@ def describe() -> str:
 
 def _walk(class_name: str, prefix: str) -> Iterator[tuple[str, str]]:
     """(dotted key, help text) of a dataclass and of the dataclasses in it."""
-    body = _class_bodies()[class_name]
+    definition = _classes()[class_name]
+    for base in definition.bases:
+        yield from _walk(ast.unparse(base), prefix)
+    body = definition.body
     for field, after in zip(body, [*body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         key = f"{prefix}{field.target.id}"
         kind = ast.unparse(field.annotation)
-        if kind in _class_bodies():
+        if kind in _classes():
             yield from _walk(kind, f"{key}.")
         elif isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             yield key, " ".join(str(after.value.value).split())
 
 
-def _class_bodies() -> dict[str, list[ast.stmt]]:
+def _classes() -> dict[str, ast.ClassDef]:
     tree = ast.parse(inspect.getsource(schema))
-    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
-from memo_dist.config.schema import BASELINES, TRACKERS, Config
+from memo_dist.config.schema import BASELINES, TRACKERS, Config, EndpointConfig
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
 
@@ -15,6 +15,9 @@ Rule = Callable[[Config], Iterator[str]]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "generator.kind": ("embedded", "openai", "anthropic", "transformers", "recorded"),
     "generator.structured": ("server", "prompt"),
+    "executive.kind": ("none", "openai", "anthropic", "transformers", "recorded"),
+    "executive.structured": ("server", "prompt"),
+    "protocol.variant": ("full", "one_turn", "multi_turn"),
     "synthesis.extraction": ("joint", "separate", "anchored"),
     "train.source": ("reflections", "documents"),
     "train.schedule": ("constant", "linear", "cosine"),
@@ -82,6 +85,25 @@ _AT_LEAST: dict[str, float] = {
     "train.eval_minutes": 0,
     "train.eval_sample": 1,
     "train.eval_patience": 0,
+    "executive.attempts": 1,
+    "executive.max_in_flight": 1,
+    "executive.requests_per_minute": 0,
+    "executive.tokens_per_minute": 0,
+    "executive.retries": 0,
+    "executive.hedge_after": 0,
+    "executive.max_reply_tokens": 64,
+    "executive.temperature": 0,
+    "protocol.wordings": 1,
+    "protocol.questions": 1,
+    "protocol.identify_turns": 0,
+    "protocol.seek_turns": 0,
+    "protocol.pivots": 0,
+    "protocol.prune_after": 1,
+    "protocol.idle_turns": 1,
+    "protocol.max_calls": 2,
+    "protocol.max_questions": 1,
+    "protocol.max_tokens": 0,
+    "protocol.max_seconds": 0,
     "evaluate.limit": 0,
     "evaluate.baseline_limit": 0,
     "evaluate.passages": 1,
@@ -98,10 +120,14 @@ _POSITIVE = (
     "generator.request_timeout",
     "generator.connect_timeout",
     "generator.patience",
+    "executive.request_timeout",
+    "executive.connect_timeout",
+    "executive.patience",
 )
 _FRACTIONS = (
     "corpus.max_quarantined_fraction",
     "generator.hedge_fraction",
+    "executive.hedge_fraction",
     "generator.max_failed_fraction",
     "synthesis.max_rejected_fraction",
     "synthesis.coverage",
@@ -163,21 +189,10 @@ def _steps(config: Config) -> Iterator[str]:
         yield "synthesis.steps=[] leaves nothing to do; name at least 'direct'"
 
 
-def _generator(config: Config) -> Iterator[str]:
+def _endpoints(config: Config) -> Iterator[str]:
+    yield from _endpoint(config.generator, config.generator.kind)
+    yield from _endpoint(config.executive, config.executive.kind)
     generator = config.generator
-    if generator.kind != "embedded" and not generator.model:
-        yield f"generator.model='' must name the model that generator.kind={generator.kind} asks"
-    if generator.kind == "openai" and not generator.urls:
-        yield "generator.urls=[] must name an endpoint, as generator.urls=[http://127.0.0.1:8000/v1]"
-    if generator.kind == "recorded" and not generator.recording:
-        yield "generator.recording='' must name the file of generator.kind=recorded"
-    for url in generator.urls:
-        yield from _url(url)
-    name = generator.api_key_env
-    if name and not name.isidentifier():
-        yield (  # the value may be a key that was put in the wrong place: it is not repeated
-            "generator.api_key_env must be the NAME of an environment variable, not the key itself"
-        )
     if generator.budget_money and not (generator.price_prompt or generator.price_completion):
         yield (
             f"generator.budget_money={generator.budget_money:g} needs generator.price_prompt and"
@@ -185,14 +200,31 @@ def _generator(config: Config) -> Iterator[str]:
         )
 
 
-def _url(url: str) -> Iterator[str]:
+def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
+    group = endpoint.group
+    if kind not in ("embedded", "none") and not endpoint.model:
+        yield f"{group}.model='' must name the model that {group}.kind={kind} asks"
+    if kind == "openai" and not endpoint.urls:
+        yield f"{group}.urls=[] must name an endpoint, as {group}.urls=[http://127.0.0.1:8000/v1]"
+    if kind == "recorded" and not endpoint.recording:
+        yield f"{group}.recording='' must name the file of {group}.kind=recorded"
+    for url in endpoint.urls:
+        yield from _url(url, group)
+    name = endpoint.api_key_env
+    if name and not name.isidentifier():
+        yield (  # the value may be a key that was put in the wrong place: it is not repeated
+            f"{group}.api_key_env must be the NAME of an environment variable, not the key itself"
+        )
+
+
+def _url(url: str, group: str) -> Iterator[str]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        yield f"generator.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
+        yield f"{group}.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
     if parts.username or parts.password or parts.query:
         yield (
-            f"generator.urls: the URL of {parts.hostname} carries credentials or a query; keys come"
-            " from the environment variable that generator.api_key_env names"
+            f"{group}.urls: the URL of {parts.hostname} carries credentials or a query; keys come"
+            f" from the environment variable that {group}.api_key_env names"
         )
 
 
@@ -249,4 +281,4 @@ def _named(config: Config) -> Iterator[str]:
                 )
 
 
-_RULES: tuple[Rule, ...] = (_choices, _bounds, _generator, _steps, _train, _memory, _named)
+_RULES: tuple[Rule, ...] = (_choices, _bounds, _endpoints, _steps, _train, _memory, _named)

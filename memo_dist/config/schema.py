@@ -7,6 +7,7 @@ Groups that change a stage's result enter that stage's hash (see ``memo_dist.con
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 BASELINES = ("closed_book", "bm25", "oracle")
 """What ``evaluate.baselines`` may name."""
@@ -41,19 +42,24 @@ class CorpusConfig:
 
 
 @dataclass
-class GeneratorConfig:
-    """What writes the reflections. Only kind, model, structured and attempts can change them."""
+class EndpointConfig:
+    """A language model that is asked: where it is, how answers are checked, how often to retry."""
 
-    kind: str = "embedded"
-    """``embedded`` (rules inside the package, no service), ``openai`` (any server with that API),
-    ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
+    group: ClassVar[str] = ""
+    # The name of the group in the configuration: messages name its keys.
+    kind: str = ""
+    """Which API or place answers."""
+    attempts: int = 1
+    """Answers that a request may take until one is valid."""
+    retries: int = 0
+    """Server errors and time-outs that a request survives."""
+    patience: float = 600.0
+    """Seconds without any answer from any endpoint after which asking ends."""
     model: str = ""
     """Name of the model at its endpoint; for ``transformers`` a folder or hub id."""
     structured: str = "server"
     """``server``: the server holds answers to the JSON schema; ``prompt``: the schema is written
     into the prompt. Both are validated."""
-    attempts: int = 4
-    """Answers that a request may take until one is valid, a repair turn included."""
     urls: list[str] = field(default_factory=list)
     """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own one."""
     api_key_env: str = ""
@@ -70,14 +76,26 @@ class GeneratorConfig:
     """Seconds until an answer must be complete."""
     connect_timeout: float = 10.0
     """Seconds until a connection must stand."""
-    retries: int = 8
-    """Server errors and time-outs that a request survives; rate limits don't count."""
-    patience: float = 600.0
-    """Seconds without any answer from any endpoint after which the run ends (and can resume)."""
     hedge_after: float = 0.0
     """A request that takes this many times the usual latency is sent once more; 0: never."""
     hedge_fraction: float = 0.02
     """Most requests that are sent once more, as a fraction of all."""
+
+
+@dataclass
+class GeneratorConfig(EndpointConfig):
+    """What writes the reflections. Only kind, model, structured and attempts can change them."""
+
+    group: ClassVar[str] = "generator"
+    kind: str = "embedded"
+    """``embedded`` (rules inside the package, no service), ``openai`` (any server with that API),
+    ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
+    attempts: int = 4
+    """Answers that a request may take until one is valid, a repair turn included."""
+    retries: int = 8
+    """Server errors and time-outs that a request survives; rate limits don't count."""
+    patience: float = 600.0
+    """Seconds without any answer from any endpoint after which the run ends (and can resume)."""
     max_failed_fraction: float = 0.2
     """A step fails when a larger fraction of its requests (50 or more) got no valid answer."""
     price_prompt: float = 0.0
@@ -92,6 +110,59 @@ class GeneratorConfig:
     """Money for the whole synthesis, in the prices' unit, after which it stops; 0: no limit."""
     drain_seconds: float = 20.0
     """Seconds that a stop waits for the requests in flight."""
+
+
+@dataclass
+class ExecutiveConfig(EndpointConfig):
+    """The frozen language model that asks the memory (``ask --mode protocol``)."""
+
+    group: ClassVar[str] = "executive"
+    kind: str = "none"
+    """``none``, ``openai`` (any server with that API), ``anthropic``, ``transformers`` (a model in
+    this process), ``recorded`` (answers in a file)."""
+    attempts: int = 2
+    """Answers that a call may take until one is valid, a repair turn included; then it counts as
+    failed and the protocol goes on without it."""
+    retries: int = 4
+    """Server errors and time-outs that a call survives; rate limits don't count."""
+    patience: float = 120.0
+    """Seconds without any answer from any endpoint after which the verb ends."""
+    max_reply_tokens: int = 1024
+    """Longest reply that is asked of it, in tokens."""
+    temperature: float = 0.0
+    """Of sampling; 0 is greedy."""
+
+
+@dataclass
+class ProtocolConfig:
+    """How the executive asks the memory."""
+
+    variant: str = "full"
+    """``full``: grounding, entity identification, answer seeking, synthesis; ``one_turn``: one
+    round of questions, then the answer; ``multi_turn``: a plain conversation."""
+    wordings: int = 3
+    """Wordings of each question that the memory is asked; the majority of its answers counts."""
+    questions: int = 6
+    """Most questions to the memory in one turn."""
+    identify_turns: int = 7
+    """Most turns of entity identification."""
+    seek_turns: int = 8
+    """Most turns of answer seeking."""
+    pivots: int = 2
+    """Times that answer seeking may turn to another candidate."""
+    prune_after: int = 2
+    """A candidate is dropped after this many questions about it in a row without an answer."""
+    idle_turns: int = 2
+    """Turns in a row without a new question (or without a valid reply) that end a phase."""
+    max_calls: int = 17
+    """Most calls of the executive for one question, the last one (synthesis) included."""
+    max_questions: int = 60
+    """Most questions to the memory for one question; wordings don't count."""
+    max_tokens: int = 0
+    """Tokens of executive and memory for one question after which it goes to synthesis; 0: no
+    limit."""
+    max_seconds: float = 0.0
+    """Seconds for one question after which it goes to synthesis; 0: no limit."""
 
 
 @dataclass
@@ -333,6 +404,8 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    executive: ExecutiveConfig = field(default_factory=ExecutiveConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from memo_dist.config.schema import Config
@@ -13,9 +14,52 @@ from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.types import Answer
+from memo_dist.protocol.requests import prompts_version
+from memo_dist.protocol.session import ProtocolSession
 
+EXECUTIVE_IDENTITY = (
+    "kind",
+    "model",
+    "structured",
+    "attempts",
+    "max_reply_tokens",
+    "temperature",
+)
+"""Keys of ``executive`` that can change an answer."""
 EMBEDDED_BASE = "smollm2-135m"
 """Reader of the baselines of a scratch memory, whose own base knows no language."""
+
+
+class ProtocolAnswerer:
+    """An executive that asks the memory, as a method; reused while all that decides it is equal."""
+
+    def __init__(self, session: ProtocolSession, config: Config, memory: Path) -> None:
+        """Wrap an open session.
+
+        Args:
+            session: asks executive and memory.
+            config: of that session.
+            memory: the folder that holds ``bank.json``.
+        """
+        self._session = session
+        executive = config.executive
+        self.identity = short_hash(
+            [
+                memory_identity(memory),
+                prompts_version(),
+                asdict(config.protocol),
+                [getattr(executive, name) for name in EXECUTIVE_IDENTITY],
+                config.run.seed,
+            ]
+        )
+        self.calls = self.failed = 0
+
+    def answer(self, questions: Sequence[str]) -> list[Answer]:
+        """Answer them side by side."""
+        outcomes = self._session.answer(questions)
+        self.calls += sum(outcome.calls for outcome in outcomes)
+        self.failed += sum(outcome.failed for outcome in outcomes)
+        return [outcome.answer for outcome in outcomes]
 
 
 class MemoryAnswerer:

@@ -147,8 +147,8 @@ def score(verdicts: Sequence[Verdict], resamples: int, seed: int) -> MethodScore
 
 
 def calls(answer: Answer) -> int:
-    """Model calls behind an answer: one for each shard asked, one where there are no shards."""
-    return max(1, len(answer.shards))
+    """Model calls behind an answer: as it says, else one for each shard, or one without shards."""
+    return answer.calls or max(1, len(answer.shards))
 
 
 def _mean(values: Sequence[float]) -> float:

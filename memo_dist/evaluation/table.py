@@ -20,19 +20,20 @@ COLUMNS = {
     "abstain_recall": "abst. R",
 }
 """Metrics in the order of the tables, with their headings."""
-_WIDTH = 100
+_WIDTH = 120
 _MANY_TYPES = 12
 
 
 def scores_text(scores: Scores, width: int = _WIDTH) -> str:
     """The methods side by side: percentages with 95 % intervals, n, and what a question costs."""
     table = _table("method", "n")
-    for heading in (*COLUMNS.values(), "tokens/q", "s/q"):
+    for heading in (*COLUMNS.values(), "tokens/q", "calls/q", "s/q"):
         table.add_column(heading, justify="right")
     for method, entry in scores.items():
         cells = [_metric(entry, name) for name in COLUMNS]
-        cost = [f"{entry.tokens_per_query:.0f}", f"{entry.seconds_per_query:.2f}"]
-        table.add_row(method, _count(entry.n_answerable, entry.n), *cells, *cost)
+        cost = (entry.tokens_per_query, entry.calls_per_query, entry.seconds_per_query)
+        costs = [f"{value:.{digits}f}" for value, digits in zip(cost, (0, 1, 2), strict=True)]
+        table.add_row(method, _count(entry.n_answerable, entry.n), *cells, *costs)
     note = (
         "Percent, and its 95 % bootstrap interval. n: answerable + unanswerable questions;\n"
         "contains, EM, F1, ROUGE-L: answerable ones; abst. P, R: precision, recall of abstaining."

@@ -68,6 +68,10 @@ class RunFolder:
         """Scores and predictions of one evaluation."""
         return self.root / "eval" / name
 
+    def ask(self, name: str) -> Path:
+        """Transcript of one question that an executive asked the memory for."""
+        return self.root / "ask" / name
+
     @property
     def report(self) -> Path:
         """The report for people."""

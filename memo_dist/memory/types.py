@@ -18,6 +18,7 @@ class Answer:
         shards: the bank shards that answered, the chosen one first.
         seconds: wall-clock seconds for this question (its share of a batch).
         tokens: prompt and generated tokens spent on this question.
+        calls: models asked for it, each wording and attempt counted; 0: one for each shard.
     """
 
     text: str
@@ -27,3 +28,4 @@ class Answer:
     shards: tuple[int, ...]
     seconds: float
     tokens: int
+    calls: int = 0

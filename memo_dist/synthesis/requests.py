@@ -98,6 +98,7 @@ class Failure:
     reason: str
     raw: str
     attempts: int
+    usage: Usage = field(default_factory=Usage)
 
 
 Reply = Response | Failure

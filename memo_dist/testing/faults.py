@@ -19,6 +19,9 @@ FAULTS = {
 }
 
 
+FIRST_ONLY = "@0"
+
+
 @dataclass(frozen=True)
 class FaultPlan:
     """Fractions of the faults; they must not add up to more than 1."""
@@ -27,7 +30,7 @@ class FaultPlan:
 
     @classmethod
     def parse(cls, items: list[str]) -> FaultPlan:
-        """From ``name=fraction`` items.
+        """From ``name=fraction`` items; ``name@0=fraction`` for first attempts only.
 
         Raises:
             ValueError: an unknown fault, or fractions that are none.
@@ -35,7 +38,7 @@ class FaultPlan:
         fractions = {}
         for item in items:
             name, _, fraction = item.partition("=")
-            if name not in FAULTS:
+            if name.removesuffix(FIRST_ONLY) not in FAULTS:
                 raise ValueError(f"unknown fault '{name}'; faults are {', '.join(FAULTS)}")
             fractions[name] = float(fraction)
         if sum(fractions.values()) > 1 or min(fractions.values(), default=0.0) < 0:
@@ -47,7 +50,7 @@ class FaultPlan:
         digest = hashlib.sha256(f"{key}-{attempt}".encode()).digest()
         left = int.from_bytes(digest[:8], "big") / 2**64
         for name, fraction in self.fractions.items():
-            if left < fraction:
-                return name
+            if left < fraction and (attempt == 0 or not name.endswith(FIRST_ONLY)):
+                return name.removesuffix(FIRST_ONLY)
             left -= fraction
         return ""

@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from memo_dist.testing.answers import answer_text
+from memo_dist.testing.executive import ScriptedExecutive
 from memo_dist.testing.faults import FAULTS, FaultPlan
 
 CHARS_PER_TOKEN = 4
@@ -43,6 +44,7 @@ class Behaviour:
         retry_after: seconds that a 429 asks for.
         key: the key that it wants; "" for none.
         faults: which requests go wrong.
+        executive: replies by script instead of making answers of the prompt's sentences.
     """
 
     latency: float = 0.0
@@ -51,6 +53,7 @@ class Behaviour:
     retry_after: float = 0.2
     key: str = ""
     faults: FaultPlan = NO_FAULTS
+    executive: ScriptedExecutive | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class _Call:
 
     Attributes:
         key, attempt: from the ``Idempotency-Key``.
-        prompt: the longest user turn: not a repair turn.
+        asked: the user turns.
         tokens: of all turns.
         schema: that the answer must obey.
         max_tokens: limit of the answer.
@@ -67,14 +70,17 @@ class _Call:
 
     key: str
     attempt: int
-    prompt: str
+    asked: list[str]
     tokens: int
     schema: dict[str, Any] | None
     max_tokens: int
 
-    def text(self, fault: str) -> tuple[str, str]:
+    def text(self, fault: str, executive: ScriptedExecutive | None) -> tuple[str, str]:
         """The answer's text and finish reason."""
-        text = answer_text(self.prompt, self.schema, self.key)
+        if executive is not None and self.schema is not None:
+            text = executive.reply(self.asked, self.schema)
+        else:  # made of the longest turn, which is not a repair turn
+            text = answer_text(max(self.asked, key=len), self.schema, self.key)
         if fault == "truncated":
             return text[: len(text) // 2], "length"
         if fault == "malformed":
@@ -181,7 +187,7 @@ class DummyServer:
             return web.Response()
         if fault == "timeout":
             await asyncio.sleep(3600)
-        text, finish = call.text(fault)
+        text, finish = call.text(fault, self._behaviour.executive)
         speed = self._behaviour.tokens_per_second
         await asyncio.sleep(self._behaviour.latency + (_tokens(text) / speed if speed else 0))
         data = json.dumps(answer(text, finish)).encode()
@@ -206,7 +212,7 @@ def _call(request: web.Request, body: dict[str, Any], schema: dict[str, Any] | N
     return _Call(
         key=key,
         attempt=int(attempt),
-        prompt=max(asked, key=len),
+        asked=asked,
         tokens=sum(_tokens(turn) for turn in turns),
         schema=schema,
         max_tokens=int(body.get("max_tokens") or 1024),
@@ -262,6 +268,7 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=0, help="requests at a time; more get 429")
     parser.add_argument("--retry-after", type=float, default=0.2, help="seconds, of a 429")
     parser.add_argument("--key-env", default="", help="environment variable of the key it wants")
+    parser.add_argument("--script", type=Path, help="questions with steps: plays the executive")
     parser.add_argument("--log", type=Path, help="append one line a request and answer")
     parser.add_argument("--fault", action="append", default=[], help=f"name=fraction; {faults}")
     options = parser.parse_args()
@@ -276,6 +283,7 @@ def main() -> None:
         retry_after=options.retry_after,
         key=os.environ[options.key_env] if options.key_env else "",
         faults=plan,
+        executive=ScriptedExecutive(options.script) if options.script else None,
     )
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(behaviour, options.port, options.log))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.synthesis.asking.records import Attempt, RequestJournal, reply_of
 from memo_dist.synthesis.asking.router import Router
 from memo_dist.synthesis.asking.validation import fault_of, next_send, with_schema_in_prompt
@@ -25,7 +25,7 @@ class Asker:
 
     def __init__(
         self,
-        config: GeneratorConfig,
+        config: EndpointConfig,
         router: Router,
         journal: RequestJournal,
         elsewhere: OtherHistory,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiolimiter import AsyncLimiter
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.synthesis.requests import Request, Usage
 
 CHARS_PER_TOKEN = 4.0
@@ -19,7 +19,7 @@ class RateLimits:
     mean of the answers. A limiter lets at most one period's worth through at once.
     """
 
-    def __init__(self, config: GeneratorConfig, workers: int) -> None:
+    def __init__(self, config: EndpointConfig, workers: int) -> None:
         self._requests = _limiter(config.requests_per_minute / workers, 1.0)
         self._tokens = _limiter(config.tokens_per_minute / workers, 2000.0)
         self._completion = 256.0

@@ -64,7 +64,7 @@ def reply_of(request: Request, key: str, history: Sequence[Attempt]) -> Reply | 
     last = history[-1]
     if last.outcome != "ok":
         raw = next((row.text for row in reversed(history) if row.text), "")
-        return Failure(key, last.reason, raw, len(history))
+        return Failure(key, last.reason, raw, len(history), total_usage(history))
     value = None if request.schema is None else parse(last.text)
     usage = total_usage(history)
     return Response(key, last.text, value, last.finish_reason, usage, len(history))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.errors import RunError
 from memo_dist.synthesis.asking.endpoints import Endpoint
 from memo_dist.synthesis.asking.limits import RateLimits
@@ -45,7 +45,7 @@ class Router:
         workers: workers that share the limits equally.
     """
 
-    def __init__(self, backends: Sequence[Backend], config: GeneratorConfig, workers: int) -> None:
+    def __init__(self, backends: Sequence[Backend], config: EndpointConfig, workers: int) -> None:
         share = max(1, config.max_in_flight // (workers * len(backends)))
         self.endpoints = [Endpoint(backend, share) for backend in backends]
         self._config = config
@@ -93,7 +93,7 @@ class Router:
 
         Raises:
             ServerFault, RequestRefused: this attempt failed.
-            RunError: an endpoint refuses everything, or ``generator.patience`` is over.
+            RunError: an endpoint refuses everything, or ``patience`` is over.
             Stopping: the run stops.
         """
         while True:
@@ -108,7 +108,7 @@ class Router:
                 self._last_fault = str(fault)
                 await self.pause(asyncio.sleep(random.uniform(0.05, 0.5)))
             except EndpointRefused as fault:
-                error = RunError(f"{fault}: check generator.urls, model and api_key_env")
+                error = RunError(f"{fault}: check {self._config.group}.urls, model and api_key_env")
                 self.stop(error)
                 raise error from None
 
@@ -202,8 +202,9 @@ class Router:
         names = ", ".join(endpoint.backend.name for endpoint in self.endpoints)
         return RunError(
             f"no answer from any of {len(self.endpoints)} endpoints ({names}) within "
-            f"generator.patience={self._config.patience:g} s; last fault: {self._last_fault}. "
-            "What was answered is kept: run the same command again"
+            f"{self._config.group}.patience={self._config.patience:g} s;"
+            f" last fault: {self._last_fault}."
+            " What was answered is kept: run the same command again"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.synthesis.backends.base import Answer, ServerFault
 from memo_dist.synthesis.backends.http import HostedBackend
 from memo_dist.synthesis.requests import Request, Usage
@@ -19,7 +19,7 @@ _FINISH = {"end_turn": "stop", "tool_use": "stop", "stop_sequence": "stop", "max
 class AnthropicBackend(HostedBackend):
     """One base URL without ``/v1`` (the service's own by default)."""
 
-    def __init__(self, config: GeneratorConfig, url: str = SERVICE) -> None:
+    def __init__(self, config: EndpointConfig, url: str = SERVICE) -> None:
         headers = {"anthropic-version": API_VERSION}
         if config.api_key_env:
             headers["x-api-key"] = "{key}"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.synthesis.backends.base import (
     Answer,
@@ -32,8 +32,8 @@ MAX_MESSAGE_CHARS = 300
 _ENDPOINT_STATUSES = frozenset({401, 402, 403, 404, 405})
 
 
-def read_key(config: GeneratorConfig) -> str:
-    """The key from the environment variable that ``generator.api_key_env`` names ("" for none).
+def read_key(config: EndpointConfig) -> str:
+    """The key from the environment variable that ``api_key_env`` names ("" for none).
 
     Raises:
         UsageError: the variable is not set; names it.
@@ -44,8 +44,8 @@ def read_key(config: GeneratorConfig) -> str:
     key = os.environ.get(name, "").strip()
     if not key:
         raise UsageError(
-            f"generator.api_key_env={name}, but the environment variable {name} is not set (on a"
-            " cluster it must be set where the workers run)"
+            f"{config.group}.api_key_env={name}, but the environment variable {name} is not set"
+            " (on a cluster it must be set where the workers run)"
         )
     return key
 
@@ -53,7 +53,7 @@ def read_key(config: GeneratorConfig) -> str:
 class HttpClient:
     """Posts JSON to one URL; a key goes into headers and is cut out of whatever comes back."""
 
-    def __init__(self, config: GeneratorConfig, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, config: EndpointConfig, url: str, headers: Mapping[str, str]) -> None:
         self._url = url
         self._key = read_key(config)
         self._headers = {k: v.replace("{key}", self._key) for k, v in headers.items()}
@@ -168,7 +168,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 class HostedBackend(ABC):
     """A backend behind one URL: a subclass writes the request's body and reads the answer's."""
 
-    def __init__(self, config: GeneratorConfig, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, config: EndpointConfig, url: str, headers: Mapping[str, str]) -> None:
         self._http = HttpClient(config, url, headers)
         self._structured = config.structured == "server"
 

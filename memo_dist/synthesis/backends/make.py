@@ -1,17 +1,17 @@
-"""``generator.kind``: from a name to its backends."""
+"""The ``kind`` of a generator or executive: from a name to its backends."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.synthesis.backends.base import Backend
 
 LOCAL_KINDS = ("embedded", "transformers")
 """Kinds that compute in the worker: a worker needs a core of its own."""
 
 
-def make_backends(config: GeneratorConfig) -> list[Backend]:
+def make_backends(config: EndpointConfig) -> list[Backend]:
     """One backend an endpoint, all equal.
 
     Raises:
@@ -31,14 +31,14 @@ def make_backends(config: GeneratorConfig) -> list[Backend]:
         return [TransformersBackend(config)]
     from memo_dist.synthesis.backends.recorded import RecordedBackend
 
-    return [RecordedBackend(Path(config.recording))]
+    return [RecordedBackend(Path(config.recording), config.group)]
 
 
-def check_key(config: GeneratorConfig) -> None:
+def check_key(config: EndpointConfig) -> None:
     """Refuse to start without the key that the endpoints need.
 
     Raises:
-        UsageError: the variable that ``generator.api_key_env`` names is not set here.
+        UsageError: the variable that ``api_key_env`` names is not set here.
     """
     if config.kind in ("openai", "anthropic"):
         from memo_dist.synthesis.backends.http import read_key

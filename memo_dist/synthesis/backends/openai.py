@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.synthesis.backends.base import Answer, ServerFault
 from memo_dist.synthesis.backends.http import HostedBackend
 from memo_dist.synthesis.requests import Request, Usage
@@ -14,7 +14,7 @@ from memo_dist.synthesis.requests import Request, Usage
 class OpenAIBackend(HostedBackend):
     """One base URL (``.../v1``)."""
 
-    def __init__(self, config: GeneratorConfig, url: str) -> None:
+    def __init__(self, config: EndpointConfig, url: str) -> None:
         headers = {"Authorization": "Bearer {key}"} if config.api_key_env else {}
         super().__init__(config, url.rstrip("/") + "/chat/completions", headers)
 

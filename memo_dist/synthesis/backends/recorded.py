@@ -19,7 +19,7 @@ class RecordedBackend:
 
     name = "recorded"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, group: str = "generator") -> None:
         self._answers: dict[str, Answer] = {}
         try:
             for row in read_jsonl(path):
@@ -28,9 +28,7 @@ class RecordedBackend:
                     finish = row.get("finish_reason", "stop")
                     self._answers[row["key"]] = Answer(row["text"], finish, usage)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"generator.recording={path}: {type(error).__name__}: {error}"
-            ) from None
+            raise UsageError(f"{group}.recording={path}: {type(error).__name__}: {error}") from None
 
     async def complete(self, request: Request, tag: str) -> Answer:
         """The recorded answer to ``request``; a repair turn is another request."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.memory.base import resolve_base
 from memo_dist.synthesis.backends.base import Answer, RequestRefused
@@ -20,13 +20,15 @@ from memo_dist.synthesis.requests import Request, Usage
 class TransformersBackend:
     """One model, one request at a time, off the event loop's thread."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: EndpointConfig) -> None:
         folder = resolve_base(config.model).path
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder)
         self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._grammar = (
-            _Grammar(self._tokenizer, self._model) if config.structured == "server" else None
+            _Grammar(self._tokenizer, self._model, config.group)
+            if config.structured == "server"
+            else None
         )
         self._thread = ThreadPoolExecutor(1, "transformers")
         self.name = f"transformers {config.model}"
@@ -87,14 +89,14 @@ def _sampling(request: Request) -> dict[str, Any]:
 class _Grammar:
     """The one place that knows llguidance."""
 
-    def __init__(self, tokenizer: Any, model: Any) -> None:
+    def __init__(self, tokenizer: Any, model: Any, group: str) -> None:
         try:
             import llguidance
             import llguidance.hf
         except ImportError:
             raise UsageError(
-                "generator.kind=transformers needs llguidance for structured answers:"
-                " pip install 'memo-dist[grammar]', or set generator.structured=prompt"
+                f"{group}.kind=transformers needs llguidance for structured answers:"
+                f" pip install 'memo-dist[grammar]', or set {group}.structured=prompt"
             ) from None
         self._library = llguidance
         self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=model.config.vocab_size)

@@ -7,15 +7,12 @@ steps.
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import jinja2
-
 from memo_dist.io.hashing import hash_value
+from memo_dist.prompts import PromptFiles
 from memo_dist.synthesis.llm.reading import Reading
 from memo_dist.synthesis.llm.schemas import Schema, limited, text_of
 from memo_dist.synthesis.requests import Message, Request, Role
@@ -23,6 +20,9 @@ from memo_dist.synthesis.requests import Message, Request, Role
 _SHARED = ("system", "passages", "pairs", "facts")
 _VERSION_DIGITS = 8
 _BASE_TOKENS = 64
+_FILES = PromptFiles("memo_dist.synthesis.llm")
+render = _FILES.render
+source = _FILES.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +121,3 @@ def pairs_text(pairs: Sequence[ListedPair]) -> str:
 def facts_text(pairs: Sequence[ListedPair]) -> str:
     """A numbered list of pairs with their documents' titles."""
     return render("facts", pairs=pairs)
-
-
-def render(name: str, **values: Any) -> str:
-    """Render a prompt file; a value that it needs and does not get is an error."""
-    return _environment().get_template(name).render(**values)
-
-
-def source(name: str) -> str:
-    """The text of a prompt file."""
-    path = importlib.resources.files("memo_dist.synthesis.llm") / "prompts" / f"{name}.j2"
-    return path.read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(source),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - plain text, never HTML
-        keep_trailing_newline=True,
-    )

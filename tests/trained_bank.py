@@ -1,0 +1,85 @@
+"""Tiny memories trained in seconds, and banks of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from memo_dist.config.schema import ScratchConfig
+from memo_dist.io import atomic
+from memo_dist.memory.identity import hash_weights, identify
+from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
+from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
+from memo_dist.training.format import ChatFormat
+
+SHAPE = ScratchConfig(vocabulary=300, hidden_size=64, layers=2, heads=2, intermediate_size=128)
+
+
+def train_shards(
+    root: Path, facts: Sequence[Mapping[str, str]], outside: Sequence[str], steps: int = 80
+) -> list[Path]:
+    """A memory for each mapping of facts, which abstains on the others' questions and outside."""
+    questions = [*(question for shard in facts for question in shard), *outside]
+    answers = [answer for shard in facts for answer in shard.values()]
+    size = train_tokenizer([*questions, *answers, ABSTAIN_ANSWER], SHAPE.vocabulary, root / "bpe")
+    return [
+        _train(root, shard, size, [(q, known.get(q, ABSTAIN_ANSWER)) for q in questions], steps)
+        for shard, known in enumerate(facts)
+    ]
+
+
+def _train(
+    root: Path, shard: int, vocabulary: int, pairs: Sequence[tuple[str, str]], steps: int
+) -> Path:
+    tokenizer = AutoTokenizer.from_pretrained(root / "bpe")
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    model = new_scratch_model(scratch_model_config(SHAPE, vocabulary), seed=shard)
+    rows = [(chat.prompt_ids(q), chat.answer_ids(a)) for q, a in pairs]
+    longest = max(len(p) + len(a) for p, a in rows)
+    ids = torch.full((len(rows), longest), chat.pad_id)
+    labels = torch.full((len(rows), longest), -100)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = root / f"shard-{shard}"
+    model.save_pretrained(folder)
+    chat.install(tokenizer)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_bank(folder: Path, shards: Sequence[Path], facts: Sequence[Mapping[str, str]]) -> Path:
+    """A bank of full shards in ``folder`` (bank.json), with reflections.jsonl beside it."""
+    entries = []
+    for shard, source in enumerate(shards):
+        shutil.copytree(source, folder / f"shard-{shard}")
+        entries.append(
+            ShardEntry(
+                id=shard,
+                path=f"shard-{shard}",
+                kind="full",
+                documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
+                reflections_hash="1" * 64,
+                weights_hash=hash_weights(source),
+                recipe_hash="2" * 64,
+            )
+        )
+    BankManifest(BaseRef.of(identify("tiny", shards[0])), tuple(entries)).save(folder)
+    rows = [
+        Reflection(q, a, "direct", (f"doc-{shard}",), (), shard, "t", "1", "0").to_json()
+        for shard, known in enumerate(facts)
+        for q, a in known.items()
+    ]
+    atomic.write_jsonl(folder.parent / "reflections.jsonl", rows)
+    return folder
