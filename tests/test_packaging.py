@@ -24,6 +24,7 @@ SHELL_FILES = (
     "launchers/lib/bootstrap.sh",
     "tests/run.sh",
     ".ci/run",
+    "slurm/chain.sh",
     "benchmarks/gpu.sh",
 )
 

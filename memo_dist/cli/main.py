@@ -33,10 +33,16 @@ VERBS: dict[str, str] = {
     "ask": "Ask a memory a question.",
     "evaluate": "Score a memory beside its baselines.",
     "dataset": "Turn a published data set's files into a corpus and questions.",
-    "status": "State and failures of a run.",
+    "launch": "Run a verb elsewhere: local, torchrun, a Ray cluster, Slurm.",
+    "status": "State and failures of a run or of a launched job.",
     "config": "Print the resolved configuration.",
     "doctor": "Check this machine: versions, cores, GPUs, disk, limits.",
 }
+
+
+SAVING = ("demo", "encode", "synthesize", "train", "export", "evaluate")
+"""Verbs that poll for a stop request and save: their signals are handled before anything heavy is
+imported, so that a scheduler's early one is not the end."""
 
 
 class _Verbs(click.Group):
@@ -76,6 +82,8 @@ def memo_dist() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if sys.argv[1:2] and sys.argv[1] in SAVING:
+        STOP.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
 

@@ -30,6 +30,11 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @click.option(
     "--report", is_flag=True, help="Show at the end which sentences no reflection covers."
 )
+@click.option(
+    "--only-partition",
+    type=click.IntRange(min=0),
+    help="Do one of synthesis.partitions, beside others (an array task); merge them without it.",
+)
 @config_options
 def command(  # noqa: PLR0913
     corpus: Path,
@@ -37,6 +42,7 @@ def command(  # noqa: PLR0913
     dry_run: bool,
     resume: str,
     report: bool,
+    only_partition: int | None,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
@@ -46,6 +52,10 @@ def command(  # noqa: PLR0913
         print_preview(config, run_folder, corpus)
         return
     STOP.install()
+    if only_partition is not None:
+        done = pipeline.run_partition(run_folder, config, corpus, only_partition)
+        click.echo(done)
+        return
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.run_corpus(run, config, corpus)
         pipeline.run_synthesis(run, config)
