@@ -6,7 +6,8 @@
 # QUESTIONS: a file, or - for no evaluation. The partitions of the synthesis are array tasks; a task
 # that fails is started again alone. Prints the job ids; the last line is the last job's.
 # The scaling study has no array here: there is no such verb yet.
-set -Eeuo pipefail # E: a refused submission in a function reaches the trap
+set -euo pipefail
+set -E # a refused submission in a function reaches the trap
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 [ $# -ge 3 ] || { echo "use: bash $0 CORPUS RUN QUESTIONS|- [--config FILE] [key=value ...]" >&2; exit 2; }
 corpus=$1 run=$2 questions=$3

@@ -188,8 +188,8 @@ class SlurmJob:
         have = f"{counts[1]} idle of {counts[3]}" if len(counts) == 4 else "unknown"
         return (
             f"reason {waiting.get('Reason', 'unknown')}; want {waiting.get('NumNodes', '?')}"
-            f" node(s) of partition {where or '?'}, have {have}: lower launch.nodes, launch.memory or"
-            " launch.gpus_per_node, name another launch.partition, or wait longer"
+            f" node(s) of partition {where or '?'}, have {have}: lower launch.nodes, launch.memory"
+            " or launch.gpus_per_node, name another launch.partition, or wait longer"
         )
 
     def follow(self, queue_seconds: float, tell: Callable[[str], None]) -> int:
