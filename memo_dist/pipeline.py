@@ -18,15 +18,9 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.base import SCRATCH_NAME, find_base
 from memo_dist.memory.identity import BaseModel
 from memo_dist.observability.logs import quiet_libraries
-from memo_dist.runs import shared_run
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
-from memo_dist.synthesis.partition import (
-    partitions_are_prepared,
-    prepare_partitions,
-    synthesize_partition,
-)
 from memo_dist.training import checkpoint
 from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.export import export_shard, write_bank
@@ -66,24 +60,6 @@ def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
     if not (run.corpus / "manifest.json").exists():
         raise UsageError(f"{run.root} has no corpus yet; `memo-dist synthesize CORPUS --run ...`")
     return synthesize(run, config, generator_factory(config), STOP)
-
-
-def run_partition(root: Path, config: Config, source: Path, partition: int) -> str:
-    """Do one partition of the synthesis in this process, while others do theirs.
-
-    The first of them reads the corpus. Returns a line for people.
-    """
-    factory = generator_factory(config)
-
-    def prepare(run: RunFolder) -> None:
-        run_corpus(run, config, source)
-        prepare_partitions(run, config, factory())
-
-    def ready(run: RunFolder) -> bool:
-        return partitions_are_prepared(run, config)
-
-    with shared_run(root, config, ready, prepare) as run:
-        return synthesize_partition(run, config, factory(), partition, STOP)
 
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:

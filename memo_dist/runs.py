@@ -94,12 +94,17 @@ def _check_folder(run: RunFolder, resume: str) -> None:
     known = run.config.exists()
     if run.root.exists() and not run.root.is_dir():
         raise UsageError(f"--run {run.root} is a file, not a folder")
-    if run.root.is_dir() and not known and any(p.name != ".lock" for p in run.root.iterdir()):
+    if run.root.is_dir() and not known and any(_is_foreign(p) for p in run.root.iterdir()):
         raise UsageError(f"--run {run.root} holds files but is not a run; name an empty folder")
     if known and resume == "never":
         raise UsageError(f"--run {run.root} has been started and --resume never was asked")
     if not known and resume not in ("auto", "never"):
         raise UsageError(f"--run {run.root} has nothing to resume (--resume {resume})")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none of those that a run has before its configuration is written."""
+    return path.name not in (".lock", "logs") and not path.name.startswith(atomic.TEMP_PREFIX)
 
 
 def started_stages(run: RunFolder) -> list[str]:

@@ -149,6 +149,14 @@ def test_an_override_below_a_value():
     assert "'lr' was given a value before" in refusal("train.lr=1", "train.lr.x=2")
 
 
+def test_the_shells_variables_are_kept(tmp_path):
+    config = load_config((), ["launch.setup=['export PATH=${HOME}/bin:$PATH']"])
+    assert config.launch.setup == ["export PATH=${HOME}/bin:$PATH"]
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config([file]) == config
+
+
 def test_quoted_yaml_traps_are_text():
     assert load_config((), ["memory.base='0123'"]).memory.base == "0123"
     assert load_config((), ["train.lr=3e-4"]).train.lr == pytest.approx(3e-4)

@@ -91,9 +91,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code (see memo_dist.errors)."""
     try:
-        memo_dist.main(arguments, prog_name="memo-dist", standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
+        # ctx.exit's code comes back as the value; verbs return nothing.
+        code = memo_dist.main(arguments, prog_name="memo-dist", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
@@ -107,7 +106,7 @@ def run(arguments: list[str]) -> int:
         return _say(_describe(error), EXIT_FAILED)
     except Exception as error:
         return _say(_unexpected(error), EXIT_FAILED)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _say(message: str, code: int) -> int:

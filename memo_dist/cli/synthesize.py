@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from memo_dist import pipeline
 from memo_dist.cli.options import (
     check_resume,
     config_options,
@@ -16,7 +15,6 @@ from memo_dist.cli.options import (
     resume_option,
     run_option,
 )
-from memo_dist.cli.preview import print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import open_run
 from memo_dist.synthesis.coverage_report import coverage_summary, text_report
@@ -48,14 +46,20 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Read CORPUS and write RUN/reflections.jsonl."""
     config = resolve(config_files, overrides, run_folder)
+    if only_partition is not None and not dry_run:
+        from memo_dist.synthesis.partition import run_partition_alone
+
+        STOP.install()
+        click.echo(run_partition_alone(run_folder, config, corpus, only_partition))
+        return
+    # An array task does without torch and DeepSpeed, which these import.
+    from memo_dist import pipeline
+    from memo_dist.cli.preview import print_preview
+
     if dry_run:
         print_preview(config, run_folder, corpus)
         return
     STOP.install()
-    if only_partition is not None:
-        done = pipeline.run_partition(run_folder, config, corpus, only_partition)
-        click.echo(done)
-        return
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.run_corpus(run, config, corpus)
         pipeline.run_synthesis(run, config)

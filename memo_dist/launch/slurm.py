@@ -285,7 +285,7 @@ def _refusal(said: str) -> UsageError:
         hint = "launch.account"
     elif "memory" in lowered:
         hint = "launch.memory"
-    elif "node" in lowered or "gres" in lowered:
+    elif any(word in lowered for word in ("node", "gres", "processor", "cpu")):
         hint = f"launch.nodes, launch.gpus_per_node, launch.memory, launch.cpus; have {_nodes()}"
     return UsageError(f"Slurm refuses the job: {reason} ({hint})")
 

@@ -14,14 +14,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
+from memo_dist.corpus.build import build_corpus
 from memo_dist.errors import RunError, StoppedError, UsageError
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.runs import shared_run
+from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.plan import Plan, StepUnits, make_plan
 from memo_dist.synthesis.requests import asks, groups_documents
 from memo_dist.synthesis.stages import write_planned
 from memo_dist.synthesis.types import Generator, Step, StepName, in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, planned_step, run_partition
+
+
+def run_partition_alone(root: Path, config: Config, source: Path, partition: int) -> str:
+    """Do one partition in this process, while others do theirs; the first of them reads the corpus.
+
+    Returns:
+        A line for people. Raises what :func:`synthesize_partition` and ``open_run`` do.
+    """
+    factory = generator_factory(config)
+
+    def prepare(run: RunFolder) -> None:
+        build_corpus(source, run.corpus, config.corpus)
+        prepare_partitions(run, config, factory())
+
+    def ready(run: RunFolder) -> bool:
+        return partitions_are_prepared(run, config)
+
+    with shared_run(root, config, ready, prepare) as run:
+        return synthesize_partition(run, config, factory(), partition, STOP)
 
 
 def prepare_partitions(run: RunFolder, config: Config, generator: Generator) -> None:
