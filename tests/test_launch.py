@@ -1,17 +1,23 @@
 """`memo-dist launch`: what it would run, what it refuses, and what it runs here."""
 
 import importlib
+import json
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import click
 import pytest
-from cli import memo_dist, start, wait_until
+import ray
+from cli import environment, memo_dist, start, wait_until
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.cluster.requeue import check_progress
@@ -294,6 +300,67 @@ def test_torchrun_ends_with_its_ranks_code(tmp_path):
     done = memo_dist("launch", "torchrun", "--", "train", tmp_path / "none")
     assert done.returncode == 2, done.stderr
     assert "is not a run folder" in done.stderr
+
+
+class JobServer(BaseHTTPRequestHandler):
+    """Plays a Ray cluster's job server: runs the job's command as that does, and tells its code."""
+
+    asked: ClassVar[list[dict]] = []
+    codes: ClassVar[list[int]] = []
+
+    def do_POST(self):
+        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(job)
+        env = {**environment(), "RAY_ADDRESS": "10.0.0.1:6379", **job["runtime_env"]["env_vars"]}
+        done = subprocess.run(job["entrypoint"], shell=True, env=env, capture_output=True)
+        self.codes.append(done.returncode)
+        self.answer({"submission_id": "job-1", "job_id": "job-1"})
+
+    def do_GET(self):
+        if self.path == "/api/version":
+            return self.answer({"version": "4", "ray_version": ray.__version__, "ray_commit": ""})
+        if self.path.endswith("/logs"):
+            return self.answer({"logs": "the last line"})
+        code = self.codes[-1]
+        state = {"status": "FAILED" if code else "SUCCEEDED", "driver_exit_code": code}
+        return self.answer({"type": "SUBMISSION", "entrypoint": "", **state})
+
+    def answer(self, value):
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_ray_job_uploads_nothing_and_ends_with_the_verbs_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GENERATOR_KEY", "sk-planted-secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), JobServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        words = ("ray", "--wait", f"launch.ray_address={url}", "--", "train", str(tmp_path / "no"))
+        assert run_cli(["launch", *words]) == 2
+        said = capsys.readouterr()
+        assert f"ray:job-1@{url}" in said.out
+        assert "exit code 2" in said.err
+        assert "the last line" in said.err
+        assert run_cli(["status", f"ray:job-1@{url}", "--follow"]) == 2
+        server.shutdown()
+    (job,) = JobServer.asked
+    assert set(job["runtime_env"]) == {"env_vars"}
+    assert "sk-planted" not in json.dumps(job)
+
+
+def test_no_job_server(capsys):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ("ray", f"launch.ray_address=http://127.0.0.1:{port}", "--", "train", "RUN")
+    assert run_cli(["launch", *words]) == 1
+    assert f"launch.ray_address=http://127.0.0.1:{port}" in capsys.readouterr().err
 
 
 RANK = """

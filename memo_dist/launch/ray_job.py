@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from memo_dist.config import Config
 from memo_dist.errors import RunError, UsageError
@@ -23,6 +25,7 @@ from memo_dist.launch.verbs import VerbCall
 
 CARRIED = ("PYTHONPATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HOME", "MEMO_DIST_CACHE")
 """Variables of the submitter that the job gets, where they are set."""
+CONNECT_SECONDS = 10
 _ADDRESS = 'cluster.address="$RAY_ADDRESS"'
 
 
@@ -144,11 +147,15 @@ def _client(address: str) -> Any:
     Raises:
         RunError: nobody answers there.
     """
-    from ray.job_submission import JobSubmissionClient
-
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        # The client itself would wait for minutes.
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+        from ray.job_submission import JobSubmissionClient
+
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise RunError(
             f"no Ray job server at launch.ray_address={address}: {_first_line(error)}; it is part"
             " of the cluster's dashboard (pip install 'ray[default]' on the head)"

@@ -185,9 +185,10 @@ class SlurmJob:
         where = waiting.get("Partition", "")
         idle = _slurm(["sinfo", "--noheader", "-o", "%F", *(["-p", where] if where else [])])
         counts = idle.split("\n")[0].strip().split("/")
+        want = waiting.get("NumNodes", "?").partition("-")[0]
         have = f"{counts[1]} idle of {counts[3]}" if len(counts) == 4 else "unknown"
         return (
-            f"reason {waiting.get('Reason', 'unknown')}; want {waiting.get('NumNodes', '?')}"
+            f"reason {waiting.get('Reason', 'unknown')}; want {want}"
             f" node(s) of partition {where or '?'}, have {have}: lower launch.nodes, launch.memory"
             " or launch.gpus_per_node, name another launch.partition, or wait longer"
         )
@@ -296,7 +297,9 @@ def _partitions() -> str:
 
 def _nodes() -> str:
     """``2 node(s) of 8 CPUs, 64000 MB, gpu:8``, for each kind of node."""
-    return _or_unknown(["sinfo", "--noheader", "-o", "%D node(s) of %c CPUs, %m MB, %G"])
+    return _or_unknown(["sinfo", "--noheader", "-o", "%D node(s) of %c CPUs, %m MB, %G"]).replace(
+        ", (null)", ""
+    )
 
 
 def _or_unknown(words: list[str]) -> str:

@@ -13,7 +13,7 @@ from cli import tiny_corpus
 from slurm_cluster import HERE, Cluster
 
 PACKAGES = "apt-get install -y --no-install-recommends slurm-wlm munge iproute2"
-SMALL_DISK = "384k"
+SMALL_DISK = "96k"
 
 
 def missing() -> str:
