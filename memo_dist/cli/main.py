@@ -85,7 +85,9 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in SAVING:
         STOP.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    STOP.leave()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -86,6 +86,7 @@ def signalled(chain, cluster):
     run = untrained(chain[0], cluster.work / "signalled")
     ident = cluster.submit(
         "launch.minutes=3", "launch.signal_seconds=90", "launch.memory=1500M",
+        "launch.max_stalled=4",
         "--", "train", run, "cluster.launcher=process", "train.checkpoint_steps=0",
     )  # fmt: skip
     thread = threading.Thread(target=freeze_until_signal, args=(cluster, ident, run), daemon=True)
@@ -259,12 +260,15 @@ def test_the_signalled_job_saved_requeued_itself_and_ended_equal(signalled, clus
     row = cluster.wait_job(ident, SECONDS)
     thread.join(10)
     log = cluster.log(ident)
-    assert (row["JobState"], row["Restarts"]) == ("COMPLETED", "1"), log
-    assert log.count("back into the queue") == 1
+    assert row["JobState"] == "COMPLETED", log
+    lives = int(row["Restarts"])  # 1; on a busy machine the second life may run out of time too
+    assert lives >= 1
+    assert log.count("back into the queue") == lives
     assert "life 0: ended with code 75" in log
-    assert "life 1: ended with code 0" in log
+    assert f"life {lives}: ended with code 0" in log
     assert hash_file(run / WEIGHTS) == hash_file(cluster.work / "unbroken" / WEIGHTS)
-    assert [row["life"] for row in atomic.read_json(run / "logs/requeues.json")["requeues"]] == [0]
+    requeues = atomic.read_json(run / "logs/requeues.json")["requeues"]
+    assert [row["life"] for row in requeues] == list(range(lives))
     assert "COMPLETED" in cluster.memo_dist("status", f"slurm:{ident}")[1]
     cluster.assert_nothing_left(ident)
 
