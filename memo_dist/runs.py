@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,11 +24,20 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
 
 LOCK_SECONDS = 20.0
+PREPARE_SECONDS = 1800.0
+"""Seconds that the first of several processes has to read the corpus for all."""
+Preparation = Callable[[RunFolder], None]
 _LIBRARIES = ("torch", "deepspeed", "ray", "transformers", "datasets", "safetensors", "omegaconf")
 
 
+class RunInUseError(UsageError):
+    """Another process writes into the run."""
+
+
 @contextmanager
-def open_run(root: Path, config: Config, resume: str) -> Iterator[RunFolder]:
+def open_run(
+    root: Path, config: Config, resume: str, lock_seconds: float = LOCK_SECONDS
+) -> Iterator[RunFolder]:
     """Create or continue a run and be its only writer while the block lasts.
 
     Args:
@@ -36,6 +45,7 @@ def open_run(root: Path, config: Config, resume: str) -> Iterator[RunFolder]:
         config: the resolved configuration of this launch.
         resume: ``auto`` continues what is there, ``never`` refuses it, ``must`` requires it; a
             path (of a checkpoint) requires it too.
+        lock_seconds: how long to wait for another writer to end.
 
     Raises:
         UsageError: the folder is not a run, cannot be written, belongs to another live process,
@@ -45,7 +55,7 @@ def open_run(root: Path, config: Config, resume: str) -> Iterator[RunFolder]:
     check_open(run, config, resume)
     created = _create(run)
     try:
-        with _locked(run):
+        with _locked(run, fcntl.LOCK_EX, lock_seconds):
             atomic.write_text(run.config, to_yaml(config))
             _record_launch(run)
             with logged(run.logs):
@@ -84,12 +94,17 @@ def _check_folder(run: RunFolder, resume: str) -> None:
     known = run.config.exists()
     if run.root.exists() and not run.root.is_dir():
         raise UsageError(f"--run {run.root} is a file, not a folder")
-    if run.root.is_dir() and not known and any(p.name != ".lock" for p in run.root.iterdir()):
+    if run.root.is_dir() and not known and any(_is_foreign(p) for p in run.root.iterdir()):
         raise UsageError(f"--run {run.root} holds files but is not a run; name an empty folder")
     if known and resume == "never":
         raise UsageError(f"--run {run.root} has been started and --resume never was asked")
     if not known and resume not in ("auto", "never"):
         raise UsageError(f"--run {run.root} has nothing to resume (--resume {resume})")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none of those that a run has before its configuration is written."""
+    return path.name not in (".lock", "logs") and not path.name.startswith(atomic.TEMP_PREFIX)
 
 
 def started_stages(run: RunFolder) -> list[str]:
@@ -142,30 +157,64 @@ def _remove_if_unused(run: RunFolder) -> None:
 
 
 @contextmanager
-def _locked(run: RunFolder) -> Iterator[None]:
+def shared_run(
+    root: Path, config: Config, ready: Callable[[RunFolder], bool], prepare: Preparation
+) -> Iterator[RunFolder]:
+    """Be one of several processes that write different files of a run, while the block lasts.
+
+    The first one prepares the run alone, as :func:`open_run` would; the others wait for that.
+    While they work nobody can be the run's only writer.
+
+    Args:
+        root: the run folder.
+        config: the resolved configuration, the same for all.
+        ready: whether the run is prepared.
+        prepare: prepares it; called inside :func:`open_run`.
+
+    Raises:
+        UsageError: what :func:`open_run` refuses; another one prepares for too long.
+    """
+    run = RunFolder(root)
+    deadline = time.monotonic() + PREPARE_SECONDS
+    while not ready(run):
+        try:
+            with open_run(root, config, "auto", lock_seconds=1.0):
+                if not ready(run):
+                    prepare(run)
+        except RunInUseError:
+            if time.monotonic() >= deadline:
+                raise
+    check_open(run, config)
+    with _locked(run, fcntl.LOCK_SH), logged(run.logs):
+        yield run
+
+
+@contextmanager
+def _locked(run: RunFolder, kind: int, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     try:
         stream = run.lock.open("a+")
     except OSError as error:
         raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
     with stream:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while not _try_lock(stream):
+        deadline = time.monotonic() + seconds
+        while not _try_lock(stream, kind):
             if time.monotonic() >= deadline:
                 stream.seek(0)
-                raise UsageError(
+                raise RunInUseError(
                     f"--run {run.root} is in use by process {stream.read().strip() or 'unknown'}"
-                    f" (waited {LOCK_SECONDS:.0f} s); end it or name another --run"
+                    f" (waited {seconds:.0f} s); end it or name another --run"
                 )
             time.sleep(0.2)
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        if kind == fcntl.LOCK_EX:
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
         yield
 
 
-def _try_lock(stream: Any) -> bool:
+def _try_lock(stream: Any, kind: int) -> bool:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

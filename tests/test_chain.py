@@ -104,6 +104,26 @@ def test_the_same_command_again_changes_nothing(unbroken, corpus):
     assert {f: f.stat().st_mtime_ns for f in times} == times
 
 
+def test_partitions_alone_write_the_same_files(unbroken, corpus, tmp_path):
+    """As array tasks do, one process a partition, without Ray."""
+    run = tmp_path / "run"
+    for partition in (1, 0):
+        words = ("synthesize", corpus, "--run", run, *TINY, "--only-partition", str(partition))
+        done = memo_dist(*words)
+        assert done.returncode == 0, done.stderr
+        assert f"partition {partition} of 2:" in done.stdout
+    parts = sorted((unbroken[0] / "synth").glob("*/part-*.jsonl"))
+    assert len(parts) == 8
+    for part in parts:
+        assert (run / part.relative_to(unbroken[0])).read_bytes() == part.read_bytes()
+    done = memo_dist(*words[:-1], "2")
+    assert done.returncode == 2
+    assert "synthesis.partitions=2 has 0 to 1" in done.stderr
+    done = memo_dist(*words, "synthesis.phrasings=3")
+    assert done.returncode == 2
+    assert "synthesis.phrasings: 2 there, 3 now" in done.stderr
+
+
 def test_another_configuration_is_refused(unbroken, corpus):
     run, _ = unbroken
     done = memo_dist("encode", corpus, "--run", run, *TINY, "train.epochs=7")

@@ -149,6 +149,14 @@ def test_an_override_below_a_value():
     assert "'lr' was given a value before" in refusal("train.lr=1", "train.lr.x=2")
 
 
+def test_the_shells_variables_are_kept(tmp_path):
+    config = load_config((), ["launch.setup=['export PATH=${HOME}/bin:$PATH']"])
+    assert config.launch.setup == ["export PATH=${HOME}/bin:$PATH"]
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config([file]) == config
+
+
 def test_quoted_yaml_traps_are_text():
     assert load_config((), ["memory.base='0123'"]).memory.base == "0123"
     assert load_config((), ["train.lr=3e-4"]).train.lr == pytest.approx(3e-4)
@@ -299,6 +307,31 @@ BAD_VALUES = {
     "cluster.synthesis_workers": -1,
     "cluster.threads": -1,
     "cluster.start_timeout": 0,
+    "cluster.nodes": -1,
+    "launch.recipe": "rays",
+    "launch.nodes": 0,
+    "launch.tasks_per_node": -1,
+    "launch.gpus_per_node": -1,
+    "launch.cpus": -1,
+    "launch.minutes": -1,
+    "launch.signal_seconds": 1,
+    "launch.max_stalled": -1,
+    "launch.retries": -1,
+    "launch.array_at_once": -1,
+    "launch.sbatch": ["qos=high"],
+    "launch.setup": ["export API_KEY=sk-1"],
+    "launch.mounts": ["data"],
+    "launch.container_runtime": "docker",
+    "launch.ray_start": "slurm",
+    "launch.queue_minutes": 0,
+    "launch.job_name": "two words",
+    "launch.memory": "64 G",
+    "launch.partition": "a b",
+    "launch.account": "a b",
+    "launch.container": "$(x)",
+    "launch.log_folder": "`x`",
+    "launch.ray_address": "'",
+    "launch.rendezvous": "a\nb",
     "track.to": ["tensorbord"],
 }
 
@@ -326,6 +359,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "train.compile",
         "train.deepspeed",
         "cluster.address",
+        "launch.questions",
         "track.project",
         "export.reword",
     }
@@ -354,6 +388,8 @@ def test_lists_of_names(override, expected):
         (["generator.kind=recorded", "generator.model=m"], "generator.recording='' must name"),
         (["generator.urls=[http://me:secret@host/v1]"], "URL of host carries credentials"),
         (["generator.urls=['http://host/v1?key=secret']"], "URL of host carries credentials"),
+        (["launch.setup=['export HF_TOKEN=secret']"], "looks like a secret"),
+        (["launch.sbatch=['--export=A_KEY=secret']"], "looks like a secret"),
         (["generator.api_key_env=sk-secret"], "the NAME of an environment variable"),
         (["generator.budget_money=1"], "needs generator.price_prompt"),
         (["executive.kind=openai", "executive.model=m"], "executive.urls=[] must name"),
@@ -387,6 +423,7 @@ GROUP_REACHES = {
     "protocol": (),
     "evaluate": (),
     "cluster": (),
+    "launch": (),
     "track": (),
 }
 NO_IDENTITY = {

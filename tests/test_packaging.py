@@ -21,9 +21,17 @@ WITHOUT_IMPORT = {"gguf", "accelerate", "datasets"}
 OPTIONAL_MODULES = {"wandb", "mlflow", "flash_attn", "liger_kernel", "llguidance"}
 SHELL_FILES = (
     "launchers/quickstart.sh",
+    "launchers/local.sh",
+    "launchers/torchrun.sh",
+    "launchers/ray.sh",
+    "launchers/slurm.sh",
+    "tests/slurm/start.sh",
+    "tests/slurm/stop.sh",
+    "tests/slurm/node.sh",
     "launchers/lib/bootstrap.sh",
     "tests/run.sh",
     ".ci/run",
+    "slurm/chain.sh",
     "benchmarks/gpu.sh",
 )
 
@@ -65,7 +73,7 @@ def test_imports_are_declared_and_declared_is_imported():
 def test_the_tests_need_only_the_test_extra():
     extra = declared(PROJECT["optional-dependencies"]["test"])
     wanted = extra | declared(PROJECT["dependencies"])
-    helpers = {file.stem for file in (ROOT / "tests").glob("*.py")}
+    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
     used = distributions(imported_modules(ROOT / "tests") - helpers)
     assert not {module for module, names in used.items() if not names & wanted}
 

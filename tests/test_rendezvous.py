@@ -1,6 +1,7 @@
 """Which rank a process is, by the variables that each launcher sets."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -21,6 +22,14 @@ def bare(monkeypatch):
                  "MASTER_PORT", *SLURM):  # fmt: skip
         monkeypatch.setenv(name, "x")  # so that it is put back afterwards
         monkeypatch.delenv(name)
+
+
+def come(meeting, ranks):
+    """What these ranks leave in the run folder."""
+    meeting.mkdir(parents=True, exist_ok=True)
+    for rank in ranks:
+        here = {"host": "n", "port": 5} if rank == 0 else {}
+        (meeting / f"{rank}.json").write_text(json.dumps(here))
 
 
 def slurm(monkeypatch, rank):
@@ -52,17 +61,28 @@ def test_a_batch_script_and_a_single_task_are_no_ranks(other, monkeypatch):
 
 def test_sruns_ranks_meet_in_the_run_folder(monkeypatch, tmp_path):
     slurm(monkeypatch, 2)
-    address = tmp_path / ".address-7-0-0.json"
-    timer = threading.Timer(0.3, address.write_text, [json.dumps({"host": "n", "port": 5})])
+    meeting = tmp_path / ".ranks" / "7-0-0"
+    timer = threading.Timer(0.3, come, [meeting, (0, 1, 3)])
     timer.start()
     assert started_as_rank()
     adopt_ranks(tmp_path, 10)
     assert Ranks.from_environment() == Ranks(2, 4, 1)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("n", "5")
 
 
-def test_a_missing_first_rank_is_a_message(monkeypatch, tmp_path):
+def test_the_first_rank_forgets_earlier_launches(monkeypatch, tmp_path):
+    slurm(monkeypatch, 0)
+    come(tmp_path / ".ranks" / "6-0-0", (0, 1))
+    come(tmp_path / ".ranks" / "7-0-0", (1, 2, 3))
+    adopt_ranks(tmp_path, 10)
+    assert [folder.name for folder in (tmp_path / ".ranks").iterdir()] == ["7-0-0"]
+    assert os.environ["MASTER_ADDR"] == "node-a"
+
+
+def test_missing_ranks_are_a_message(monkeypatch, tmp_path):
     slurm(monkeypatch, 2)
-    with pytest.raises(RunError, match=r"rank 0 of 4 left no address .* all nodes share"):
+    come(tmp_path / ".ranks" / "7-0-0", (0,))
+    with pytest.raises(RunError, match=r"2/4 ranks .*rank\(s\) 1, 3 did not come.* nodes share"):
         adopt_ranks(tmp_path, 0.3)
 
 

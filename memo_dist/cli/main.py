@@ -33,10 +33,16 @@ VERBS: dict[str, str] = {
     "ask": "Ask a memory a question.",
     "evaluate": "Score a memory beside its baselines.",
     "dataset": "Turn a published data set's files into a corpus and questions.",
-    "status": "State and failures of a run.",
+    "launch": "Run a verb elsewhere: local, torchrun, a Ray cluster, Slurm.",
+    "status": "State and failures of a run or of a launched job.",
     "config": "Print the resolved configuration.",
     "doctor": "Check this machine: versions, cores, GPUs, disk, limits.",
 }
+
+
+SAVING = ("demo", "encode", "synthesize", "train", "export", "evaluate")
+"""Verbs that poll for a stop request and save: their signals are handled before anything heavy is
+imported, so that a scheduler's early one is not the end."""
 
 
 class _Verbs(click.Group):
@@ -76,16 +82,19 @@ def memo_dist() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if sys.argv[1:2] and sys.argv[1] in SAVING:
+        STOP.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    STOP.leave()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code (see memo_dist.errors)."""
     try:
-        memo_dist.main(arguments, prog_name="memo-dist", standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
+        # ctx.exit's code comes back as the value; verbs return nothing.
+        code = memo_dist.main(arguments, prog_name="memo-dist", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
@@ -99,7 +108,7 @@ def run(arguments: list[str]) -> int:
         return _say(_describe(error), EXIT_FAILED)
     except Exception as error:
         return _say(_unexpected(error), EXIT_FAILED)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _say(message: str, code: int) -> int:

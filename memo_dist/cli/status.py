@@ -1,8 +1,9 @@
-"""``memo-dist status RUN``: what is done, what runs, what failed."""
+"""``memo-dist status RUN|JOB``: what is done, what runs, what failed."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import click
 
-from memo_dist.cli.options import run_argument
 from memo_dist.corpus.build import load_manifest
+from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.progress import duration
@@ -22,10 +23,35 @@ _HIDDEN = ("state", "time")
 
 
 @click.command("status")
-@run_argument
+@click.argument("what", metavar="RUN|JOB")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(run_folder: Path, as_json: bool) -> None:
-    """Show the state of each stage of RUN."""
+@click.option("--follow", is_flag=True, help="Of a JOB: until its end; the exit code is its own.")
+@click.pass_context
+def command(ctx: click.Context, what: str, as_json: bool, follow: bool) -> None:
+    """Show the state of each stage of RUN, or of a JOB that `launch` printed (slurm:12)."""
+    kind, _, ident = what.partition(":")
+    if kind in ("slurm", "ray") and ident:
+        ctx.exit(_show_job(kind, ident, as_json, follow))
+    if follow:
+        raise UsageError(f"--follow is for a job, as slurm:12; {what} is a run folder")
+    _show_run(Path(what), as_json)
+
+
+def _show_job(kind: str, ident: str, as_json: bool, follow: bool) -> int:
+    """The job's state once, or each change until its end; returns the verb's exit code."""
+    from memo_dist.launch.ray_job import RayJob
+    from memo_dist.launch.slurm import SlurmJob
+
+    job: SlurmJob | RayJob = (SlurmJob if kind == "slurm" else RayJob).parse(ident)
+    if follow:
+        return job.follow(math.inf, click.echo)
+    state = job.state()
+    values = {"job": str(job), "state": state.text, "exit_code": state.code}
+    click.echo(json.dumps(values, sort_keys=True) if as_json else f"{job}: {state.text}")
+    return 0
+
+
+def _show_run(run_folder: Path, as_json: bool) -> None:
     run, config = existing_run(run_folder)
     stages = run_state(run, config.corpus.shards)
     if as_json:

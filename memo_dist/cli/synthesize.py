@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from memo_dist import pipeline
 from memo_dist.cli.options import (
     check_resume,
     config_options,
@@ -16,7 +15,6 @@ from memo_dist.cli.options import (
     resume_option,
     run_option,
 )
-from memo_dist.cli.preview import print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import open_run
 from memo_dist.synthesis.coverage_report import coverage_summary, text_report
@@ -30,6 +28,11 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @click.option(
     "--report", is_flag=True, help="Show at the end which sentences no reflection covers."
 )
+@click.option(
+    "--only-partition",
+    type=click.IntRange(min=0),
+    help="Do one of synthesis.partitions, beside others (an array task); merge them without it.",
+)
 @config_options
 def command(  # noqa: PLR0913
     corpus: Path,
@@ -37,11 +40,22 @@ def command(  # noqa: PLR0913
     dry_run: bool,
     resume: str,
     report: bool,
+    only_partition: int | None,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
     """Read CORPUS and write RUN/reflections.jsonl."""
     config = resolve(config_files, overrides, run_folder)
+    if only_partition is not None and not dry_run:
+        from memo_dist.synthesis.partition import run_partition_alone
+
+        STOP.install()
+        click.echo(run_partition_alone(run_folder, config, corpus, only_partition))
+        return
+    # An array task does without torch and DeepSpeed, which these import.
+    from memo_dist import pipeline
+    from memo_dist.cli.preview import print_preview
+
     if dry_run:
         print_preview(config, run_folder, corpus)
         return

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ Level = Literal["ok", "warn", "bad"]
 _GIB = 2**30
 _LONGEST_TEMP = 60
 """Ray's sockets below the temporary folder must stay under 108 characters."""
+_LARGEST_SKEW = 2.0
+"""Seconds between two clocks from which files of others seem to come from the future."""
+_SCHEDULER_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,14 @@ class Finding:
 
 
 def findings() -> Iterator[Finding]:
-    """Look at versions, cores, memory, GPUs, shared memory, temp path, disk and the base model."""
+    """Look at versions, cores, memory, GPUs, how ranks talk, ports, clock, shared memory, temp
+    path, disk, scheduler, the base model and the kernels."""
     yield from _versions()
     yield from _resources()
+    yield from _collectives()
+    yield from _ports()
+    yield from _clock()
+    yield from _scheduler()
     yield from _shared_memory()
     yield from _temp_path()
     yield from _disk()
@@ -63,6 +74,82 @@ def _resources() -> Iterator[Finding]:
         yield Finding(
             "warn", "memory", "under 6 GiB: the embedded 135M base needs about 4; use scratch"
         )
+
+
+def _collectives() -> Iterator[Finding]:
+    """What gradients travel by: NCCL between GPUs, gloo between CPUs."""
+    if torch.cuda.is_available():
+        if not torch.distributed.is_nccl_available():
+            yield Finding("bad", "nccl", "this torch has no NCCL: install a CUDA build of torch")
+            return
+        version = ".".join(map(str, torch.cuda.nccl.version()))
+        yield Finding("ok", "nccl", f"{version}, for {torch.cuda.device_count()} GPU(s)")
+    elif torch.distributed.is_gloo_available():
+        yield Finding("ok", "gloo", "there: ranks on CPUs talk through it")
+    else:
+        yield Finding("bad", "gloo", "this torch has no gloo: install another build of torch")
+
+
+def _ports() -> Iterator[Finding]:
+    """Whether others could reach a port that is opened here under this host's name."""
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError:
+        yield Finding(
+            "bad", "ports", f"{name} has no address: add it to /etc/hosts or the name service"
+        )
+        return
+    try:
+        with socket.create_server((address, 0)) as server:
+            port = server.getsockname()[1]
+            socket.create_connection((address, port), timeout=5).close()
+    except OSError as error:
+        yield Finding(
+            "bad", "ports", f"no connection to {name} ({address}): {error}; see the firewall"
+        )
+        return
+    if address.startswith("127."):
+        text = f"{name} is {address}: one machine works; for several give it the network's address"
+        yield Finding("warn", "ports", f"{text} in /etc/hosts")
+    else:
+        yield Finding("ok", "ports", f"free ones can be opened and reached on {name} ({address})")
+
+
+def _clock() -> Iterator[Finding]:
+    """The clock here against that of the file system of this folder (a server's, if it is one)."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".tmp-clock-") as stream:
+            skew = Path(stream.name).stat().st_mtime - time.time()
+    except OSError:
+        yield Finding("warn", "clock", f"{Path.cwd()} cannot be written: not compared")
+        return
+    if abs(skew) > _LARGEST_SKEW:
+        yield Finding(
+            "warn", "clock", f"{skew:+.0f} s off this folder's file system: set the time (NTP)"
+        )
+    else:
+        yield Finding("ok", "clock", f"{skew:+.1f} s off this folder's file system")
+
+
+def _scheduler() -> Iterator[Finding]:
+    """Whether Slurm answers, where its commands are."""
+    if shutil.which("scontrol") is None:
+        yield Finding("ok", "scheduler", "no Slurm commands here: launch local, torchrun or ray")
+        return
+    try:
+        done = subprocess.run(
+            ["scontrol", "ping"], capture_output=True, text=True, timeout=_SCHEDULER_SECONDS
+        )
+        said = " ".join((done.stdout or done.stderr).split())
+        up = done.returncode == 0 and " UP" in said.upper()
+    except subprocess.TimeoutExpired:
+        said, up = f"no answer within {_SCHEDULER_SECONDS} s", False
+    if up:
+        yield Finding("ok", "scheduler", said)
+    else:
+        hint = "ask whoever runs it, or launch elsewhere"
+        yield Finding("warn", "scheduler", f"Slurm does not answer ({said}): {hint}")
 
 
 def _shared_memory() -> Iterator[Finding]:

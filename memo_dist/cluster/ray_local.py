@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -37,15 +36,14 @@ from typing import Any
 import ray
 
 from memo_dist.cluster import guard
-from memo_dist.cluster.resources import Resources, detect_resources
+from memo_dist.cluster.resources import Resources, detect_resources, object_store_bytes
+from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import RunError, StoppedError
 
 logger = logging.getLogger(__name__)
 
 TEMP_PREFIX = "memo-ray-"
-OBJECT_STORE_BYTES = 192 * 2**20
-SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
 PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}
 """A local Ray reports nothing to anybody."""
 WORKER_ENV = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -122,7 +120,7 @@ def _started(cluster: ClusterConfig, cores: int | None, env: dict[str, str]) -> 
             "num_cpus": cores or found.cores,
             "num_gpus": found.gpus,
             "include_dashboard": False,
-            "object_store_memory": _object_store_bytes(),
+            "object_store_memory": object_store_bytes(),
             "_temp_dir": str(folder),
             # Ray starts workers through a shell and quotes everything but the interpreter
             # (2.60, RuntimeEnvContext.exec_worker): a space in its path would end every worker.
@@ -141,6 +139,7 @@ def _initialised(
     try:
         with _environment(daemons):
             _init_until_deadline(cluster, options)
+        _await_nodes(cluster)
         yield _cluster_resources()
     finally:
         ray.shutdown()
@@ -177,6 +176,35 @@ def _check_start_deadline(cluster: ClusterConfig, deadline: float, error: Except
             f"Ray did not start on {where} within {cluster.start_timeout:.0f} s "
             f"(cluster.start_timeout): want 1 node, have 0; last error: {error}"
         ) from error
+
+
+def _await_nodes(cluster: ClusterConfig) -> None:
+    """Wait until ``cluster.nodes`` have joined.
+
+    Raises:
+        RunError: not before the deadline; says have and want.
+        StoppedError: a stop was requested meanwhile.
+    """
+    deadline = time.monotonic() + cluster.start_timeout
+    told = -1
+    while (have := _alive_nodes()) < cluster.nodes:
+        if STOP():
+            raise STOP.error("waiting for Ray's nodes; run the same command again")
+        if time.monotonic() >= deadline:
+            raise RunError(
+                f"{have}/{cluster.nodes} Ray nodes (cluster.nodes) have joined"
+                f" {cluster.address or 'this machine'} after {cluster.start_timeout:.0f} s"
+                " (cluster.start_timeout): see the logs of the nodes that are missing, or lower"
+                " cluster.nodes"
+            )
+        if have != told:
+            told = have
+            print(f"Ray: {have}/{cluster.nodes} nodes", file=sys.stderr, flush=True)
+        time.sleep(0.5)
+
+
+def _alive_nodes() -> int:
+    return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def _await_address(cluster: ClusterConfig) -> None:
@@ -245,15 +273,6 @@ def _guarded_folder() -> Iterator[Path]:
         watcher.kill()
         watcher.wait()
         guard.end_session(folder, settle=0.0)  # ray.shutdown has ended the daemons
-
-
-def _object_store_bytes() -> int:
-    """Little is needed (results are small, files carry the data), less where /dev/shm is tiny."""
-    try:
-        free = shutil.disk_usage("/dev/shm").free  # noqa: S108 (Ray's own choice)
-    except OSError:
-        return SMALLEST_OBJECT_STORE_BYTES
-    return max(SMALLEST_OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES, free // 2))
 
 
 def _cluster_resources() -> Resources:

@@ -1,17 +1,20 @@
 """Ranks that another program started: which ones are they, and where do they meet?
 
 ``torchrun`` and ``deepspeed`` set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
-``srun`` sets its own variables and no address: there rank 0 picks a free port and leaves its
-address in the run folder, which all ranks share anyway, so no host name has to be guessed.
+``srun`` sets its own variables and no address: there every rank leaves a file in the run folder,
+which all ranks share anyway, and rank 0's holds its address and a free port; no host name has to be
+guessed, and a rank that never comes is missed by its number.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
 
+from memo_dist.cluster.stop import STOP
 from memo_dist.errors import RunError
 from memo_dist.io import atomic
 
@@ -47,7 +50,8 @@ def adopt_ranks(shared: Path, seconds: float) -> None:
         seconds: how long to wait for rank 0's address.
 
     Raises:
-        RunError: rank 0 left no address in time.
+        RunError: ranks did not come in time; says have and want.
+        StoppedError: a stop was requested meanwhile.
     """
     if all(name in os.environ for name in RANK_VARIABLES):
         return
@@ -60,42 +64,53 @@ def adopt_ranks(shared: Path, seconds: float) -> None:
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
     }
 
 
 def _adopt_slurm(shared: Path, seconds: float) -> None:
-    rank, world = os.environ["SLURM_PROCID"], os.environ["SLURM_STEP_NUM_TASKS"]
+    rank, world = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    launch = "-".join(os.environ.get(name, "0") for name in names)
-    path = shared / f".address-{launch}.json"
-    if rank == "0":
+    meeting = shared / ".ranks" / "-".join(os.environ.get(name, "0") for name in names)
+    here: dict[str, object] = {}
+    if rank == 0:
+        for old in meeting.parent.glob("*"):
+            if old != meeting:
+                shutil.rmtree(old, ignore_errors=True)
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        atomic.write_json(path, {"host": host, "port": _free_port()})
-    address = _await(path, seconds, world)
+        here = {"host": host, "port": free_port()}
+    atomic.write_json(meeting / f"{rank}.json", here)
+    _await_all(meeting, world, seconds)
+    address = atomic.read_json(meeting / "0.json")
     os.environ |= {
-        "RANK": rank,
-        "WORLD_SIZE": world,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
         "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
         "MASTER_ADDR": str(address["host"]),
         "MASTER_PORT": str(address["port"]),
     }
 
 
-def _await(path: Path, seconds: float, world: str) -> dict[str, object]:
+def _await_all(meeting: Path, world: int, seconds: float) -> None:
+    """Wait until every rank has left its file; polls one listing of the folder."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
+    wanted = {f"{rank}.json" for rank in range(world)}
+    while missing := wanted - set(os.listdir(meeting)):  # noqa: PTH208 (names, one call)
+        if STOP():
+            raise STOP.error("nothing was trained yet; run the same command again")
         if time.monotonic() >= deadline:
+            names = sorted((name.removesuffix(".json") for name in missing), key=int)
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise RunError(
-                f"rank 0 of {world} left no address in {path} within {seconds:.0f} s"
-                " (cluster.start_timeout): is the run folder on a file system that all nodes share?"
+                f"{world - len(missing)}/{world} ranks are there after {seconds:.0f} s"
+                f" (cluster.start_timeout), rank(s) {shown} did not come: see the log of their"
+                f" nodes; is {meeting} on a file system that all nodes share?"
             )
         time.sleep(0.2)
-    found: dict[str, object] = atomic.read_json(path)
-    return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+OBJECT_STORE_BYTES = 192 * 2**20
+SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,16 @@ def usable_memory() -> int:
             if words and words[0].isdigit():
                 memory = min(memory, int(words[0]))
     return memory
+
+
+def object_store_bytes() -> int:
+    """Ray's object store: little (results are small, files carry the data), less where /dev/shm
+    is tiny."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free  # noqa: S108 (Ray's own choice)
+    except OSError:
+        return SMALLEST_OBJECT_STORE_BYTES
+    return max(SMALLEST_OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES, free // 2))
 
 
 def _cgroup_folders() -> Iterator[Path]:

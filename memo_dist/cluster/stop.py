@@ -38,6 +38,12 @@ class StopFlag:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._handle)
 
+    def leave(self) -> None:
+        """The work has ended: a scheduler that asks again must not end the process before its
+        exit code is out (Python's teardown puts the default action back for its own handlers)."""
+        if self() and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
     def error(self, what: str) -> MemoDistError:
         """The error that ends the verb after its state was saved."""
         if self.interrupted:

@@ -110,7 +110,7 @@ def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig
     _check_keys(addition, where)
     _check_shapes(addition, where)
     try:
-        return OmegaConf.merge(tree, addition)  # type: ignore[return-value]
+        return OmegaConf.merge(tree, _plain(addition))  # type: ignore[return-value]
     except ValidationError as error:
         key = getattr(error, "full_key", "") or ""
         value = flatten(addition).get(key)
@@ -118,6 +118,15 @@ def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig
         raise UsageError(f"{where}: {key}={value!r} has the wrong type: {reason}") from None
     except (ConfigKeyError, ConfigAttributeError, OmegaConfBaseException) as error:
         raise UsageError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Text as it is: ``${NAME}`` is the shell's (launch.setup), never OmegaConf's reference."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _check_keys(addition: dict[str, Any], where: str) -> None:

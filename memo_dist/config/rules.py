@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
-from memo_dist.config.schema import BASELINES, TRACKERS, Config, EndpointConfig
+from memo_dist.config.schema import BASELINES, RECIPES, TRACKERS, Config, EndpointConfig
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
 
@@ -26,6 +27,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "train.dry_batch": ("auto", "always", "never"),
     "train.select": ("last", "recall"),
     "cluster.launcher": ("auto", "ray", "ranks", "process"),
+    "launch.recipe": RECIPES,
+    "launch.container_runtime": ("pyxis", "apptainer"),
+    "launch.ray_start": ("nodes", "symmetric"),
     "export.dtype": ("auto", "float32", "bfloat16"),
     "export.adapter": ("folded", "kept"),
 }
@@ -113,10 +117,21 @@ _AT_LEAST: dict[str, float] = {
     "cluster.shards_at_once": 0,
     "cluster.synthesis_workers": 0,
     "cluster.threads": 0,
+    "cluster.nodes": 0,
+    "launch.nodes": 1,
+    "launch.tasks_per_node": 0,
+    "launch.gpus_per_node": 0,
+    "launch.cpus": 0,
+    "launch.minutes": 0,
+    "launch.signal_seconds": 10,
+    "launch.max_stalled": 0,
+    "launch.retries": 0,
+    "launch.array_at_once": 0,
 }
 _POSITIVE = (
     "corpus.max_document_mb",
     "cluster.start_timeout",
+    "launch.queue_minutes",
     "generator.request_timeout",
     "generator.connect_timeout",
     "generator.patience",
@@ -281,4 +296,42 @@ def _named(config: Config) -> Iterator[str]:
                 )
 
 
-_RULES: tuple[Rule, ...] = (_choices, _bounds, _endpoints, _steps, _train, _memory, _named)
+def _launch(config: Config) -> Iterator[str]:
+    launch = config.launch
+    for key in _ONE_LINE:
+        if any(mark in getattr(launch, key) for mark in "\n\"'`$\\"):
+            yield f"launch.{key} must be plain text on one line, without quotes, $ or backslashes"
+    for key in ("job_name", "memory", "partition", "account"):
+        if " " in getattr(launch, key):
+            yield f"launch.{key}='{getattr(launch, key)}' must not hold spaces"
+    for option in launch.sbatch:
+        if not option.startswith("--") or "\n" in option:
+            yield f"launch.sbatch: '{option[:40]}' must be one option of sbatch, as --qos=high"
+    for key in ("sbatch", "setup"):
+        if any(_SECRET.search(line) for line in getattr(launch, key)):
+            yield (  # the line may hold the secret: it is not repeated
+                f"launch.{key} sets something that looks like a secret: scripts and process lists"
+                " are public; export it where the job is submitted, the job inherits it"
+            )
+    if any(
+        not folder.startswith("/") or set(folder) & set(":,\n\"'`$\\") for folder in launch.mounts
+    ):
+        yield f"launch.mounts={launch.mounts} must be absolute folders, without ':' and ','"
+
+
+_ONE_LINE = (
+    "job_name",
+    "memory",
+    "partition",
+    "account",
+    "container",
+    "log_folder",
+    "ray_address",
+    "rendezvous",
+)
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)\w*=[^\s$]", re.IGNORECASE)
+"""An assignment of a literal to a name like these; ``$(...)`` and ``$NAME`` are no literals."""
+
+_RULES: tuple[Rule, ...] = (
+    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch,
+)  # fmt: skip

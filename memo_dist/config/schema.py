@@ -1,7 +1,7 @@
 """The configuration: a tree of dataclasses; the docstring under a field is its help text.
 
 Groups that change a stage's result enter that stage's hash (see ``memo_dist.config.stages``);
-``cluster`` and ``track`` never do: the same run may move to another machine.
+``cluster``, ``launch`` and ``track`` never do: the same run may move to another machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ BASELINES = ("closed_book", "bm25", "oracle")
 """What ``evaluate.baselines`` may name."""
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 """What ``track.to`` may name."""
+RECIPES = ("auto", "single-node", "multi-node", "ray", "array", "chain")
+"""What ``launch.recipe`` may be."""
 
 
 @dataclass
@@ -378,8 +380,69 @@ class ClusterConfig:
     """Ray workers for synthesis; 0: one a core."""
     threads: int = 0
     """Threads a training rank; 0: cores / workers."""
+    nodes: int = 0
+    """Ray nodes that must have joined before work begins; 0: takes what is there."""
     start_timeout: float = 180.0
-    """Seconds to wait for Ray and for placement before giving up with have/want."""
+    """Seconds to wait for Ray, its nodes, ranks and placement before giving up with have/want."""
+
+
+@dataclass
+class LaunchConfig:
+    """What ``memo-dist launch`` asks a scheduler for; the verbs themselves never read it."""
+
+    recipe: str = "auto"
+    """Slurm script: ``single-node``; ``multi-node`` (training with Slurm's own ranks); ``ray``
+    (Ray over all nodes of the job); ``array`` (a task a synthesis partition); ``chain`` (encode as
+    dependent jobs); ``auto``: by verb and nodes."""
+    job_name: str = ""
+    """Name of the job; empty: ``memo-`` and the recipe."""
+    nodes: int = 1
+    """Nodes of a job."""
+    tasks_per_node: int = 0
+    """Ranks a node of a multi-node training; 0: one a GPU, or one."""
+    gpus_per_node: int = 0
+    """GPUs of each node; 0: none are asked for."""
+    cpus: int = 0
+    """CPUs of each task; 0: the scheduler's default."""
+    memory: str = ""
+    """Memory of each node as Slurm writes it (``64G``); empty: the scheduler's default."""
+    partition: str = ""
+    """Slurm partition; empty: the default one."""
+    account: str = ""
+    """Slurm account; empty: the default one."""
+    minutes: int = 0
+    """Time limit of a job in minutes; 0: the partition's. Longer work is requeued."""
+    signal_seconds: int = 300
+    """Seconds before the limit at which Slurm asks the job to save (it may come a minute early)."""
+    max_stalled: int = 1
+    """Requeues in a row without progress of the run that are allowed."""
+    retries: int = 2
+    """Times that a failed array task is started again."""
+    array_at_once: int = 0
+    """Array tasks that run side by side; 0: no limit."""
+    sbatch: list[str] = field(default_factory=list)
+    """Further options of sbatch, one a line: ``--qos=high``."""
+    setup: list[str] = field(default_factory=list)
+    """Lines of shell that set the environment up in the job: ``module load cuda``."""
+    container: str = ""
+    """Image that the verb runs in; empty: none."""
+    container_runtime: str = "pyxis"
+    """What starts the image: ``pyxis`` (Enroot through srun) or ``apptainer``."""
+    mounts: list[str] = field(default_factory=list)
+    """Folders that the container sees at the same path, beside the one of the submission."""
+    log_folder: str = ""
+    """Folder of the jobs' logs; empty: the one of the submission."""
+    ray_start: str = "nodes"
+    """How recipe ``ray`` starts Ray: ``nodes`` (several jobs may share a node) or ``symmetric``
+    (``ray symmetric-run``: whole nodes only, its end stops every Ray there)."""
+    ray_address: str = ""
+    """Dashboard of the running cluster for ``launch ray``: ``http://HEAD:8265``."""
+    rendezvous: str = ""
+    """``HOST:PORT`` of the first machine, for ``launch torchrun`` with several nodes."""
+    questions: str = ""
+    """File that recipe ``chain`` evaluates at the end; empty: no evaluation."""
+    queue_minutes: float = 1440.0
+    """Minutes that ``--wait`` lets a job wait in the queue before it is cancelled."""
 
 
 @dataclass
@@ -408,4 +471,5 @@ class Config:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

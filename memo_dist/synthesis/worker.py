@@ -97,8 +97,19 @@ def requests_path(run: RunFolder, step: str, partition: int) -> Path:
     return run.step(step) / "journal" / f"requests-{partition}.jsonl"
 
 
-def run_partition(job: PartitionJob, step: Step) -> PartResult:
+def _nothing() -> None:
+    """The default of ``before_unit``."""
+
+
+def run_partition(
+    job: PartitionJob, step: Step, before_unit: Callable[[], None] = _nothing
+) -> PartResult:
     """Do the units that the journal lacks (failed ones once more), then write the part files.
+
+    Args:
+        job: the partition.
+        step: the step.
+        before_unit: called before each unit that is to be done; what it raises ends the work.
 
     Raises:
         RunError: a reflection rests on documents outside its unit.
@@ -111,6 +122,7 @@ def run_partition(job: PartitionJob, step: Step) -> PartResult:
         for spec, inputs in zip(job.units, unit_inputs(run, job), strict=True):
             keys.append(unit_key(job, inputs))
             if not journal.has_result(spec.id, keys[-1]):
+                before_unit()
                 journal.append(_run_unit(step, reader.read(spec), inputs, keys[-1]))
         return write_parts(run, job, keys, journal)
 

@@ -1,0 +1,1 @@
+"""Running a verb elsewhere: in this process' place, under torchrun, on a Ray cluster, on Slurm."""

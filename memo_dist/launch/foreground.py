@@ -1,0 +1,63 @@
+"""Targets that run in the foreground, on this machine: a plain process, or torchrun's ranks."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+import click
+
+from memo_dist.config.schema import LaunchConfig
+from memo_dist.errors import UsageError
+from memo_dist.launch.verbs import VerbCall
+
+
+def local_command(call: VerbCall) -> list[str]:
+    """The verb as a process of this interpreter."""
+    return [sys.executable, "-m", "memo_dist", *call.words]
+
+
+def torchrun_command(launch: LaunchConfig, call: VerbCall) -> list[str]:
+    """``torchrun``'s arguments, through the module that keeps the ranks' exit code.
+
+    Raises:
+        UsageError: another verb than train, or several nodes without a meeting point.
+    """
+    if call.verb != "train":
+        raise UsageError(f"torchrun starts training ranks: 'train', not '{call.verb}'")
+    ranks = launch.tasks_per_node or launch.gpus_per_node or 1
+    place = ["--standalone"]
+    if launch.nodes > 1:
+        if not launch.rendezvous:
+            raise UsageError(
+                f"launch.nodes={launch.nodes} needs launch.rendezvous=HOST:PORT of the first"
+                " machine; run the same command on each"
+            )
+        place = [f"--nnodes={launch.nodes}", "--rdzv-backend=c10d"]
+        place += [f"--rdzv-endpoint={launch.rendezvous}", "--rdzv-id=memo-dist"]
+    module = ["-m", "memo_dist.cluster.torchrun", *place, f"--nproc-per-node={ranks}"]
+    module.append("--shutdown-timeout=600")  # seconds that ranks have to save after a SIGTERM
+    return [sys.executable, *module, "-m", "memo_dist", *call.words, "cluster.launcher=ranks"]
+
+
+def run_foreground(words: list[str], dry_run: bool) -> int:
+    """Run a command to its end; signals go on to it. Returns its exit code.
+
+    A Ctrl-C reaches it from the terminal itself, as it is in the same process group.
+    """
+    if dry_run:
+        click.echo(shlex.join(words))
+        return 0
+    process = subprocess.Popen(words)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = process.wait()
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,131 @@
+"""Slurm scripts from the ``launch`` group: one template for jobs, one for the chain.
+
+The committed files under ``slurm/`` are what :func:`shipped_scripts` yields; a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jinja2
+
+from memo_dist.config.schema import LaunchConfig
+from memo_dist.launch.verbs import VerbCall
+
+DEFAULT_PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Script:
+    """One file to submit: its name and its content."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a job script is for."""
+
+    title: str
+    example: str
+
+
+RECIPES: dict[str, Recipe] = {
+    "single-node": Recipe("One verb on one node, with all its GPUs.", "encode CORPUS --run RUN"),
+    "multi-node": Recipe("Training on several nodes with Slurm's own ranks.", "train RUN"),
+    "ray": Recipe("One verb on Ray over all nodes of the job.", "encode CORPUS --run RUN"),
+    "array": Recipe(
+        "A synthesis as a job array: one task a partition, failed ones again alone.\n"
+        "# --array must name the partitions of synthesis.partitions; `synthesize` without this"
+        " script\n# merges them.",
+        "synthesize CORPUS --run RUN",
+    ),
+}
+FILE_NAMES = {"array": "synthesize-array.sbatch"}
+
+
+def recipe_of(launch: LaunchConfig, call: VerbCall) -> str:
+    """``launch.recipe``, or for ``auto`` the one that fits the verb and the nodes."""
+    if launch.recipe != "auto":
+        return launch.recipe
+    if launch.nodes == 1:
+        return "single-node"
+    return "multi-node" if call.verb == "train" else "ray"
+
+
+def file_name(recipe: str) -> str:
+    """The name of a recipe's script."""
+    return FILE_NAMES.get(recipe, f"{recipe}.sbatch")
+
+
+def job_script(recipe: str, launch: LaunchConfig, array: str = "", name: str = "") -> Script:
+    """The script of one job.
+
+    Args:
+        recipe: a key of :data:`RECIPES`.
+        launch: the group ``launch``.
+        array: the task indices of recipe ``array``, as sbatch's ``--array`` takes them.
+        name: of the file, where it is not the recipe's own.
+    """
+    name = name or file_name(recipe)
+    nodes = launch.nodes if recipe in ("multi-node", "ray") else 1
+    tasks = (launch.tasks_per_node or launch.gpus_per_node or 1) if recipe == "multi-node" else 1
+    if array and launch.array_at_once:
+        array = f"{array}%{launch.array_at_once}"
+    log = "%x-%A_%a.log" if recipe == "array" else "%x-%j.log"
+    text = _template("job.sbatch.j2").render(
+        launch=launch,
+        recipe=recipe,
+        title=RECIPES[recipe].title,
+        example=RECIPES[recipe].example,
+        file=f"slurm/{name}",
+        nodes=nodes,
+        tasks=tasks,
+        array=array,
+        log=f"{launch.log_folder}/{log}" if launch.log_folder else log,
+        mounts="".join(f",{folder}" for folder in launch.mounts),
+        pyxis_mounts=",".join(f"{folder}:{folder}" for folder in ["$PWD", *launch.mounts]),
+    )
+    return Script(name, text)
+
+
+def chain_scripts(launch: LaunchConfig, partitions: int) -> list[Script]:
+    """The scripts of the chain; the last one submits the others."""
+    train = "single-node" if launch.nodes == 1 else "multi-node"
+    jobs = {recipe: job_script(recipe, launch) for recipe in ("single-node", train)}
+    text = _template("chain.sh.j2").render(file="slurm/chain.sh", train=file_name(train))
+    array = job_script("array", launch, task_range(partitions))
+    return [array, *jobs.values(), Script("chain.sh", text)]
+
+
+def task_range(partitions: int) -> str:
+    """All partitions as sbatch's ``--array`` takes them."""
+    return f"0-{partitions - 1}"
+
+
+def shipped_scripts() -> Iterator[Script]:
+    """The files under ``slurm/``: the defaults, two nodes where a recipe is about several."""
+    one, two = LaunchConfig(), LaunchConfig(nodes=2)
+    yield from chain_scripts(two, DEFAULT_PARTITIONS)
+    yield job_script("ray", two)
+    yield job_script("ray", replace(two, ray_start="symmetric"), name="ray-symmetric.sbatch")
+    image = "/path/to/memo-dist.sqsh"
+    yield job_script("multi-node", replace(two, container=image), name="multi-node-pyxis.sbatch")
+    sif = replace(one, nodes=2, container="/path/to/memo-dist.sif", container_runtime="apptainer")
+    yield job_script("multi-node", sif, name="multi-node-apptainer.sbatch")
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("memo_dist.launch"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        comment_start_string="<#",  # "{#" is shell: ${#array[@]}
+        comment_end_string="#>",
+        autoescape=False,  # noqa: S701 (shell, not HTML; the values are checked in config/rules.py)
+    )
+    return environment.get_template(name)

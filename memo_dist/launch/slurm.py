@@ -1,0 +1,309 @@
+"""Slurm: scripts rendered, submitted and followed, through Slurm's own commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from memo_dist.config import Config
+from memo_dist.errors import RunError, UsageError
+from memo_dist.io import atomic
+from memo_dist.launch import jobs
+from memo_dist.launch.jobs import JobState
+from memo_dist.launch.render import (
+    Script,
+    chain_scripts,
+    job_script,
+    recipe_of,
+    task_range,
+)
+from memo_dist.launch.verbs import VerbCall
+
+COMMAND_SECONDS = 60
+"""Seconds that a command of Slurm may take."""
+INTERPRETER = "MEMO_DIST_INTERPRETER"
+_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+_ENDED = (
+    "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL",
+    "DEADLINE", "PREEMPTED",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SlurmPlan:
+    """What would be submitted.
+
+    Attributes:
+        scripts: files; the last one is what ``command`` names.
+        command: the words of the submission; the script's name stands for its path.
+        config: the resolved configuration.
+    """
+
+    scripts: list[Script]
+    command: list[str]
+    config: Config
+
+    def describe(self) -> str:
+        """Every script and the command, as ``--dry-run`` prints them."""
+        parts = [f"# ---- {script.name}\n{script.text}" for script in self.scripts]
+        return "\n".join([*parts, f"# ---- command\n{shlex.join(self.command)}\n"])
+
+    def submit(self) -> SlurmJob:
+        """Submit it; Slurm keeps its own copy of the scripts.
+
+        Raises:
+            UsageError: Slurm refuses it; says why and which key to change.
+            RunError: Slurm gives no answer.
+        """
+        folder = self.config.launch.log_folder
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="memo-launch-") as name:
+            for script in self.scripts:
+                atomic.write_text(Path(name) / script.name, script.text)
+            last = self.scripts[-1].name
+            words = [str(Path(name) / last) if word == last else word for word in self.command]
+            printed = _slurm(words, refused=_refusal)
+        ids = re.findall(r"^(?:\w+ )?(\d+)", printed, re.MULTILINE)
+        return SlurmJob(ids[-1], tuple(ids[:-1]))
+
+
+def plan(config: Config, call: VerbCall) -> SlurmPlan:
+    """Scripts and command for a verb.
+
+    Raises:
+        UsageError: the recipe does not fit the verb, or nothing is left to do.
+    """
+    launch = config.launch
+    recipe = recipe_of(launch, call)
+    if recipe == "chain":
+        return _chain(config, call)
+    _check_recipe(recipe, call)
+    array = _missing_partitions(config, call) if recipe == "array" else ""
+    script = job_script(recipe, launch, array)
+    return SlurmPlan([script], ["sbatch", "--parsable", script.name, *call.words], config)
+
+
+def _check_recipe(recipe: str, call: VerbCall) -> None:
+    wanted = {"multi-node": "train", "array": "synthesize"}.get(recipe, call.verb)
+    if call.verb != wanted:
+        raise UsageError(
+            f"launch.recipe={recipe} is for '{wanted}', not for '{call.verb}': name another"
+            " launch.recipe"
+        )
+
+
+def _chain(config: Config, call: VerbCall) -> SlurmPlan:
+    if call.verb != "encode" or call.corpus is None or call.run is None:
+        raise UsageError("launch.recipe=chain takes the stages of: encode CORPUS --run RUN")
+    kept = [f"--config={file}" for file in call.files] + list(call.overrides)
+    left = set(call.arguments) - {str(call.corpus), "--run", str(call.run), f"--run={call.run}"}
+    left -= {"--config", *map(str, call.files), *kept}
+    if left:
+        raise UsageError(f"launch.recipe=chain cannot pass {' '.join(sorted(left))} to its stages")
+    scripts = chain_scripts(config.launch, config.synthesis.partitions)
+    questions = config.launch.questions or "-"
+    words = ["bash", "chain.sh", str(call.corpus), str(call.run), questions, *kept]
+    return SlurmPlan(scripts, words, config)
+
+
+def _missing_partitions(config: Config, call: VerbCall) -> str:
+    """Indices of the partitions whose last step has no part file yet, as sbatch takes them.
+
+    Raises:
+        UsageError: all are done.
+    """
+    count = config.synthesis.partitions
+    if call.run is None:
+        return task_range(count)
+    last = call.run / "synth" / config.synthesis.steps[-1]
+    left = [index for index in range(count) if not (last / f"part-{index}.jsonl").exists()]
+    if not left:
+        raise UsageError(
+            f"all {count} partitions of {call.run} are done; `memo-dist synthesize` merges them"
+        )
+    return task_range(count) if len(left) == count else ",".join(map(str, left))
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """One job, an array, or the last of a chain.
+
+    Attributes:
+        id: Slurm's number.
+        before: the jobs that it depends on, in order.
+    """
+
+    id: str
+    before: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "slurm:" + ",".join([*self.before, self.id])
+
+    @classmethod
+    def parse(cls, text: str) -> SlurmJob:
+        """The inverse of ``str``: ``12``, or ``12,13,14`` of a chain.
+
+        Raises:
+            UsageError: it holds no job numbers.
+        """
+        ids = text.split(",")
+        if not all(part.isdigit() for part in ids):
+            raise UsageError(f"slurm:{text}: write slurm:NUMBER, as `memo-dist launch` printed it")
+        return cls(ids[-1], tuple(ids[:-1]))
+
+    def state(self) -> JobState:
+        """See :class:`memo_dist.launch.jobs.Job`; of all jobs together."""
+        rows = [row for id in (*self.before, self.id) for row in _rows(id)]
+        states = [row["JobState"] for row in rows]
+        codes = [_code(row) for row in rows]
+        text = ", ".join(_row_text(row) for row in rows)
+        ended = all(state in _ENDED for state in states)
+        failed = [code for code in codes if code]
+        running = any(state not in _WAITING and state not in _ENDED for state in states)
+        return JobState(
+            text=text,
+            waiting=not running and not ended,
+            code=(failed[0] if failed else 0) if ended else None,
+        )
+
+    def cancel(self) -> None:
+        """End all of them."""
+        _slurm(["scancel", *self.before, self.id])
+
+    def missing(self) -> str:
+        """Slurm's reasons, the nodes that are wanted and the idle ones."""
+        rows = [row for id in (*self.before, self.id) for row in _rows(id)]
+        waiting = next((row for row in rows if row["JobState"] in _WAITING), rows[-1])
+        where = waiting.get("Partition", "")
+        idle = _slurm(["sinfo", "--noheader", "-o", "%F", *(["-p", where] if where else [])])
+        counts = idle.split("\n")[0].strip().split("/")
+        want = waiting.get("NumNodes", "?").partition("-")[0]
+        have = f"{counts[1]} idle of {counts[3]}" if len(counts) == 4 else "unknown"
+        return (
+            f"reason {waiting.get('Reason', 'unknown')}; want {want}"
+            f" node(s) of partition {where or '?'}, have {have}: lower launch.nodes, launch.memory"
+            " or launch.gpus_per_node, name another launch.partition, or wait longer"
+        )
+
+    def follow(self, queue_seconds: float, tell: Callable[[str], None]) -> int:
+        """See :func:`memo_dist.launch.jobs.follow`."""
+        return jobs.follow(self, queue_seconds, tell)
+
+
+def _rows(id: str) -> Iterator[dict[str, str]]:
+    """What slurmctld knows of a job (one row an array task), else what the accounting knows."""
+    try:
+        printed = _slurm(["scontrol", "show", "job", id, "--oneliner"])
+    except RunError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        yield _accounted(id, error)
+        return
+    for line in printed.splitlines():
+        row = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+        if "JobState" in row:
+            yield row
+
+
+def _accounted(id: str, error: RunError) -> dict[str, str]:
+    try:
+        printed = _slurm(["sacct", "-X", "-n", "-P", "-j", id, "-o", "State,ExitCode"])
+    except RunError:
+        printed = ""
+    state, _, code = printed.strip().split("\n")[0].partition("|")
+    if not state:
+        raise RunError(
+            f"Slurm does not know job {id} any more (ended long ago, and no accounting?): the run"
+            " folder says how far it came: memo-dist status RUN"
+        ) from error
+    return {"JobId": id, "JobState": state.split()[0], "ExitCode": code}
+
+
+def _row_text(row: dict[str, str]) -> str:
+    name = row.get("ArrayJobId", row["JobId"])
+    task = f"_{row['ArrayTaskId']}" if "ArrayTaskId" in row else ""
+    state = row["JobState"]
+    why = f" ({row['Reason']})" if state in _WAITING and row.get("Reason") else ""
+    nodes = f" on {row['NodeList']}" if state == "RUNNING" and "NodeList" in row else ""
+    lives = f", life {row['Restarts']}" if row.get("Restarts", "0") != "0" else ""
+    code = f", exit code {_code(row)}" if state in _ENDED and _code(row) else ""
+    return f"{name}{task} {state}{why}{nodes}{lives}{code}"
+
+
+def _code(row: dict[str, str]) -> int:
+    """The exit code of an ended job as a shell would say it; 1 where Slurm ended it."""
+    code, _, number = row.get("ExitCode", "0:0").partition(":")
+    if int(code or 0):
+        return int(code)
+    if number and int(number):
+        return 128 + int(number)
+    return 0 if row["JobState"] == "COMPLETED" else 1
+
+
+def _slurm(words: list[str], refused: Callable[[str], UsageError] | None = None) -> str:
+    """Run one of Slurm's commands; returns what it printed.
+
+    Raises:
+        RunError: it is not there, gives no answer in time, or fails.
+        UsageError: from ``refused``, if it fails.
+    """
+    environment = {**os.environ, INTERPRETER: sys.executable}
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=COMMAND_SECONDS, env=environment
+        )
+    except FileNotFoundError:
+        raise RunError(f"no {words[0]} here: run this where Slurm's commands are") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"{words[0]} gave no answer within {COMMAND_SECONDS} s: is slurmctld up?"
+            " (scontrol ping)"
+        ) from None
+    if done.returncode == 0:
+        return done.stdout
+    said = done.stderr.strip() or done.stdout.strip()
+    raise refused(said) if refused else RunError(f"{words[0]}: {said}")
+
+
+def _refusal(said: str) -> UsageError:
+    """What Slurm answered, and the key it is about."""
+    reason = re.sub(r"(sbatch|scontrol): (error: )?", "", said).replace("\n", "; ")
+    lowered = reason.lower()
+    hint = "launch.* keys decide what is asked for"
+    if "partition" in lowered:
+        hint = f"launch.partition; partitions here: {_partitions()}"
+    elif "time limit" in lowered:
+        hint = "launch.minutes"
+    elif "account" in lowered:
+        hint = "launch.account"
+    elif "memory" in lowered:
+        hint = "launch.memory"
+    elif any(word in lowered for word in ("node", "gres", "processor", "cpu")):
+        hint = f"launch.nodes, launch.gpus_per_node, launch.memory, launch.cpus; have {_nodes()}"
+    return UsageError(f"Slurm refuses the job: {reason} ({hint})")
+
+
+def _partitions() -> str:
+    return _or_unknown(["sinfo", "--noheader", "-o", "%P"])
+
+
+def _nodes() -> str:
+    """``2 node(s) of 8 CPUs, 64000 MB, gpu:8``, for each kind of node."""
+    return _or_unknown(["sinfo", "--noheader", "-o", "%D node(s) of %c CPUs, %m MB, %G"]).replace(
+        ", (null)", ""
+    )
+
+
+def _or_unknown(words: list[str]) -> str:
+    try:
+        return "; ".join(line.strip() for line in _slurm(words).splitlines()) or "none"
+    except RunError:
+        return "unknown"
