@@ -20,14 +20,15 @@ COLUMNS = {
     "abstain_recall": "abst. R",
 }
 """Metrics in the order of the tables, with their headings."""
-_WIDTH = 120
+_WIDTH = 100
+_NAME = 11  # characters of a method's name that fit; longer ones widen the table
 _MANY_TYPES = 12
 
 
 def scores_text(scores: Scores, width: int = _WIDTH) -> str:
     """The methods side by side: percentages with 95 % intervals, n, and what a question costs."""
     table = _table("method", "n")
-    for heading in (*COLUMNS.values(), "tokens/q", "calls/q", "s/q"):
+    for heading in (*COLUMNS.values(), "tokens", "calls", "s"):
         table.add_column(heading, justify="right")
     for method, entry in scores.items():
         cells = [_metric(entry, name) for name in COLUMNS]
@@ -36,9 +37,11 @@ def scores_text(scores: Scores, width: int = _WIDTH) -> str:
         table.add_row(method, _count(entry.n_answerable, entry.n), *cells, *costs)
     note = (
         "Percent, and its 95 % bootstrap interval. n: answerable + unanswerable questions;\n"
-        "contains, EM, F1, ROUGE-L: answerable ones; abst. P, R: precision, recall of abstaining."
+        "contains, EM, F1, ROUGE-L: answerable ones; abst. P, R: precision, recall of abstaining;\n"
+        "tokens, calls, s: a question's tokens, model calls and seconds."
     )
-    return _render(table, width) + note + "\n"
+    longest = max(map(len, scores), default=0)
+    return _render(table, width + max(0, longest - _NAME)) + note + "\n"
 
 
 def types_text(verdicts: Mapping[str, Sequence[Verdict]], width: int = _WIDTH) -> str:
