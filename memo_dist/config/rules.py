@@ -310,7 +310,7 @@ def _launch(config: Config) -> Iterator[str]:
     for key in ("sbatch", "setup"):
         if any(_SECRET.search(line) for line in getattr(launch, key)):
             yield (  # the line may hold the secret: it is not repeated
-                f"launch.{key} sets something that looks like a secret: scripts and process lists"
+                f"launch.{key} sets what looks like a key or password: scripts and process lists"
                 " are public; export it where the job is submitted, the job inherits it"
             )
     if any(
