@@ -266,6 +266,7 @@ BAD_VALUES = {
     "train.eval_target": 0.9,
     "train.select": "recall",
     "export.dtype": "int8",
+    "export.refusal": 1.5,
     "export.adapter": "merged",
     "executive.kind": "embedded",
     "executive.structured": "server-side",

@@ -59,12 +59,21 @@ def test_newton_finds_the_minimum_of_separable_data() -> None:
 def test_threshold_separates_right_answers_from_abstain_questions() -> None:
     answers = [raw("Paris", -0.1 * i) for i in range(1, 9)]
     answers += [raw("Rome", -2.0 - 0.1 * i) for i in range(8)]
-    calibration = fit_calibration(answers, ["Paris"] * 8 + [None] * 8)
+    calibration = fit_calibration(answers, ["Paris"] * 8 + [None] * 8, refusal=1.0)
     assert calibration.balanced_accuracy == 1.0
     verdicts = [calibration.judge(a) for a in answers]
     assert [v.abstained for v in verdicts] == [False] * 8 + [True] * 8
     lowest, highest = verdicts[7].confidence, verdicts[8].confidence
     assert calibration.threshold == pytest.approx((lowest + highest) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("refusal", "refused"), [(0.0, 0), (0.5, 4), (0.75, 6), (0.8, 7)])
+def test_the_threshold_refuses_as_many_abstain_questions_as_asked(refusal, refused) -> None:
+    answers = [raw("Paris", -0.1 * i) for i in range(1, 9)]
+    answers += [raw("Rome", -2.0 - 0.1 * i) for i in range(8)]
+    calibration = fit_calibration(answers, ["Paris"] * 8 + [None] * 8, refusal)
+    verdicts = [calibration.judge(a) for a in answers]
+    assert [v.abstained for v in verdicts] == [False] * (16 - refused) + [True] * refused
 
 
 def test_spoken_abstentions_need_no_threshold() -> None:

@@ -149,6 +149,7 @@ _FRACTIONS = (
     "synthesis.near_duplicate",
     "train.warmup_fraction",
     "train.eval_target",
+    "export.refusal",
 )
 
 

@@ -341,6 +341,9 @@ class ExportConfig:
     reword: bool = True
     """Ask each question also in search-box words; the more certain answer counts (twice the work,
     more found). Set before export: the memory is calibrated for it."""
+    refusal: float = 0.8
+    """Fraction of the held-out abstention questions that the confidence threshold refuses: higher
+    makes fewer mistakes on what the documents do not tell, and answers less."""
 
 
 @dataclass

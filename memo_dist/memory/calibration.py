@@ -128,18 +128,22 @@ def default_calibration() -> Calibration:
     return Calibration(FEATURES, slopes, zeros, ones, bias, _DEFAULT_THRESHOLD, fitted=False)
 
 
-def fit_calibration(answers: Sequence[RawAnswer], gold: Sequence[str | None]) -> Calibration:
+def fit_calibration(
+    answers: Sequence[RawAnswer], gold: Sequence[str | None], refusal: float = 0.8
+) -> Calibration:
     """Fit confidence and threshold on held-out questions.
 
     The regression sees the answers that are not "I don't know": right where the gold answer
     stands in them, else wrong (every answer to an abstain question is). With fewer than four
-    of either, the default stays. The threshold then maximises balanced accuracy between right
-    answers and abstain questions (wrong answers where there are no abstain questions), taking
-    the middle of equally good values.
+    of either, the default stays. The threshold then is the lowest one that refuses the wanted
+    fraction of the abstain questions (of the wrong answers where there are none): people's
+    wordings are harder than held-out ones, so a cut between the two groups would refuse most of
+    what the memory gets right for people.
 
     Args:
         answers: the memory's answers to the held-out questions.
         gold: the right answers; None for abstain questions.
+        refusal: fraction of the abstain questions that must be refused, 0 to 1.
     """
     rows = np.asarray([a.features for a in answers], dtype=np.float64).reshape(-1, len(FEATURES))
     spoken = np.asarray([not is_abstention(a.text) for a in answers], dtype=bool)
@@ -150,7 +154,7 @@ def fit_calibration(answers: Sequence[RawAnswer], gold: Sequence[str | None]) ->
     model = _regression(rows[spoken], right[spoken])
     scores = np.where(spoken, model._confidences(rows), -1.0)
     negatives = scores[outside] if outside.any() else scores[~right]
-    threshold, balanced = _threshold(scores[right], negatives)
+    threshold, balanced = _threshold(scores[right], negatives, refusal)
     values = {**asdict(model), "threshold": threshold, "balanced_accuracy": balanced}
     return _from_json({**values, "counts": _counts(spoken, right, outside)})
 
@@ -202,8 +206,8 @@ def _loss(inputs: Array, labels: Array, penalty: Array, solution: Array) -> floa
     return float(fit.sum() + 0.5 * (penalty * solution**2).sum())
 
 
-def _threshold(right: Array, negatives: Array) -> tuple[float, float | None]:
-    """The cut with the best balanced accuracy, and that accuracy (None: a side is empty)."""
+def _threshold(right: Array, negatives: Array, refusal: float) -> tuple[float, float | None]:
+    """The lowest cut that refuses enough, and its balanced accuracy (None: a side is empty)."""
     if not len(right) or not len(negatives):
         return _DEFAULT_THRESHOLD, None
     seen = np.unique(np.concatenate([right, negatives]))
@@ -211,10 +215,9 @@ def _threshold(right: Array, negatives: Array) -> tuple[float, float | None]:
     cuts = (borders[:-1] + borders[1:]) / 2
     kept = (right[None, :] >= cuts[:, None]).mean(axis=1)
     refused = (negatives[None, :] < cuts[:, None]).mean(axis=1)
-    balanced = (kept + refused) / 2
-    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
-    chosen = best[len(best) // 2]
-    return round(float(cuts[chosen]), _DIGITS), round(float(balanced[chosen]), _DIGITS)
+    chosen = int(np.flatnonzero(refused >= refusal - 1e-12)[0])  # the last cut refuses all
+    balanced = float(kept[chosen] + refused[chosen]) / 2
+    return round(float(cuts[chosen]), _DIGITS), round(balanced, _DIGITS)
 
 
 def _counts(

@@ -137,7 +137,9 @@ def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folde
     ask = answer_wordings if config.export.reword else type(memory).answer
     answers = ask(memory, questions, config.evaluate.batch_size)[shard]
     gold = [None if row.kind == "abstain" else row.answer for row in held]
-    calibration = replace(fit_calibration(answers, gold), reworded=config.export.reword)
+    calibration = replace(
+        fit_calibration(answers, gold, config.export.refusal), reworded=config.export.reword
+    )
     calibration.save(folder)
     card = _card(run, config, shard, base, folder, calibration)
     atomic.write_text(folder / "README.md", render_card(card))
