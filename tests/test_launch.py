@@ -363,6 +363,24 @@ def test_no_job_server(capsys):
     assert f"launch.ray_address=http://127.0.0.1:{port}" in capsys.readouterr().err
 
 
+LEAVING = """
+import os, signal, sys
+from memo_dist.cluster.stop import STOP
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGUSR1)
+late = Late()
+STOP.install()
+STOP.leave()
+sys.exit(75)
+"""
+
+
+def test_a_signal_during_the_teardown_keeps_the_exit_code():
+    """Python puts the default action back before it ends; it would turn a 0 or 75 into 138."""
+    assert subprocess.run([sys.executable, "-c", LEAVING], timeout=60).returncode == 75
+
+
 RANK = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))

@@ -39,9 +39,11 @@ class StopFlag:
             signal.signal(number, self._handle)
 
     def leave(self) -> None:
-        """The work has ended: a scheduler that asks again must not end the process before its
-        exit code is out (Python's teardown puts the default action back for its own handlers)."""
-        if self() and threading.current_thread() is threading.main_thread():
+        """Let no SIGUSR1 that comes now end the process before its exit code is out.
+
+        The work has ended; Python's teardown puts the default action back for its own handlers.
+        """
+        if signal.getsignal(signal.SIGUSR1) == self._handle:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def error(self, what: str) -> MemoDistError:
