@@ -230,6 +230,17 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
+def _refuses(host: str, port: int) -> bool:
+    """Whether nobody listens there any more; a busy head that is slow to answer still listens."""
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _run_verb(place: Place, ray: RayHere, words: list[str], address: str) -> int:
     """The verb as a process that joins this Ray; watched until it ends."""
     more = [f"cluster.address={address}", f"cluster.nodes={place.nodes}", "cluster.launcher=ray"]
@@ -241,11 +252,13 @@ def _run_verb(place: Place, ray: RayHere, words: list[str], address: str) -> int
     verb = subprocess.Popen([sys.executable, "-m", "memo_dist", *words, *more], env=environment)
     _TERM.append(lambda: verb.send_signal(signal.SIGTERM))
     stopping = False
+    host, port = address.rsplit(":", 1)
     while (code := verb.poll()) is None:
         if not stopping and (place.shared / "stop").exists():
             stopping = True
             verb.send_signal(signal.SIGUSR1)
-        if not ray.alive():
+        # ``ray start`` notices the death of a daemon late while it is itself still starting.
+        if not ray.alive() or _refuses(host, int(port)):
             return _end_orphan(place, ray, verb)
         time.sleep(POLL_SECONDS)
     return code if code >= 0 else 128 - code
@@ -314,7 +327,8 @@ def _await_address(place: Place) -> str | None:
 
 def _ray_ended(place: Place, ray: RayHere) -> int:
     """Ray here is gone: because the head ended everything, or it failed."""
-    deadline = time.monotonic() + LEAVE_SECONDS / 3
+    # The head gives its verb LEAVE_SECONDS to end; srun ends all once one task has failed.
+    deadline = time.monotonic() + 1.5 * LEAVE_SECONDS
     while time.monotonic() < deadline:
         if place.end.exists():
             return 0

@@ -211,7 +211,8 @@ def test_a_rank_that_never_comes_is_named(chain, cluster):
     """The second rank is frozen as soon as it is there."""
     run = untrained(chain[0], cluster.work / "lonely")
     ident = cluster.submit(
-        "launch.nodes=2", *JOB, "--", "train", run, "cluster.start_timeout=10"
+        "launch.nodes=2", "launch.sbatch=[--begin=now+15]", *JOB,  # so that nothing is missed
+        "--", "train", run, "cluster.start_timeout=10",
     )  # fmt: skip
     rank = wait_until(
         lambda: find(cluster.processes(ident, "node2"), "memo_dist", "train"), SECONDS, "a rank"
