@@ -31,6 +31,7 @@ VALUE_OPTIONS = (
     "--limit",
     "--name",
     "--mode",
+    "--modes",
     "--only-partition",
 )
 """Options of these verbs that are followed by a value."""
