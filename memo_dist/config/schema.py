@@ -273,7 +273,7 @@ class TrainConfig:
     """AdamW betas."""
     clip: float = 1.0
     """Gradient norm limit; 0: none."""
-    batch_tokens: int = 2048
+    batch_tokens: int = 4096
     """Tokens in an optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = 1024
     """Tokens packed into one row of one rank's forward pass."""
