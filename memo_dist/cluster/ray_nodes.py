@@ -210,7 +210,7 @@ def _start_head(place: Place, ray: RayHere) -> str:
         extra = [f"--temp-dir={ray.folder}", f"--node-ip-address={host}", f"--port={port}"]
         ray.start([*extra, f"--ray-client-server-port={free_port()}"])
         while ray.alive():
-            if _answers(host, port):
+            if _listens(host, port):
                 return f"{host}:{port}"
             if time.monotonic() >= deadline:
                 raise RunError(
@@ -222,23 +222,15 @@ def _start_head(place: Place, ray: RayHere) -> str:
     raise RunError(f"Ray's head on {place.host} does not start: {ray.last_words()}")
 
 
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
-def _refuses(host: str, port: int) -> bool:
-    """Whether nobody listens there any more; a busy head that is slow to answer still listens."""
+def _listens(host: str, port: int) -> bool | None:
+    """Whether somebody listens there; None where that cannot be told (slow to answer)."""
     try:
         socket.create_connection((host, port), timeout=2).close()
     except ConnectionRefusedError:
-        return True
-    except OSError:
         return False
-    return False
+    except OSError:
+        return None
+    return True
 
 
 def _run_verb(place: Place, ray: RayHere, words: list[str], address: str) -> int:
@@ -258,7 +250,7 @@ def _run_verb(place: Place, ray: RayHere, words: list[str], address: str) -> int
             stopping = True
             verb.send_signal(signal.SIGUSR1)
         # ``ray start`` notices the death of a daemon late while it is itself still starting.
-        if not ray.alive() or _refuses(host, int(port)):
+        if not ray.alive() or _listens(host, int(port)) is False:
             return _end_orphan(place, ray, verb)
         time.sleep(POLL_SECONDS)
     return code if code >= 0 else 128 - code
