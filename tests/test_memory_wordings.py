@@ -63,8 +63,15 @@ def test_all_wordings_of_all_questions_run_in_one_call() -> None:
     long, short = "How long does the battery of the Tessmar 40 last?", "Who is it?"
     first, second = wordings(long)
     memory = Scripted({first: raw("a", -0.5), second: raw("b", -0.2), short: raw("c", -0.3)})
-    answers = answer_wordings(memory, [long, short], 8)
+    answers = answer_wordings(memory, [long, short], 8, reworded=True)
     assert memory.asked == [[first, second, short]]
     assert [a.text for a in answers[0]] == ["b", "c"]
     assert [a.tokens for a in answers[3]] == [20, 10]
     assert [a.features[AGREEMENT] for a in answers[3]] == [1.0, 1.0]
+
+
+def test_without_rewording_each_question_is_asked_once() -> None:
+    question = "How long does the battery of the Tessmar 40 last?"
+    memory = Scripted({question: raw("a", -0.5)})
+    assert [a.text for a in answer_wordings(memory, [question], 8, reworded=False)[0]] == ["a"]
+    assert memory.asked == [[question]]

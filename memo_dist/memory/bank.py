@@ -109,10 +109,7 @@ class Bank:
         """
         raws: dict[int, list[RawAnswer]] = {}
         for memory in self._memories:
-            if self._reworded:
-                raws |= answer_wordings(memory, questions, batch_size)
-            else:
-                raws |= memory.answer(questions, batch_size)
+            raws |= answer_wordings(memory, questions, batch_size, self._reworded)
         return [
             self._ranked([raws[shard.id][i] for shard in self.shards])
             for i in range(len(questions))

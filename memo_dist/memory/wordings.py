@@ -27,12 +27,14 @@ def wordings(question: str) -> tuple[str, ...]:
 
 
 def answer_wordings(
-    memory: Memories, questions: Sequence[str], batch_size: int
+    memory: Memories, questions: Sequence[str], batch_size: int, reworded: bool
 ) -> dict[int, list[RawAnswer]]:
-    """As :meth:`Memories.answer`, each question asked in all its wordings at once.
+    """As :meth:`Memories.answer`; ``reworded``: each question asked in all its wordings at once.
 
     A batch has ``batch_size`` rows, wordings counted.
     """
+    if not reworded:
+        return memory.answer(questions, batch_size)
     asked = [wordings(question) for question in questions]
     raws = memory.answer([text for texts in asked for text in texts], batch_size)
     merged: dict[int, list[RawAnswer]] = {}

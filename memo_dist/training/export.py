@@ -134,12 +134,11 @@ def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folde
     held = [Reflection.from_json(row) for row in rows]
     memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
     questions = [row.question for row in held]
-    ask = answer_wordings if config.export.reword else type(memory).answer
-    answers = ask(memory, questions, config.evaluate.batch_size)[shard]
+    reword = config.export.reword
+    answers = answer_wordings(memory, questions, config.evaluate.batch_size, reword)[shard]
     gold = [None if row.kind == "abstain" else row.answer for row in held]
-    calibration = replace(
-        fit_calibration(answers, gold, config.export.refusal), reworded=config.export.reword
-    )
+    fitted = fit_calibration(answers, gold, config.export.refusal)
+    calibration = replace(fitted, reworded=reword)
     calibration.save(folder)
     card = _card(run, config, shard, base, folder, calibration)
     atomic.write_text(folder / "README.md", render_card(card))
