@@ -19,6 +19,7 @@ from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 
 if TYPE_CHECKING:
+    from memo_dist.fusion.logits.answering import FusedBank
     from memo_dist.memory.bank import Bank
 
 
@@ -26,14 +27,19 @@ if TYPE_CHECKING:
 @run_argument
 @click.argument("question")
 @click.option(
-    "--mode", type=click.Choice(["direct", "protocol"]), default="direct", show_default=True
+    "--mode",
+    type=click.Choice(["direct", "protocol", "logits"]),
+    default="direct",
+    show_default=True,
 )
+@click.option("--stream", is_flag=True, help="Show the text while it is written (logits).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
 @config_options
 def command(  # noqa: PLR0913
     run_folder: Path,
     question: str,
     mode: str,
+    stream: bool,
     as_json: bool,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
@@ -41,23 +47,53 @@ def command(  # noqa: PLR0913
     """Ask the memory of RUN one QUESTION.
 
     direct: the memory alone. protocol: an executive (executive.kind, .model, .urls) asks the
-    memory turn by turn; the transcript is written below RUN/ask/.
+    memory turn by turn; the transcript is written below RUN/ask/. logits: a frozen backbone
+    (fusion.backbone) and the memory write the answer together, token by token.
     """
     if not question.strip():
         raise UsageError("the question is empty")
+    if stream and (mode != "logits" or as_json):
+        raise UsageError("--stream goes with --mode logits, and without --json")
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     quiet_libraries()
-    more: dict[str, Any] = {}
-    if mode == "direct":
-        bank = _load_bank(run, config)
-        started = time.monotonic()
-        (answer,) = bank.answer([question])
-        seconds = time.monotonic() - started
-    else:
-        answer, more = _by_protocol(run, config, question)
-        seconds = answer.seconds
+    if stream:
+        for piece in _fused(run, config).stream(question):
+            click.echo(piece, nl=False)
+        click.echo()
+        return
+    answer, more, seconds = _ASKING[mode](run, config, question)
     click.echo(as_json_text(answer, mode, seconds, more) if as_json else as_text(answer, more))
+
+
+def _directly(
+    run: RunFolder, config: Config, question: str
+) -> tuple[Answer, dict[str, Any], float]:
+    bank = _load_bank(run, config)
+    started = time.monotonic()
+    (answer,) = bank.answer([question])
+    return answer, {}, time.monotonic() - started
+
+
+def _by_logits(
+    run: RunFolder, config: Config, question: str
+) -> tuple[Answer, dict[str, Any], float]:
+    fused = _fused(run, config)
+    started = time.monotonic()
+    (answer,) = fused.answer([question])
+    seconds = time.monotonic() - started
+    (text,) = fused.last
+    share = sum(text.memory_weights) / max(len(text.memory_weights), 1)
+    more = {"memory_weight": round(share, 4), "backbone_forwards": text.forwards}
+    if text.lost:
+        more["lost"] = round(text.lost, 4)
+    return answer, more, seconds
+
+
+def _fused(run: RunFolder, config: Config) -> FusedBank:
+    from memo_dist.fusion.logits.answering import FusedBank
+
+    return FusedBank.load(run, config, _load_bank(run, config))
 
 
 def _load_bank(run: RunFolder, config: Config) -> Bank:
@@ -71,8 +107,9 @@ def _load_bank(run: RunFolder, config: Config) -> Bank:
     )
 
 
-def _by_protocol(run: RunFolder, config: Config, question: str) -> tuple[Answer, dict[str, Any]]:
-    """The answer and what else is told of it."""
+def _by_protocol(
+    run: RunFolder, config: Config, question: str
+) -> tuple[Answer, dict[str, Any], float]:
     from memo_dist.protocol.session import ProtocolSession, check_executive
 
     check_executive(config)
@@ -81,7 +118,7 @@ def _by_protocol(run: RunFolder, config: Config, question: str) -> tuple[Answer,
     folder = run.ask(f"{started}-{short_hash([question, time.time_ns()])[:8]}")
     with ProtocolSession(config, bank.answer, folder) as session:
         (outcome,) = session.answer([question])
-    return outcome.answer, {
+    more = {
         "ended": outcome.ended,
         "limit": outcome.limit,
         "executive_calls": outcome.calls,
@@ -90,6 +127,11 @@ def _by_protocol(run: RunFolder, config: Config, question: str) -> tuple[Answer,
         "tokens": outcome.answer.tokens,
         "transcript": str(folder),
     }
+    return outcome.answer, more, outcome.answer.seconds
+
+
+_ASKING = {"direct": _directly, "protocol": _by_protocol, "logits": _by_logits}
+"""For each mode: the answer, what else is told of it, and seconds without loading."""
 
 
 def as_json_text(answer: Answer, mode: str, seconds: float, more: dict[str, Any]) -> str:
@@ -116,12 +158,21 @@ def as_text(answer: Answer, more: dict[str, Any]) -> str:
     else:
         sources = ", ".join(answer.sources) or "none found"
         lines = [answer.text, f"(confidence {answer.confidence:.0%}; sources: {sources})"]
-    if more:
-        limit = f", stopped by {more['limit']}" if more["limit"] else ""
-        failed = f", {more['failed_calls']} without a valid reply" if more["failed_calls"] else ""
+    if "ended" in more:
+        lines.append(_protocol_line(more))
+    if "memory_weight" in more:
         lines.append(
-            f"({more['ended']}{limit}; {more['executive_calls']} calls of the executive{failed},"
-            f" {more['memory_questions']} questions to the memory;"
-            f" transcript: {more['transcript']})"
+            f"(the memory decided {more['memory_weight']:.0%};"
+            f" {more['backbone_forwards']} forwards of the backbone)"
         )
     return "\n".join(lines)
+
+
+def _protocol_line(more: dict[str, Any]) -> str:
+    limit = f", stopped by {more['limit']}" if more["limit"] else ""
+    failed = f", {more['failed_calls']} without a valid reply" if more["failed_calls"] else ""
+    return (
+        f"({more['ended']}{limit}; {more['executive_calls']} calls of the executive{failed},"
+        f" {more['memory_questions']} questions to the memory;"
+        f" transcript: {more['transcript']})"
+    )

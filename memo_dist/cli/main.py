@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "synthesize": "Documents -> reflections: the first half of encode.",
     "train": "Reflections -> trained weights.",
     "export": "Trained weights -> verified Hugging Face folders and bank.json.",
+    "fuse": "Join a memory to a frozen backbone.",
     "ask": "Ask a memory a question.",
     "evaluate": "Score a memory beside its baselines.",
     "dataset": "Turn a published data set's files into a corpus and questions.",
@@ -40,7 +41,7 @@ VERBS: dict[str, str] = {
 }
 
 
-SAVING = ("demo", "encode", "synthesize", "train", "export", "evaluate")
+SAVING = ("demo", "encode", "synthesize", "train", "export", "fuse", "evaluate")
 """Verbs that poll for a stop request and save: their signals are handled before anything heavy is
 imported, so that a scheduler's early one is not the end."""
 

@@ -27,6 +27,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "train.dry_batch": ("auto", "always", "never"),
     "train.select": ("last", "recall"),
     "cluster.launcher": ("auto", "ray", "ranks", "process"),
+    "fusion.gate": ("auto", "constant", "entropy", "learned"),
+    "fusion.order": ("parallel", "sequential"),
     "launch.recipe": RECIPES,
     "launch.container_runtime": ("pyxis", "apptainer"),
     "launch.ray_start": ("nodes", "symmetric"),
@@ -108,6 +110,9 @@ _AT_LEAST: dict[str, float] = {
     "protocol.max_questions": 1,
     "protocol.max_tokens": 0,
     "protocol.max_seconds": 0,
+    "fusion.entropy_slope": 0,
+    "fusion.examples": 8,
+    "fusion.draft_tokens": 0,
     "evaluate.limit": 0,
     "evaluate.baseline_limit": 0,
     "evaluate.passages": 1,
@@ -132,6 +137,8 @@ _POSITIVE = (
     "corpus.max_document_mb",
     "cluster.start_timeout",
     "launch.queue_minutes",
+    "fusion.backbone_temperature",
+    "fusion.memory_temperature",
     "generator.request_timeout",
     "generator.connect_timeout",
     "generator.patience",
@@ -150,6 +157,8 @@ _FRACTIONS = (
     "train.warmup_fraction",
     "train.eval_target",
     "export.refusal",
+    "fusion.constant",
+    "fusion.max_lost",
 )
 
 

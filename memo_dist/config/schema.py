@@ -347,6 +347,41 @@ class ExportConfig:
 
 
 @dataclass
+class FusionConfig:
+    """A frozen backbone that reads the memory's distributions (``ask --mode logits``)."""
+
+    backbone: str = ""
+    """Frozen language model: a local folder, a hub id, or ``smollm2-135m``; empty: the base that
+    the memory was trained from."""
+    instruction: str = "Answer in a few words."
+    """System turn that the backbone reads before the question; empty: none."""
+    gate: str = "auto"
+    """Who decides a token: ``constant``, ``entropy`` (the surer one), ``learned`` (by
+    ``memo-dist fuse``), ``auto`` (learned where there is one for this backbone, else entropy)."""
+    constant: float = 0.5
+    """Fraction of a token that the memories decide under the constant gate, 0 to 1."""
+    entropy_slope: float = 1.0
+    """Log-odds for the memory per nat that its entropy is lower than the backbone's."""
+    entropy_bias: float = 0.0
+    """Log-odds for the memory at equal entropies."""
+    examples: int = 128
+    """Held-out answers, and as many questions from outside, that a learned gate is fitted on."""
+    order: str = "parallel"
+    """``parallel``: all models step together; ``sequential``: the memory drafts its answer and the
+    backbone reads it in one forward (one vocabulary only). Both write the same text."""
+    draft_tokens: int = 8
+    """Tokens of a sequential draft after the memory's own answer was left."""
+    sample: bool = False
+    """Draw tokens instead of taking the likeliest."""
+    backbone_temperature: float = 1.0
+    """Divides the backbone's logits."""
+    memory_temperature: float = 1.0
+    """Divides the memories' logits."""
+    max_lost: float = 0.1
+    """Largest mean probability that memories may lose to a backbone of another vocabulary."""
+
+
+@dataclass
 class EvaluateConfig:
     """Scoring."""
 
@@ -472,6 +507,7 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     executive: ExecutiveConfig = field(default_factory=ExecutiveConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

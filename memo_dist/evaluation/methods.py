@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
@@ -16,6 +17,9 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.types import Answer
 from memo_dist.protocol.requests import prompts_version
 from memo_dist.protocol.session import ProtocolSession
+
+if TYPE_CHECKING:
+    from memo_dist.fusion.logits.answering import FusedBank
 
 EXECUTIVE_IDENTITY = (
     "kind",
@@ -82,6 +86,19 @@ class MemoryAnswerer:
     def answer(self, questions: Sequence[str]) -> list[Answer]:
         """Ask the memory."""
         return self._answer(questions)
+
+
+class FusionAnswerer:
+    """A backbone that reads the memory, as a method; reused while all that decides it is equal."""
+
+    def __init__(self, fused: FusedBank, run: RunFolder) -> None:
+        """Wrap a bank and its backbone."""
+        self._fused = fused
+        self.identity = short_hash([memory_identity(run.memory), fused.identity])
+
+    def answer(self, questions: Sequence[str]) -> list[Answer]:
+        """Ask memory and backbone together."""
+        return self._fused.answer(questions, max(len(questions), 1))
 
 
 def memory_identity(memory: Path) -> str:

@@ -10,13 +10,19 @@ from functools import partial
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
 from memo_dist.evaluation.baselines import Answerer
-from memo_dist.evaluation.methods import MemoryAnswerer, ProtocolAnswerer, build_baselines
+from memo_dist.evaluation.methods import (
+    FusionAnswerer,
+    MemoryAnswerer,
+    ProtocolAnswerer,
+    build_baselines,
+)
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.report import write_report
 from memo_dist.evaluation.results import load_evaluation
 from memo_dist.evaluation.run import evaluate
 from memo_dist.evaluation.scoring import Scores
 from memo_dist.evaluation.table import scores_text, types_text
+from memo_dist.fusion.logits.answering import FusedBank
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.protocol.session import ProtocolSession, check_executive
@@ -30,7 +36,7 @@ PROTOCOL_MODES = {
     "protocol-multi-turn": "multi_turn",
 }
 """Modes that ask an executive, and their variant ("": ``protocol.variant``)."""
-MODES = ("direct", *PROTOCOL_MODES)
+MODES = ("direct", "logits", *PROTOCOL_MODES)
 """What ``evaluate --modes`` may name."""
 
 
@@ -108,6 +114,8 @@ class _Building:
 
     def method(self, mode: str, stack: ExitStack) -> Answerer:
         """The method of one mode; what it holds open is closed with the stack."""
+        if mode == "logits":
+            return FusionAnswerer(FusedBank.load(self._run, self._config, self._bank), self._run)
         if mode == "direct":
             at_once = STREAMED_QUESTIONS if self._bank.streams else 0
             return MemoryAnswerer(self._ask, self._run.memory, at_once=at_once)

@@ -72,6 +72,10 @@ class RunFolder:
         """Transcript of one question that an executive asked the memory for."""
         return self.root / "ask" / name
 
+    def fusion(self, backbone: str) -> Path:
+        """What was fitted for the memory and one frozen backbone."""
+        return self.root / "fusion" / backbone
+
     @property
     def report(self) -> Path:
         """The report for people."""

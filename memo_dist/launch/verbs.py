@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "synthesize": "corpus",
     "train": "run",
     "export": "run",
+    "fuse": "run",
     "evaluate": "run",
     "ask": "run",
 }
@@ -31,6 +32,7 @@ VALUE_OPTIONS = (
     "--limit",
     "--name",
     "--mode",
+    "--backbone",
     "--modes",
     "--only-partition",
 )

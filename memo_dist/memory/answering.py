@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,22 @@ class RawAnswer:
         features: one float a name in :data:`FEATURES`.
         tokens: prompt and generated tokens.
         seconds: wall-clock seconds, this question's share of its batch.
+        asked: the wording that was answered.
     """
 
     text: str
     features: tuple[float, ...]
     tokens: int
     seconds: float = field(default=0.0, compare=False)
+    asked: str = ""
 
 
 class ShardMemory:
-    """A memory model and its tokenizer, loaded to answer."""
+    """A memory model and its tokenizer, loaded to answer.
+
+    Attributes:
+        tokenizer: the memory's.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, max_answer_tokens: int = 48) -> None:
         """Wrap a loaded causal language model.
@@ -67,6 +73,7 @@ class ShardMemory:
             max_answer_tokens: longest generated answer, the end token included.
         """
         self._model = model.eval()
+        self.tokenizer = tokenizer
         self._format = ChatFormat.from_tokenizer(tokenizer)
         self._generation = greedy_generation(self._format, max_answer_tokens)
         # generate() fills what it was not told from the folder's own settings, which may
@@ -74,6 +81,16 @@ class ShardMemory:
         self._model.generation_config = self._generation
         self._abstain_start = self._format.answer_ids(ABSTAIN_ANSWER)[0]
         self._max_answer_tokens = max_answer_tokens
+
+    @property
+    def model(self) -> Any:
+        """The frozen model."""
+        return self._model
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How questions are put to it."""
+        return self._format
 
     @classmethod
     def load(cls, folder: Path, max_answer_tokens: int = 48, device: str = "auto") -> ShardMemory:
@@ -122,7 +139,7 @@ class ShardMemory:
             names = {"adapter_names": [adapters[i] for i in batch]} if adapters else {}
             replies = self._answer_batch([prompts[i] for i in batch], names)
             answers.update(zip(batch, replies, strict=True))
-        return [answers[i] for i in range(len(prompts))]
+        return [replace(answers[i], asked=question) for i, question in enumerate(questions)]
 
     def _check_length(self, question: str, tokens: int) -> None:
         positions = getattr(self._model.config, "max_position_embeddings", _DEFAULT_POSITIONS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from memo_dist.errors import UsageError
 from memo_dist.memory.answering import RawAnswer
 from memo_dist.memory.calibration import Calibration, Verdict
-from memo_dist.memory.loading import Memories, load_memories
+from memo_dist.memory.loading import Memories, Voice, load_memories
 from memo_dist.memory.manifest import BankManifest, load_manifest
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.types import Answer
@@ -114,6 +114,23 @@ class Bank:
             self._ranked([raws[shard.id][i] for shard in self.shards])
             for i in range(len(questions))
         ]
+
+    def voices(self) -> dict[int, Voice]:
+        """The loaded model of every shard, for fusion with a backbone.
+
+        Raises:
+            UsageError: not all shards fit into memory at once.
+        """
+        found: dict[int, Voice] = {}
+        for memory in self._memories:
+            found |= memory.voices()
+        if len(found) < len(self.shards):
+            raise UsageError(
+                f"only {len(found)} of this bank's {len(self.shards)} shards fit into memory at"
+                " once, and fusion needs all of them: raise memory.loaded_gb, use a larger"
+                " machine, or export adapters (export.adapter=kept)"
+            )
+        return found
 
     def _ranked(self, raws: Sequence[RawAnswer]) -> list[Vote]:
         pairs = zip(self.shards, raws, strict=True)

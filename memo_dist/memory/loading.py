@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import AutoTokenizer
@@ -22,6 +22,13 @@ _ROOM = 0.6
 keys and values, logits, and everything else on the machine."""
 
 
+class Voice(NamedTuple):
+    """What writes a shard's answers: a loaded memory and, on a shared base, its adapter."""
+
+    memory: ShardMemory
+    adapter: str | None
+
+
 class Memories(Protocol):
     """One or more shards that answer together."""
 
@@ -32,6 +39,10 @@ class Memories(Protocol):
 
     def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
         """Each shard's raw answers, in the order of the questions."""
+        ...
+
+    def voices(self) -> dict[int, Voice]:
+        """The models that are loaded, by shard."""
         ...
 
 
@@ -46,6 +57,10 @@ class LoadedShard:
     def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`."""
         return {self._shard: self._memory.answer(questions, batch_size)}
+
+    def voices(self) -> dict[int, Voice]:
+        """See :class:`Memories`."""
+        return {self._shard: Voice(self._memory, None)}
 
 
 class StreamedShard:
@@ -64,6 +79,10 @@ class StreamedShard:
         del memory
         gc.collect()  # models hold cycles; the next shard must not wait for the collector
         return {self._shard: answers}
+
+    def voices(self) -> dict[int, Voice]:
+        """None: nothing stays loaded."""
+        return {}
 
 
 class AdapterShards:
@@ -117,6 +136,10 @@ class AdapterShards:
         names = [adapter_name(shard) for _ in questions for shard in self._shards]
         raws = self._memory.answer(asked, batch_size, names)
         return {shard: raws[i :: len(self._shards)] for i, shard in enumerate(self._shards)}
+
+    def voices(self) -> dict[int, Voice]:
+        """See :class:`Memories`."""
+        return {shard: Voice(self._memory, adapter_name(shard)) for shard in self._shards}
 
 
 def adapter_name(shard: int) -> str:

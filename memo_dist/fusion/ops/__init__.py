@@ -5,6 +5,7 @@ They import without a compiler and without a GPU. Sources of the compiled kernel
 """
 
 from memo_dist.fusion.ops.mix import (
+    MAX_SOURCES,
     GateFeatures,
     Tokens,
     gate_log_weights,
@@ -17,6 +18,7 @@ from memo_dist.fusion.ops.mix import (
 )
 
 __all__ = [
+    "MAX_SOURCES",
     "GateFeatures",
     "Tokens",
     "gate_log_weights",

@@ -1,0 +1,53 @@
+"""``memo-dist fuse RUN``: fit what joins the memory of a run to a frozen backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memo_dist.cli.options import config_options, resolve, run_argument
+from memo_dist.cluster.stop import STOP
+from memo_dist.config.schema import Config
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.observability.logs import quiet_libraries
+from memo_dist.runs import existing_run, open_run
+
+
+@click.command("fuse")
+@run_argument
+@click.option("--backbone", help="The frozen model; the same as fusion.backbone=NAME.")
+@config_options
+def command(
+    run_folder: Path,
+    backbone: str | None,
+    config_files: tuple[Path, ...],
+    overrides: tuple[str, ...],
+) -> None:
+    """Fit what joins the memory of RUN to a frozen backbone; both stay as they are.
+
+    A learned gate for ask --mode logits: how far to trust the memory on each token. The result
+    lies below RUN/fusion/.
+    """
+    existing_run(run_folder)
+    # The backbone's name is kept in the run's configuration: asking needs no option for it.
+    named = (f"fusion.backbone={backbone}",) if backbone else ()
+    config = resolve(config_files, (*overrides, *named), run_folder)
+    quiet_libraries()
+    STOP.install()
+    with open_run(run_folder, config, "must") as run:
+        _fit_gate(run, config)
+
+
+def _fit_gate(run: RunFolder, config: Config) -> None:
+    from memo_dist.fusion.logits.stage import fit_run_gate
+
+    folder, fitted = fit_run_gate(run, config, STOP)
+    counts, nats = fitted.examples, fitted.loss
+    click.echo(
+        f"fitted on {counts['inside']} held-out answers and {counts['outside']} questions from"
+        f" outside that the memory does not leave to the backbone; nats a token: backbone"
+        f" {nats['backbone']:.2f}, memory {nats['memory']:.2f}, entropy gate"
+        f" {nats['entropy']:.2f}, this gate {nats['learned']:.2f}"
+    )
+    click.echo(f"the gate is in {folder}")

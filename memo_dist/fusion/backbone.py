@@ -1,0 +1,98 @@
+"""The frozen backbone of a fusion: found, loaded, and asked in its own chat format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from memo_dist.config.schema import Config
+from memo_dist.errors import UsageError
+from memo_dist.evaluation.reader import Messages, Reader
+from memo_dist.memory.answering import load_frozen
+from memo_dist.memory.base import SCRATCH_NAME, resolve_base
+from memo_dist.memory.identity import BaseModel
+from memo_dist.memory.manifest import load_manifest
+
+_UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded backbone.
+
+    Attributes:
+        base: its name and hashes.
+        model: frozen, on its device.
+        tokenizer: its own.
+    """
+
+    base: BaseModel
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, base: BaseModel, device: str = "auto") -> Backbone:
+        """Load a backbone: float32 on a CPU, the stored dtype on a GPU.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+            model = load_frozen(base.path, device)
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"fusion.backbone='{base.name}' cannot be loaded: {error}; name another model"
+            ) from error
+        return cls(base, model.eval().requires_grad_(False), tokenizer)
+
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end its turn."""
+        told = self.model.generation_config.eos_token_id
+        ids = [*told] if isinstance(told, list) else [told]
+        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+
+class Prompt:
+    """Puts a question to a backbone: an instruction, then the question, in its own template."""
+
+    def __init__(self, backbone: Backbone, instruction: str) -> None:
+        """``instruction`` is the system turn; empty: none."""
+        self._reader = Reader(backbone.model, backbone.tokenizer)
+        self._instruction = instruction
+
+    def __call__(self, question: str) -> list[int]:
+        """Token ids up to where the answer begins."""
+        turns: Messages = [{"role": "user", "content": question}]
+        if self._instruction:
+            turns.insert(0, {"role": "system", "content": self._instruction})
+        return self._reader.render(turns)
+
+
+def find_backbone(config: Config, memory: Path) -> BaseModel:
+    """The model of ``fusion.backbone``; empty: the base of the bank in ``memory``.
+
+    Raises:
+        UsageError: there is none, or a scratch memory leaves no default.
+    """
+    name = config.fusion.backbone
+    if not name:
+        name = load_manifest(memory).base.id
+        if name == SCRATCH_NAME:
+            raise UsageError(
+                "this memory was trained from scratch, so its base cannot answer: name a model"
+                " with fusion.backbone=NAME (a folder, a hub id, or smollm2-135m)"
+            )
+    try:
+        return resolve_base(name)
+    except UsageError as error:
+        raise UsageError(str(error).replace("memory.base", "fusion.backbone")) from error
+
+
+def folder_name(base: BaseModel) -> str:
+    """Name of the folder below ``RUN/fusion/`` for a backbone: readable, and one a model."""
+    return f"{_UNSAFE.sub('-', Path(base.name).name)}-{base.weights_hash[:8]}"

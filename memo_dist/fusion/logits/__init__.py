@@ -1,0 +1,22 @@
+"""F1: a frozen backbone and its memories mixed in the space of next-token distributions."""
+
+from memo_dist.fusion.logits.gates import ConstantGate, EntropyGate, Gate, LearnedGate
+from memo_dist.fusion.logits.mixture import LogitFusion
+from memo_dist.fusion.logits.source import CachedModel, Source
+from memo_dist.fusion.logits.token_map import TokenMap
+from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
+
+__all__ = [
+    "Belief",
+    "CachedModel",
+    "ConstantGate",
+    "EntropyGate",
+    "FusedText",
+    "Gate",
+    "LearnedGate",
+    "LogitFusion",
+    "Request",
+    "Settings",
+    "Source",
+    "TokenMap",
+]

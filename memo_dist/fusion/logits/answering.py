@@ -1,0 +1,190 @@
+"""``ask --mode logits``: a run's bank and a frozen backbone answering together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from memo_dist.config.schema import Config, FusionConfig
+from memo_dist.errors import UsageError
+from memo_dist.evaluation.metrics import normalise
+from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
+from memo_dist.fusion.logits.gates import GATE_FILE, ConstantGate, EntropyGate, Gate, LearnedGate
+from memo_dist.fusion.logits.mixture import LogitFusion
+from memo_dist.fusion.logits.source import BASE_ROWS, CachedModel, Source
+from memo_dist.fusion.logits.token_map import TokenMap
+from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
+from memo_dist.io.hashing import hash_file, short_hash
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank, Vote
+from memo_dist.memory.calibration import is_abstention
+from memo_dist.memory.identity import BaseModel
+from memo_dist.memory.manifest import BankManifest, load_manifest
+from memo_dist.memory.types import Answer
+from memo_dist.training.format import ChatFormat
+
+
+class FusedBank:
+    """Answers from the mixture of a backbone and the shards that do not abstain.
+
+    The bank is asked first, as in direct mode: a shard that abstains has no say, the others'
+    answers are drafts, and their calibrated confidence is one of the things a gate sees.
+
+    Attributes:
+        fusion: writes the text.
+        last: texts of the last call, with weights and forwards.
+        identity: hash of backbone, gate and settings.
+    """
+
+    def __init__(
+        self, bank: Bank, fusion: LogitFusion, settings: Settings, max_lost: float, identity: str
+    ) -> None:
+        """Join a loaded bank with what mixes it; see :meth:`load`."""
+        self.fusion, self.identity = fusion, identity
+        self.last: list[FusedText] = []
+        self._bank, self._settings, self._max_lost = bank, settings, max_lost
+
+    @classmethod
+    def load(
+        cls, run: RunFolder, config: Config, bank: Bank, gate: Gate | None = None
+    ) -> FusedBank:
+        """Load the backbone of ``fusion.backbone`` beside a loaded bank.
+
+        Args:
+            run: the bank's run.
+            config: ``fusion``, ``memory.max_answer_tokens`` and ``run.seed`` are used.
+            bank: its memories must all be loaded.
+            gate: instead of the one that ``fusion.gate`` names.
+
+        Raises:
+            UsageError: no backbone, too little memory, or no gate for it.
+        """
+        settings = config.fusion
+        manifest = load_manifest(run.memory)
+        base = find_backbone(config, run.memory)
+        one = base.vocabulary_hash == manifest.base.vocabulary_hash
+        if not one and settings.order == "sequential":
+            raise UsageError(
+                f"fusion.order=sequential needs one vocabulary, and '{base.name}' has another one"
+                " than this memory: use fusion.order=parallel"
+            )
+        gate = gate or _gate(run, settings, base, manifest)
+        fusion = _fusion(settings, manifest, base, bank, gate)
+        how = Settings(
+            config.memory.max_answer_tokens,
+            settings.sample,
+            config.run.seed,
+            settings.order,
+            settings.draft_tokens,
+        )
+        path = run.fusion(folder_name(base)) / GATE_FILE
+        fitted = hash_file(path) if path.exists() else ""
+        parts = [base.weights_hash, fitted, asdict(settings), asdict(how)]
+        return cls(bank, fusion, how, settings.max_lost, short_hash(parts))
+
+    def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
+        """Answer every question, in the given order.
+
+        Raises:
+            UsageError: a question is too long, or the vocabularies have too little in common.
+        """
+        votes = self._bank.votes(questions, batch_size)
+        pairs = zip(questions, votes, strict=True)
+        requests = [self._request(question, row) for question, row in pairs]
+        self.last = self.fusion.generate(requests, self._settings, batch_size)
+        self._check_lost(self.last)
+        return [_answer(q, v, t) for q, v, t in zip(questions, votes, self.last, strict=True)]
+
+    def requests(self, questions: Sequence[str], batch_size: int = 16) -> list[Request]:
+        """What the bank believes of each question."""
+        votes = self._bank.votes(questions, batch_size)
+        return [self._request(q, row) for q, row in zip(questions, votes, strict=True)]
+
+    def stream(self, question: str) -> Iterator[str]:
+        """The answer's text piece by piece."""
+        (request,) = self.requests([question])
+        yield from self.fusion.stream(request, self._settings)
+
+    def _request(self, question: str, votes: Sequence[Vote]) -> Request:
+        by_shard = {vote.shard.id: vote for vote in votes}
+        return Request(question, tuple(_belief(by_shard[s.id]) for s in self._bank.shards))
+
+    def _check_lost(self, texts: Sequence[FusedText]) -> None:
+        lost = sum(text.lost for text in texts) / max(len(texts), 1)
+        if lost > self._max_lost:
+            raise UsageError(
+                f"the memory loses {lost:.0%} of its probability in the backbone's vocabulary"
+                f" (fusion.max_lost={self._max_lost:g}): choose a backbone of the memory's own"
+                " family, or join them by hidden states (memo-dist fuse, ask --mode latent)"
+            )
+
+
+def _belief(vote: Vote) -> Belief:
+    raw, verdict = vote.raw, vote.verdict
+    return Belief(raw.asked, verdict.confidence, verdict.abstained, raw.text)
+
+
+def _answer(question: str, votes: Sequence[Vote], text: FusedText) -> Answer:
+    """The text with the sources of the shard that says the same, and a confidence.
+
+    That of calibration where a shard says the same; else the mean probability of the tokens, which
+    nothing calibrates.
+    """
+    spoken = [vote for vote in votes if not vote.verdict.abstained]
+    same = [v for v in spoken if normalise(v.raw.text) == normalise(text.text)]
+    abstained = is_abstention(text.text)
+    mean = math.exp(sum(text.log_probs) / max(len(text.log_probs), 1))
+    chosen = [vote.shard.id for vote in same[:1]]
+    others = [vote.shard.id for vote in votes if vote.shard.id not in chosen]
+    return Answer(
+        text="" if abstained else text.text,
+        confidence=same[0].verdict.confidence if same else mean,
+        abstained=abstained,
+        sources=same[0].shard.sources.find(question, text.text) if same and not abstained else (),
+        shards=(*chosen, *others),
+        seconds=text.seconds + sum(vote.raw.seconds for vote in votes),
+        tokens=text.read + sum(vote.raw.tokens for vote in votes),
+        calls=1 + len(votes) + len(spoken),
+    )
+
+
+def gate_identity(base: BaseModel, manifest: BankManifest) -> dict[str, str]:
+    """What a learned gate is fitted for: backbone and memories by their weights."""
+    shards = [entry.weights_hash for entry in manifest.shards]
+    return {"backbone": base.weights_hash, "memory": short_hash(shards)}
+
+
+def _gate(run: RunFolder, settings: FusionConfig, base: BaseModel, manifest: BankManifest) -> Gate:
+    folder = run.fusion(folder_name(base))
+    wanted = settings.gate
+    if wanted == "auto":
+        wanted = "learned" if (folder / GATE_FILE).exists() else "entropy"
+    if wanted == "constant":
+        return ConstantGate(settings.constant)
+    if wanted == "entropy":
+        return EntropyGate(settings.entropy_slope, settings.entropy_bias)
+    return LearnedGate.load(folder, gate_identity(base, manifest))
+
+
+def _fusion(
+    settings: FusionConfig, manifest: BankManifest, base: BaseModel, bank: Bank, gate: Gate
+) -> LogitFusion:
+    voices = bank.voices()
+    kept = [voice.memory for voice in voices.values() if voice.adapter is not None]
+    if kept and base.weights_hash == manifest.base.weights_hash:
+        # The adapters' own base is the backbone: it is loaded, and its rows join theirs.
+        backbone, rows = Backbone(base, kept[0].model, kept[0].tokenizer), BASE_ROWS
+    else:
+        backbone, rows = Backbone.load(base), None
+    chat = ChatFormat.from_tokenizer(backbone.tokenizer)
+    models = {id(backbone.model): CachedModel(backbone.model, chat.pad_id)}
+    first = Source(models[id(backbone.model)], Prompt(backbone, settings.instruction), rows)
+    one = base.vocabulary_hash == manifest.base.vocabulary_hash
+    memories = []
+    for memory, adapter in voices.values():
+        model = models.setdefault(id(memory.model), CachedModel(memory.model, memory.chat.pad_id))
+        tokens = None if one else TokenMap(memory.tokenizer, backbone.tokenizer)
+        memories.append(Source(model, memory.chat.prompt_ids, adapter, tokens))
+    heat = (settings.backbone_temperature, settings.memory_temperature)
+    return LogitFusion(first, memories, gate, backbone.tokenizer, heat, backbone.stop_ids())

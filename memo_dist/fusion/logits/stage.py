@@ -1,0 +1,103 @@
+"""``memo-dist fuse RUN --mode logits``: fit the gate between a run's memory and a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from memo_dist.config.schema import Config
+from memo_dist.errors import RunError
+from memo_dist.fusion.backbone import find_backbone, folder_name
+from memo_dist.fusion.logits.answering import FusedBank, gate_identity
+from memo_dist.fusion.logits.fitting import Example, Fitted, fit_gate
+from memo_dist.fusion.logits.gates import FEATURES, ConstantGate
+from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank
+from memo_dist.memory.identity import BaseModel
+from memo_dist.memory.manifest import load_manifest
+from memo_dist.observability.progress import progress
+from memo_dist.synthesis.embedded.abstain import outside_questions
+from memo_dist.synthesis.types import Reflection
+from memo_dist.training.prepare import HELD_OUT
+
+GATE_CARD = "gate.json"
+
+
+def fit_run_gate(
+    run: RunFolder, config: Config, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[Path, Fitted]:
+    """Fit and save a learned gate for the run's bank and ``fusion.backbone``.
+
+    Returns:
+        The folder it was written to, and the gate.
+
+    Raises:
+        RunError: the run held nothing out, or its memory knows none of it.
+        UsageError: see :meth:`FusedBank.load`.
+    """
+    manifest = load_manifest(run.memory)
+    base = find_backbone(config, run.memory)
+    bank = Bank.load(
+        run.memory,
+        run.reflections,
+        config.memory.max_answer_tokens,
+        loaded_gb=config.memory.loaded_gb,
+    )
+    fused = FusedBank.load(run, config, bank, gate=ConstantGate(0.5))
+    questions, answers = _held_out(run, [entry.id for entry in manifest.shards], config)
+    requests = fused.requests(questions, config.evaluate.batch_size)
+    examples = [Example(r, a) for r, a in zip(requests, answers, strict=True)]
+    with progress(len(examples), "fit gate", unit="examples") as report:
+        try:
+            fitted = fit_gate(
+                fused.fusion,
+                examples,
+                config.memory.max_answer_tokens,
+                lambda done: report.advance(),
+                should_stop,
+            )
+        except ValueError as error:
+            raise RunError(f"no gate can be fitted: {error}") from error
+    folder = run.fusion(folder_name(base))
+    fitted.gate.save(folder, gate_identity(base, manifest))
+    atomic.write_json(folder / GATE_CARD, _card(fitted, base, gate_identity(base, manifest)))
+    return folder, fitted
+
+
+def _held_out(
+    run: RunFolder, shards: Sequence[int], config: Config
+) -> tuple[list[str], list[str | None]]:
+    """Questions and gold answers (None: from outside), equally many of both where there are.
+
+    Outside are the run's own held-out abstention questions and the fixed list of questions about
+    the world at large.
+    """
+    rows = [
+        Reflection.from_json(row)
+        for shard in shards
+        for row in atomic.read_jsonl(run.train(shard) / HELD_OUT)
+    ]
+    limit = config.fusion.examples
+    inside = [row for row in rows if row.kind != "abstain"][:limit]
+    abstain = [row.question for row in rows if row.kind == "abstain"][: limit // 2]
+    if not inside:
+        raise RunError(
+            "this run held no answers out, so there is nothing to fit a gate on: train it with"
+            " memory.calibration_facts above 0, or use fusion.gate=entropy"
+        )
+    outside = [*abstain, *outside_questions()[: limit - len(abstain)]]
+    questions = [*(row.question for row in inside), *outside]
+    return questions, [*(row.answer for row in inside), *[None] * len(outside)]
+
+
+def _card(fitted: Fitted, base: BaseModel, identity: dict[str, str]) -> dict[str, object]:
+    weights = [round(float(w), 6) for w in fitted.gate.weights]
+    return {
+        "backbone_name": base.name,
+        **identity,
+        "weights": dict(zip(FEATURES, weights, strict=True)),
+        "bias": round(float(fitted.gate.bias), 6),
+        "examples": fitted.examples,
+        "nats_per_token": fitted.loss,
+    }

@@ -1,0 +1,84 @@
+"""What is asked of a mixture, and what it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ORDERS = ("parallel", "sequential")
+"""``parallel``: all sources step together. ``sequential``: the memory drafts, the backbone reads
+the draft in one forward and keeps what the mixture would have written itself: the same text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is known of one memory's own answer to a question before the mixture is asked.
+
+    Attributes:
+        question: the wording that the memory is asked.
+        confidence: calibrated probability that its own answer is right.
+        silent: it abstains; the mixture does not read it.
+        draft: its own answer, where sequential writing begins.
+    """
+
+    question: str
+    confidence: float = 0.5
+    silent: bool = False
+    draft: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question, and what each memory believes, in the order of the memories."""
+
+    question: str
+    beliefs: tuple[Belief, ...]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether any memory has a say."""
+        return not all(belief.silent for belief in self.beliefs)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How text is written.
+
+    Attributes:
+        max_new_tokens: longest answer, the end token included.
+        sample: draw tokens (at the sources' temperatures) instead of taking the likeliest.
+        seed: of the samples; the same seed draws the same text in any batch and order.
+        order: of :data:`ORDERS`.
+        draft_tokens: tokens that a sequential draft goes on for after the memory's own answer
+            was left.
+    """
+
+    max_new_tokens: int = 48
+    sample: bool = False
+    seed: int = 17
+    order: str = "parallel"
+    draft_tokens: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FusedText:
+    """What the mixture wrote.
+
+    Attributes:
+        text: without special tokens.
+        tokens: of the backbone's vocabulary, the end token included.
+        log_probs: mixed log-prob of each.
+        memory_weights: weight of all memories together at each.
+        read: prompt and written tokens, over all sources.
+        forwards: of the backbone, this question's share not divided by its batch.
+        lost: mean probability lost between vocabularies (0: one vocabulary).
+        seconds: this question's share of its batch.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    memory_weights: tuple[float, ...]
+    read: int
+    forwards: int
+    lost: float
+    seconds: float
