@@ -271,6 +271,25 @@ def test_stragglers_are_sent_once_more_but_few(tmp_path):
     assert 100 < len(backend.sent) <= 102
 
 
+def test_a_straggler_gets_the_next_place_of_a_full_queue(tmp_path):
+    class Straggling(Scripted):
+        async def complete(self, request: Request, tag: str) -> Answer:
+            known = any(tag == other for _, other in self.sent)
+            late = request.messages[0].content == "40" and not known
+            self._seconds = 5.0 if late else 0.02
+            return await super().complete(request, tag)
+
+    backend = Straggling(GOOD)
+    requests = [request(str(n)) for n in range(160)]
+    begin = time.monotonic()
+    ask(tmp_path, backend, *requests, hedge_after=4.0, hedge_fraction=0.05, max_in_flight=4)
+    assert time.monotonic() - begin < 5.0
+    contents = [sent.messages[0].content for sent, _ in backend.sent]
+    assert contents.count("40") == 2
+    second = len(contents) - 1 - contents[::-1].index("40")
+    assert second < len(contents) - 20, "while others still wait for a place"
+
+
 def test_no_answer_within_the_patience_ends_it(tmp_path):
     with pytest.raises(RunError, match=r"generator\.patience=0\.3 s; last fault: gone"):
         ask(tmp_path, Scripted(Unreachable("gone")), request("One."), patience=0.3)

@@ -33,6 +33,7 @@ class FusedBank:
 
     Attributes:
         fusion: writes the text.
+        settings: how text is written.
         last: texts of the last call, with weights and forwards.
         identity: hash of backbone, gate and settings.
     """
@@ -43,7 +44,8 @@ class FusedBank:
         """Join a loaded bank with what mixes it; see :meth:`load`."""
         self.fusion, self.identity = fusion, identity
         self.last: list[FusedText] = []
-        self._bank, self._settings, self._max_lost = bank, settings, max_lost
+        self.settings = settings
+        self._bank, self._max_lost = bank, max_lost
 
     @classmethod
     def load(
@@ -92,7 +94,7 @@ class FusedBank:
         votes = self._bank.votes(questions, batch_size)
         pairs = zip(questions, votes, strict=True)
         requests = [self._request(question, row) for question, row in pairs]
-        self.last = self.fusion.generate(requests, self._settings, batch_size)
+        self.last = self.fusion.generate(requests, self.settings, batch_size)
         self._check_lost(self.last)
         return [_answer(q, v, t) for q, v, t in zip(questions, votes, self.last, strict=True)]
 
@@ -104,7 +106,7 @@ class FusedBank:
     def stream(self, question: str) -> Iterator[str]:
         """The answer's text piece by piece."""
         (request,) = self.requests([question])
-        yield from self.fusion.stream(request, self._settings)
+        yield from self.fusion.stream(request, self.settings)
 
     def _request(self, question: str, votes: Sequence[Vote]) -> Request:
         by_shard = {vote.shard.id: vote for vote in votes}

@@ -118,21 +118,32 @@ class Router:
         if not patience or self._sent < HEDGE_SAMPLES:
             return await self._call(endpoint, request, tag)
         first = asyncio.ensure_future(self._call(endpoint, request, tag))
-        done, _ = await asyncio.wait({first}, timeout=patience)
-        other = None if done else self._hedge()
+        await asyncio.wait({first}, timeout=patience)
+        other = None if first.done() else await self._hedge(first)
         if other is None:
             return await first
         return await _first_answer(first, asyncio.ensure_future(self._call(other, request, tag)))
 
-    def _hedge(self) -> Endpoint | None:
-        """A place for a second send, if one may be made; it is taken at once."""
+    async def _hedge(self, first: asyncio.Future[Answer]) -> Endpoint | None:
+        """A place for a second send, before new requests get one; None where none may be made.
+
+        Under load every place is taken: a straggler that only looked once would never find one.
+        """
         if self._hedged + 1 > self._config.hedge_fraction * self._sent or self._end:
             return None
-        endpoint = self._pick()
-        if endpoint is not None:
-            endpoint.in_flight += 1
-            self._hedged += 1
-        return endpoint
+        self._hedged += 1
+        place = asyncio.ensure_future(self._acquire(ahead=True))
+        either: set[asyncio.Future[Any]] = {first, place}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done() and not place.exception():
+            return place.result()
+        self._hedged -= 1
+        if not place.done():
+            place.cancel()
+        elif not place.exception():
+            place.result().in_flight -= 1
+            self._wake()
+        return None
 
     async def _call(self, endpoint: Endpoint, request: Request, tag: str) -> Answer:
         """One send; the caller has taken the place, this gives it back."""
@@ -165,8 +176,8 @@ class Router:
         free = [endpoint for endpoint in self.endpoints if endpoint.has_room()]
         return min(free, key=lambda endpoint: endpoint.load, default=None)
 
-    async def _acquire(self) -> Endpoint:
-        """A place at an endpoint, in order of arrival."""
+    async def _acquire(self, ahead: bool = False) -> Endpoint:
+        """A place at an endpoint, in order of arrival; ``ahead``: before all who wait."""
         while True:
             if self._end:
                 raise self._end
@@ -175,8 +186,13 @@ class Router:
                 endpoint.in_flight += 1
                 return endpoint
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+            (self._waiting.appendleft if ahead else self._waiting.append)(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if not waiter.cancelled():
+                    self._wake()  # whoever is next takes the place that this one was woken for
+                raise
 
     def _wake(self) -> None:
         while self._waiting:
