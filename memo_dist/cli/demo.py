@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 
-from memo_dist import pipeline
 from memo_dist.cli.options import config_options, resolve
-from memo_dist.cli.preview import print_need
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.shipped import shipped_config
 from memo_dist.observability.progress import duration
@@ -35,11 +33,14 @@ def command(
     """
     name = "demo-full" if full else "demo"
     config = resolve((shipped_config(name), *config_files), overrides)
-    print_need(pipeline.check_before(config))
-    STOP.install()
     started = time.monotonic()
+    # Imported here: --help and refused arguments need no torch.
+    from memo_dist import pipeline
+    from memo_dist.cli.preview import print_need
     from memo_dist.demo.run import run_demo
 
+    print_need(pipeline.check_before(config))
+    STOP.install()
     with open_run(run_folder or Path("runs") / name, config, "auto") as run:
         tables = run_demo(run, config, full, STOP)
     click.echo(tables)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from memo_dist import pipeline
 from memo_dist.cli.options import (
     check_resume,
     config_options,
@@ -16,7 +15,6 @@ from memo_dist.cli.options import (
     resume_option,
     run_option,
 )
-from memo_dist.cli.preview import print_need, print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import open_run
 
@@ -40,6 +38,10 @@ def command(  # noqa: PLR0913
     Stopped or killed at any moment, the same command again continues.
     """
     config = resolve(config_files, overrides)
+    # Imported here: --help and refused arguments need no torch.
+    from memo_dist import pipeline
+    from memo_dist.cli.preview import print_need, print_preview
+
     if dry_run:
         print_preview(config, run_folder, corpus)
         return

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from memo_dist import pipeline
 from memo_dist.cli.options import config_options, dry_run_option, resolve, run_argument
-from memo_dist.cli.preview import print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import existing_run, open_run
 
@@ -26,6 +24,10 @@ def command(
     """Verify, calibrate and publish the trained memories of RUN."""
     existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
+    # Imported here: --help and refused arguments need no torch.
+    from memo_dist import pipeline
+    from memo_dist.cli.preview import print_preview
+
     if dry_run:
         print_preview(config, run_folder, None)
         return

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from memo_dist import pipeline
 from memo_dist.cli.options import (
     check_resume,
     config_options,
@@ -15,10 +14,8 @@ from memo_dist.cli.options import (
     resume_option,
     run_argument,
 )
-from memo_dist.cli.preview import print_need, print_preview
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import existing_run, open_run
-from memo_dist.training import direct
 
 
 @click.command("train")
@@ -36,6 +33,11 @@ def command(
     """Train the memories of RUN on its reflections."""
     existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
+    # Imported here: --help and refused arguments need no torch.
+    from memo_dist import pipeline
+    from memo_dist.cli.preview import print_need, print_preview
+    from memo_dist.training import direct
+
     if dry_run:
         print_preview(config, run_folder, None)
         return
