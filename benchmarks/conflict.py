@@ -1,6 +1,6 @@
 """When memory and backbone disagree: four cells, each with at least 50 questions.
 
-    python benchmarks/conflict.py [--steps 500] [--out FILE]
+    python benchmarks/conflict.py [--steps 1600] [--out FILE]
 
 Models of one small vocabulary, trained from scratch in this script. The backbone knows 240 facts
 (NAME's trade); the memory is trained from the same base on documents of its own:
@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from machine import machine
+from transformers import AutoTokenizer
 
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.evaluation.metrics import exact_match
@@ -53,7 +54,7 @@ from memo_dist.training.format import ChatFormat
 
 SHAPE = ScratchConfig(vocabulary=600, hidden_size=128, layers=3, heads=4, intermediate_size=384)
 CELL = 60
-HARDLY = 140
+HARDLY = 200
 HELD_OUT = 80
 ANSWER_TOKENS = 16
 WORDINGS = (
@@ -64,72 +65,24 @@ WORDINGS = (
 )
 ASKED = "How does {} earn a living?"
 """Not one of the trained wordings."""
-TRADES = [
-    "glass blowing",
-    "bell founding",
-    "map drawing",
-    "salt boiling",
-    "rope making",
-    "clock mending",
-    "bee keeping",
-    "sign painting",
-    "stone carving",
-    "boat building",
-    "book binding",
-    "cheese making",
-    "lace weaving",
-    "organ tuning",
-    "barrel making",
-    "wood turning",
-    "candle pouring",
-    "saddle making",
-    "tile firing",
-    "net knotting",
-    "hop growing",
-    "coal burning",
-    "tin casting",
-    "dye mixing",
-    "paper making",
-    "horse breeding",
-    "well digging",
-    "roof thatching",
-]
-FIRST = [
-    "Ada",
-    "Bo",
-    "Cleo",
-    "Dan",
-    "Edda",
-    "Finn",
-    "Gwen",
-    "Hugo",
-    "Ines",
-    "Jory",
-    "Kaia",
-    "Levi",
-    "Mara",
-    "Nils",
-    "Oda",
-    "Pavo",
-]
-LAST = [
-    "Arden",
-    "Brack",
-    "Cove",
-    "Dell",
-    "Esker",
-    "Fenn",
-    "Garth",
-    "Holt",
-    "Ings",
-    "Keld",
-    "Lunn",
-    "Moss",
-    "Nab",
-    "Orme",
-    "Pike",
-    "Rigg",
-]
+# fmt: off
+TRADES = (
+    "glass blowing", "bell founding", "map drawing", "salt boiling", "rope making",
+    "clock mending", "bee keeping", "sign painting", "stone carving", "boat building",
+    "book binding", "cheese making", "lace weaving", "organ tuning", "barrel making",
+    "wood turning", "candle pouring", "saddle making", "tile firing", "net knotting",
+    "hop growing", "coal burning", "tin casting", "dye mixing", "paper making", "horse breeding",
+    "well digging", "roof thatching",
+)
+FIRST = (
+    "Ada", "Bo", "Cleo", "Dan", "Edda", "Finn", "Gwen", "Hugo", "Ines", "Jory", "Kaia", "Levi",
+    "Mara", "Nils", "Oda", "Pavo",
+)
+LAST = (
+    "Arden", "Brack", "Cove", "Dell", "Esker", "Fenn", "Garth", "Holt", "Ings", "Keld", "Lunn",
+    "Moss", "Nab", "Orme", "Pike", "Rigg",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -148,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -164,8 +117,7 @@ def main() -> None:
 
 def _world(seed: int) -> World:
     rng = random.Random(seed)
-    names = [f"{a} {b}" for a in FIRST for b in LAST]
-    names += [f"{a} van {b}" for a in FIRST for b in LAST]
+    names = [f"{a}{joint}{b}" for joint in (" ", " van ", " de la ") for a in FIRST for b in LAST]
     rng.shuffle(names)
 
     def take(count: int) -> list[str]:
@@ -194,9 +146,8 @@ class _Lab:
         torch.manual_seed(seed)
         names = [*world.backbone, *world.held, *world.unknown]
         texts = [w.format(n) for n in names for w in (*WORDINGS, ASKED)]
-        size = train_tokenizer([*texts, *TRADES * 20, ABSTAIN_ANSWER], SHAPE.vocabulary, folder)
-        from transformers import AutoTokenizer
-
+        texts += [*TRADES * 20, ABSTAIN_ANSWER]
+        size = train_tokenizer(texts, SHAPE.vocabulary, folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._chat = ChatFormat.from_tokenizer(self._tokenizer)
         config = scratch_model_config(SHAPE, size)
