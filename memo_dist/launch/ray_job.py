@@ -26,6 +26,7 @@ from memo_dist.launch.verbs import VerbCall
 CARRIED = ("PYTHONPATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HOME", "MEMO_DIST_CACHE")
 """Variables of the submitter that the job gets, where they are set."""
 CONNECT_SECONDS = 10
+TOKEN_FILE = Path("~/.ray/auth_token")
 _ADDRESS = 'cluster.address="$RAY_ADDRESS"'
 
 
@@ -152,13 +153,29 @@ def _client(address: str) -> Any:
     try:
         # The client itself would wait for minutes.
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
-        from ray.job_submission import JobSubmissionClient
-
-        return JobSubmissionClient(address)
+        return _connect(address)
     except (OSError, RuntimeError) as error:
         raise RunError(
             f"no Ray job server at launch.ray_address={address}: {_first_line(error)}; it is part"
             " of the cluster's dashboard (pip install 'ray[default]' on the head)"
+        ) from None
+
+
+def _connect(address: str) -> Any:
+    """A client that shows the token of this user's clusters, as Ray's own commands do."""
+    held = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if held or TOKEN_FILE.expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise RunError(
+            f"the Ray cluster at launch.ray_address={address} asks for its token"
+            f" ({_first_line(error).removesuffix('.')}): bring it with RAY_AUTH_TOKEN_PATH=FILE, or"
+            f" in {TOKEN_FILE}; `ray get-auth-token` on the head shows it"
         ) from None
 
 
