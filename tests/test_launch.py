@@ -9,15 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import tempfile
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
-from typing import ClassVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import click
+import psutil
 import pytest
-import ray
-from cli import environment, memo_dist, start, wait_until
+from cli import memo_dist, start, wait_until
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.cluster.requeue import check_progress
@@ -302,56 +304,86 @@ def test_torchrun_ends_with_its_ranks_code(tmp_path):
     assert "is not a run folder" in done.stderr
 
 
-class JobServer(BaseHTTPRequestHandler):
-    """Plays a Ray cluster's job server: runs the job's command as that does, and tells its code."""
+@contextmanager
+def job_server(folder, monkeypatch):
+    """A real Ray cluster of one node with its job server and a token; gives the address."""
+    token = folder / "token"
+    token.write_text("b5" * 32)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    gcs, dashboard = free_ports(2)
+    words = [
+        "--head", "--block", "--disable-usage-stats", "--num-cpus=1", f"--port={gcs}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder / 'r'}",
+    ]  # fmt: skip
+    ray = Path(sys.executable).with_name("ray")
+    log = folder / "head.log"
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            [ray, "start", *words], stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        )
+    children = []
+    try:
+        wait_until(lambda: answers(dashboard), 120, f"the job server; {log.read_text()}", head)
+        children = psutil.Process(head.pid).children(recursive=True)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        head.send_signal(signal.SIGTERM)
+        try:
+            head.wait(30)
+        finally:
+            for process in [head, *children]:
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    process.kill()
+            head.wait()
 
-    asked: ClassVar[list[dict]] = []
-    codes: ClassVar[list[int]] = []
 
-    def do_POST(self):
-        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(job)
-        env = {**environment(), "RAY_ADDRESS": "10.0.0.1:6379", **job["runtime_env"]["env_vars"]}
-        done = subprocess.run(job["entrypoint"], shell=True, env=env, capture_output=True)
-        self.codes.append(done.returncode)
-        self.answer({"submission_id": "job-1", "job_id": "job-1"})
-
-    def do_GET(self):
-        if self.path == "/api/version":
-            return self.answer({"version": "4", "ray_version": ray.__version__, "ray_commit": ""})
-        if self.path.endswith("/logs"):
-            return self.answer({"logs": "the last line"})
-        code = self.codes[-1]
-        state = {"status": "FAILED" if code else "SUCCEEDED", "driver_exit_code": code}
-        return self.answer({"type": "SUBMISSION", "entrypoint": "", **state})
-
-    def answer(self, value):
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+def free_ports(count):
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
-def test_a_ray_job_uploads_nothing_and_ends_with_the_verbs_code(tmp_path, monkeypatch, capsys):
+def answers(port):
+    try:
+        urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5)
+    except HTTPError as error:
+        return error.code == 401  # it is there and asks for the token
+    except (OSError, HTTPException):
+        return False
+    return True
+
+
+def test_a_ray_job_uploads_nothing_and_ends_with_the_verbs_code(monkeypatch):
     monkeypatch.setenv("GENERATOR_KEY", "sk-planted-secret")
-    with ThreadingHTTPServer(("127.0.0.1", 0), JobServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        words = ("ray", "--wait", f"launch.ray_address={url}", "--", "train", str(tmp_path / "no"))
-        assert run_cli(["launch", *words]) == 2
-        said = capsys.readouterr()
-        assert f"ray:job-1@{url}" in said.out
-        assert "exit code 2" in said.err
-        assert "the last line" in said.err
-        assert run_cli(["status", f"ray:job-1@{url}", "--follow"]) == 2
-        server.shutdown()
-    (job,) = JobServer.asked
-    assert set(job["runtime_env"]) == {"env_vars"}
-    assert "sk-planted" not in json.dumps(job)
+    # Short: Ray's sockets lie inside.
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        with job_server(folder, monkeypatch) as url:
+            address = f"launch.ray_address={url}"
+            words = ("launch", "ray", "--wait", address, "--", "train", folder / "no")
+            done = memo_dist(*words, seconds=180)
+            assert done.returncode == 2, done.stderr
+            assert "exit code 2" in done.stderr
+            assert "is not a run folder" in done.stderr, "the job's own last lines"
+            ident = re.search(r"ray:\S+@" + re.escape(url), done.stdout)[0]
+            assert memo_dist("status", ident, "--follow").returncode == 2
+
+            token = {"Authorization": f"Bearer {(folder / 'token').read_text()}"}
+            with urlopen(Request(f"{url}/api/jobs/", headers=token), timeout=10) as reply:
+                (job,) = (j for j in json.load(reply) if j["submission_id"] in ident)
+            assert set(job["runtime_env"]) <= {"env_vars", "_ray_commit"}
+            assert "sk-planted" not in json.dumps(job)
+
+            (folder / "wrong").write_text("c6" * 32)
+            done = memo_dist(*words, RAY_AUTH_TOKEN_PATH=str(folder / "wrong"))
+            assert done.returncode == 1
+            assert f"{address} asks for its token" in done.stderr
+            assert "c6c6" not in done.stderr + done.stdout
 
 
 def test_no_job_server(capsys):

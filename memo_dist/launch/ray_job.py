@@ -11,6 +11,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from memo_dist.launch.verbs import VerbCall
 CARRIED = ("PYTHONPATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HOME", "MEMO_DIST_CACHE")
 """Variables of the submitter that the job gets, where they are set."""
 CONNECT_SECONDS = 10
+AGENT_SECONDS = 90
+_NO_AGENT = "No available agent"
 TOKEN_FILE = Path("~/.ray/auth_token")
 _ADDRESS = 'cluster.address="$RAY_ADDRESS"'
 
@@ -58,12 +61,21 @@ class RayPlan:
             RunError: nobody answers at the address, or the job server refuses.
         """
         client = _client(self.address)
-        try:
-            ident = client.submit_job(
-                entrypoint=self.entrypoint, runtime_env={"env_vars": self.environment}
-            )
-        except RuntimeError as error:
-            raise RunError(f"the Ray cluster refuses the job: {_first_line(error)}") from None
+        deadline = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                ident = client.submit_job(
+                    entrypoint=self.entrypoint, runtime_env={"env_vars": self.environment}
+                )
+                break
+            except RuntimeError as error:
+                # A cluster answers before the process that starts its jobs is there.
+                early = _NO_AGENT in str(error) and time.monotonic() < deadline
+                if not early:
+                    raise RunError(
+                        f"the Ray cluster refuses the job: {_first_line(error)}"
+                    ) from None
+                time.sleep(1)
         return RayJob(ident, self.address)
 
 
