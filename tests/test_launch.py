@@ -311,10 +311,11 @@ def job_server(folder, monkeypatch):
     token.write_text("b5" * 32)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    gcs, dashboard = free_ports(2)
+    gcs, dashboard, agent = free_ports(3)
     words = [
         "--head", "--block", "--disable-usage-stats", "--num-cpus=1", f"--port={gcs}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder / 'r'}",
+        f"--dashboard-agent-listen-port={agent}",
     ]  # fmt: skip
     ray = Path(sys.executable).with_name("ray")
     log = folder / "head.log"
