@@ -30,11 +30,13 @@ def missing() -> str:
     return f"namespaces are not allowed here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
-def _end_with_this_process(state: Path) -> subprocess.Popen[bytes]:
+def _end_with_this_process(state: Path, disk: Path) -> subprocess.Popen[bytes]:
     """A watcher that ends the cluster where pytest itself is killed and no fixture cleans up."""
-    script = 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; exec "$2" "$3"'
-    words = ["bash", "-c", script, "watch", str(os.getpid()), str(HERE / "stop.sh"), str(state)]
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    script = 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; "$2" "$3"; umount "$4"'
+    words = ["bash", "-c", script, "watch", os.getpid(), HERE / "stop.sh", state, disk]
+    return subprocess.Popen(
+        [str(word) for word in words], stdin=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,7 @@ def cluster(tmp_path_factory):
     # Before the nodes start, so that each sees it: a shared disk that is soon full.
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(small)]
     subprocess.run(mount, check=True)
-    watch = _end_with_this_process(state)
+    watch = _end_with_this_process(state, small)
     settings = {"SLT_CPUS": "4", "SLT_MEM": "8000", "SLT_PRIVATE": "/dev/shm /tmp/memo-ray-0"}
     try:
         started = subprocess.run(
