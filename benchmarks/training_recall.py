@@ -35,12 +35,12 @@ SCRATCH = (
     "memory.scratch.layers=5",
 )
 RECIPE = (
-    "train.epochs=60",
+    "train.epochs=32",
     "train.lr=2e-3",
     "train.schedule=linear",
     "train.batch_tokens=1024",
     "train.micro_batch_tokens=512",
-    "train.eval_steps=50",
+    "train.eval_steps=100",
     "train.eval_sample=500",
     "train.eval_target=0.995",
 )
