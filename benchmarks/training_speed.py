@@ -10,9 +10,9 @@ Arms, each a process of its own, interleaved round by round:
 - ``ours``: this project's loop (one rank, no Ray), packed rows.
 
 All train fully, in fp32 on CPUs and bf16 on GPUs (precision and checkpointing are set explicitly
-on both sides), with AdamW at lr 2e-5 on the demo's reflections, as many examples a step on
-average, on all cores. The first two steps (warm-up) are left out. ``loss`` is the mean loss a
-trained token over all examples after the run, computed the same way for every arm.
+on both sides), with AdamW at lr 2e-5 on the demo's reflections, about as many examples a step and
+as many steps, on all cores. The first two steps (warm-up) are left out. ``loss`` is the mean loss
+a trained token over all examples after the run, computed the same way for every arm.
 ``qwen2.5-1.5b`` has that model's shape with random weights and is meant for a GPU; there the
 published arm also offloads its optimizer (DeepSpeed ZeRO 2). Needs the extra ``benchmark``.
 """
@@ -75,7 +75,7 @@ class Setting:
 
 
 SETTINGS = {
-    "smollm2-135m": Setting(row_tokens=512, rows=1, batch=15, examples=105),
+    "smollm2-135m": Setting(row_tokens=512, rows=1, batch=14, examples=105),
     "qwen2.5-1.5b": Setting(row_tokens=8192, rows=4, batch=950, examples=950 * 8),
     "scratch": Setting(row_tokens=1024, rows=2, batch=59, examples=59 * 14),
 }
@@ -170,19 +170,20 @@ def run_arm(arm: str, folder: Path, setting: Setting) -> dict[str, float]:
     examples = Examples.load(folder / "examples.safetensors")
     with tempfile.TemporaryDirectory() as name:
         arguments = (folder, Path(name), setting, examples)
-        seconds, done, trained = (
+        seconds, done, trained, steps = (
             ours(*arguments) if arm == "ours" else trl(*arguments, packed=arm == "trl_packed")
         )
         return {
             "examples_per_second": done / seconds,
             "seconds": seconds,
+            "steps": steps,
             "loss": mean_loss(trained, examples, setting.row_tokens),
         }
 
 
 def ours(
     folder: Path, out: Path, setting: Setting, examples: Examples
-) -> tuple[float, float, torch.nn.Module]:
+) -> tuple[float, float, torch.nn.Module, int]:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adopt_ranks(out, 60)
     from memo_dist.training.worker import train_rank
@@ -203,12 +204,12 @@ def ours(
     mfu = [row["mfu"] for row in rows[WARM_UP:] if row["mfu"] is not None]
     if mfu:
         print(f"MFU {statistics.median(mfu):.3f}", file=sys.stderr)
-    return seconds, tokens / float(examples.lengths.mean()), model
+    return seconds, tokens / float(examples.lengths.mean()), model, len(rows)
 
 
 def trl(
     folder: Path, out: Path, setting: Setting, examples: Examples, packed: bool
-) -> tuple[float, float, torch.nn.Module]:
+) -> tuple[float, float, torch.nn.Module, int]:
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -252,7 +253,7 @@ def trl(
     )  # fmt: skip
     trainer.train()
     done = sum(tokens[WARM_UP:]) / float(examples.lengths.mean())
-    return times[-1] - times[WARM_UP - 1], done, trainer.model
+    return times[-1] - times[WARM_UP - 1], done, trainer.model, len(times)
 
 
 @torch.no_grad()

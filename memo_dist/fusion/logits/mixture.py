@@ -232,7 +232,8 @@ class LogitFusion:
         if not state.mixed:
             weights = torch.zeros(rows, 1, device=logits[0].device)
             if not settings.sample:
-                return _argmax(logits[0][:, : self._vocabulary], weights)
+                alone = logits[0][:, : self._vocabulary] / self._temperatures[0]
+                return _argmax(alone, weights)
         else:
             features = self._features(logits, state, rows) if self.gate.sees else None
             weights = self.gate.log_weights(features, state.active.expand(rows, -1))
