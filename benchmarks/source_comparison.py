@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _arm(folder: Path, source: str, questions: Path, options: argparse.Namespace) -> dict[str, Any]:
-    run = folder / source
+    run = folder / f"run-{source}"
     done = memo_dist(
         "encode", folder / "documents", "--run", run, *_settings(source, options), seconds=LIMIT
     )
