@@ -22,7 +22,6 @@ from memo_dist.evaluation.results import load_evaluation
 from memo_dist.evaluation.run import evaluate
 from memo_dist.evaluation.scoring import Scores
 from memo_dist.evaluation.table import scores_text, types_text
-from memo_dist.fusion.logits.answering import FusedBank
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.protocol.session import ProtocolSession, check_executive
@@ -115,6 +114,8 @@ class _Building:
     def method(self, mode: str, stack: ExitStack) -> Answerer:
         """The method of one mode; what it holds open is closed with the stack."""
         if mode == "logits":
+            from memo_dist.fusion.logits.answering import FusedBank
+
             return FusionAnswerer(FusedBank.load(self._run, self._config, self._bank), self._run)
         if mode == "direct":
             at_once = STREAMED_QUESTIONS if self._bank.streams else 0
