@@ -66,6 +66,10 @@ def _compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     killed = killed_run(
         Setting(folder / "killed", kills=options.kills, latency=options.latency, **same)
     )
+    for name, outcome in (("unbroken", unbroken), ("killed", killed)):
+        if outcome["code"]:
+            log = (folder / name / "driver.log").read_text(errors="replace")
+            raise SystemExit(f"the {name} run ended with {outcome['code']}:\n{log[-3000:]}")
     equal = results(killed.pop("run")) == results(unbroken.pop("run"))
     for kill in killed["kills"]:
         kill["answered"] = len(kill["answered"])

@@ -34,7 +34,9 @@ class ToyStep:
         text = " ".join(document.text for document in unit.documents)
         if "BOOM" in text and not (self._marks / "mended").exists():
             raise ValueError(f"cannot read this in {self.name}")
-        if "DIE" in text:
+        died = self._marks / f"died-{unit.id}"
+        if "DIE" in text or ("FALL" in text and not died.exists()):
+            died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         result = getattr(self, f"_{self.name}")(unit, inputs)
         (self._marks / f"ran-{self.name}-{unit.id}-{time.time_ns()}").touch()

@@ -22,6 +22,7 @@ from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import read_status
 from memo_dist.synthesis.engine import synthesize
+from memo_dist.synthesis.step_run import MAX_DEATHS
 
 HERE = Path(__file__).parent
 
@@ -216,6 +217,17 @@ def test_a_unit_that_kills_its_workers_ends_the_run_and_is_named(tmp_path):
     run = make_run(tmp_path, config, {7: "DIE is fatal."})
     with pytest.raises(RunError, match=r"next documents .*doc07.*worker died 4 times; first: "):
         synthesize(run, config, factory(tmp_path / "marks"))
+
+
+def test_worker_deaths_with_progress_between_them_do_not_add_up(tmp_path):
+    config, marks = make_config(), tmp_path / "marks"
+    config.synthesis.partitions = config.cluster.synthesis_workers = 1
+    config.synthesis.steps = ["direct"]
+    texts = {index: f"Item {index} is thing {index}. FALL is once." for index in range(0, 10, 2)}
+    run = make_run(tmp_path, config, texts)
+    summary = synthesize(run, config, factory(marks))
+    assert len(list(marks.glob("died-*"))) > MAX_DEATHS + 1
+    assert len(summary.documents) == 24
 
 
 def test_a_reflection_of_another_shard_is_an_error(tmp_path):

@@ -21,12 +21,12 @@ from memo_dist.synthesis.plan import Plan, StepUnits
 from memo_dist.synthesis.pool import WorkerPool
 from memo_dist.synthesis.tally import RequestTally, Tally
 from memo_dist.synthesis.types import StepName, in_force
-from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path
+from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path, requests_path
 
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
-"""Worker deaths that one partition of one step survives in one launch."""
+"""Worker deaths in a row, with nothing journaled between them, that a partition survives."""
 STATUS_SECONDS = 5.0
 PARTITIONS_AT_ONCE = 2
 """Partitions of a step that asks, in one worker: the next one begins while the last answers of
@@ -84,6 +84,7 @@ class StepRun:
         self._results: dict[int, Any] = {}
         self._owners: dict[int, dict[str, int]] = {index: {} for index in range(count)}
         self._deaths: dict[int, list[str]] = {index: [] for index in range(count)}
+        self._journaled: dict[int, int] = {}
         self._tally = Tally(driver.run, task.name, count)
         self._requests = RequestTally(driver.run, task.name, count, task.before)
         self._next_status = 0.0
@@ -192,6 +193,8 @@ class StepRun:
         """A worker is gone (killed, out of memory, lost node): the partition goes on elsewhere."""
         self._check_stop()  # a signal to the whole process group ends Ray before the driver
         deaths = self._deaths[partition]
+        if self._has_advanced(partition):
+            deaths.clear()
         deaths.append(f"{type(error).__name__}: {error}")
         self._read_journals()
         units = self._task.units.partition(partition)
@@ -202,6 +205,16 @@ class StepRun:
             raise RunError(f"{where}: its worker died {len(deaths)} times; first: {deaths[0]}")
         logger.warning("%s: its worker died, starting another: %s", where, deaths[-1])
         self._waiting.appendleft(partition)
+
+    def _has_advanced(self, partition: int) -> bool:
+        """Whether a partition's journals have grown since its worker died last: a document that
+        ends every worker makes no progress, a partition on machines that come and go does."""
+        run, name = self._driver.run, self._task.name
+        paths = (journal_path(run, name, partition), requests_path(run, name, partition))
+        size = sum(path.stat().st_size for path in paths if path.exists())
+        before = self._journaled.get(partition, size)
+        self._journaled[partition] = size
+        return size > before
 
     def _watch(self, report: ProgressReport) -> None:
         self._read_journals()
