@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "fuse": "Join a memory to a frozen backbone.",
     "ask": "Ask a memory a question.",
     "evaluate": "Score a memory beside its baselines.",
+    "scale": "The scaling study: how large a memory is needed for how much knowledge.",
     "dataset": "Turn a published data set's files into a corpus and questions.",
     "launch": "Run a verb elsewhere: local, torchrun, a Ray cluster, Slurm.",
     "status": "State and failures of a run or of a launched job.",
@@ -41,7 +42,7 @@ VERBS: dict[str, str] = {
 }
 
 
-SAVING = ("demo", "encode", "synthesize", "train", "export", "fuse", "evaluate")
+SAVING = ("demo", "encode", "synthesize", "train", "export", "fuse", "evaluate", "scale")
 """Verbs that poll for a stop request and save: their signals are handled before anything heavy is
 imported, so that a scheduler's early one is not the end."""
 

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 
-from memo_dist.config import schema
+from memo_dist.config import scale_schema, schema
 from memo_dist.config.load import known_keys
 from memo_dist.config.rules import lookup
 
@@ -36,5 +36,6 @@ def _walk(class_name: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _classes() -> dict[str, ast.ClassDef]:
-    tree = ast.parse(inspect.getsource(schema))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = (ast.parse(inspect.getsource(module)) for module in (schema, scale_schema))
+    nodes = (node for tree in trees for node in tree.body)
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}

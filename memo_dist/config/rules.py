@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from memo_dist.config.scale_rules import scale_rules
 from memo_dist.config.schema import BASELINES, RECIPES, TRACKERS, Config, EndpointConfig
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
@@ -23,6 +24,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "train.source": ("reflections", "documents"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
+    "scale.precision": ("auto", "fp32", "bf16"),
     "train.method": ("full", "lora"),
     "train.dry_batch": ("auto", "always", "never"),
     "train.select": ("last", "recall"),
@@ -132,6 +134,10 @@ _AT_LEAST: dict[str, float] = {
     "launch.max_stalled": 0,
     "launch.retries": 0,
     "launch.array_at_once": 0,
+    "scale.cell_threads": 1,
+    "scale.max_failures": 0,
+    "scale.bootstrap": 20,
+    "scale.measurements": 1,
 }
 _POSITIVE = (
     "corpus.max_document_mb",
@@ -159,6 +165,11 @@ _FRACTIONS = (
     "export.refusal",
     "fusion.constant",
     "fusion.max_lost",
+    "scale.warmup_fraction",
+    "scale.full",
+    "scale.saturated",
+    "scale.cell_gpu",
+    "scale.biographies.asked_fraction",
 )
 
 
@@ -329,6 +340,10 @@ def _launch(config: Config) -> Iterator[str]:
         yield f"launch.mounts={launch.mounts} must be absolute folders, without ':' and ','"
 
 
+def _scale(config: Config) -> Iterator[str]:
+    yield from scale_rules(config.scale)
+
+
 _ONE_LINE = (
     "job_name",
     "memory",
@@ -343,5 +358,5 @@ _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)\w*=[^\s$]",
 """An assignment of a literal to a name like these; ``$(...)`` and ``$NAME`` are no literals."""
 
 _RULES: tuple[Rule, ...] = (
-    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch,
+    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch, _scale,
 )  # fmt: skip

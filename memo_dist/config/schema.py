@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from memo_dist.config.scale_schema import ScaleConfig
+
 BASELINES = ("closed_book", "bm25", "oracle")
 """What ``evaluate.baselines`` may name."""
 TRACKERS = ("tensorboard", "wandb", "mlflow")
@@ -509,6 +511,7 @@ class Config:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from memo_dist.evaluation.charts import COLOURS
+from memo_dist.evaluation.pages import render_page
 from memo_dist.evaluation.redact import redact
 from memo_dist.evaluation.report_scores import (
     METRIC_NAMES,
@@ -97,13 +94,7 @@ def collect(run: RunFolder) -> Report:
 
 def render(report: Report) -> str:
     """The report as one HTML page."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters.update(percent=percent, duration=duration, thousands=_thousands)
-    source = importlib.resources.files("memo_dist.evaluation") / "templates" / _TEMPLATE
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(report=report, columns=METRIC_NAMES, colours=COLOURS)
+    return render_page(_TEMPLATE, "memo_dist.evaluation", report=report, columns=METRIC_NAMES)
 
 
 def _headline(section: EvaluationSection) -> str:
@@ -174,7 +165,3 @@ def _pair(key: str, value: Any) -> str:
     if key.endswith("_bytes") and isinstance(value, int):
         return f"{key.removesuffix('_bytes')} {value / 2**30:.1f} GiB"
     return f"{key} {_plain(value)}"
-
-
-def _thousands(value: int | float) -> str:
-    return f"{value:,.0f}"

@@ -46,7 +46,7 @@ class Trainee:
         return plain if self.frozen is None else self.frozen.whole_name(plain)
 
 
-def use_bf16(precision: str) -> bool:
+def use_bf16(precision: str, key: str = "train.precision") -> bool:
     """Whether to train in bf16: ``auto`` means on GPUs that have it.
 
     Raises:
@@ -55,7 +55,7 @@ def use_bf16(precision: str) -> bool:
     """
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if precision == "bf16" and not has_bf16:
-        raise UsageError("train.precision=bf16 needs a GPU that has it; use fp32 or auto")
+        raise UsageError(f"{key}=bf16 needs a GPU that has it; use fp32 or auto")
     return has_bf16 and precision != "fp32"
 
 

@@ -1,0 +1,69 @@
+"""Rules of the group ``scale``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memo_dist.config.scale_schema import (
+    ARMS,
+    PRECISIONS,
+    SOURCES,
+    BiographyStudyConfig,
+    GridConfig,
+    ScaleConfig,
+)
+from memo_dist.errors import suggest
+
+MAX_SYMBOLS = 1 << 20
+
+
+def scale_rules(scale: ScaleConfig) -> Iterator[str]:
+    """A message for each broken rule."""
+    yield from _names("scale.sources", scale.sources, SOURCES)
+    yield from _names("scale.precisions", scale.precisions, PRECISIONS)
+    yield from _names("scale.biographies.arms", scale.biographies.arms, ARMS)
+    for name in SOURCES:
+        yield from _grid(f"scale.{name}", getattr(scale, name))
+    if not 2 <= scale.random.vocabulary <= MAX_SYMBOLS:
+        yield f"scale.random.vocabulary={scale.random.vocabulary} must be from 2 to {MAX_SYMBOLS}"
+    if scale.random.length < 1:
+        yield f"scale.random.length={scale.random.length} must be at least 1"
+    yield from _biographies(scale.biographies)
+    if "reflections" in scale.sources and not scale.reflections.run:
+        yield "scale.reflections.run='' must name a run folder with finished synthesis"
+    if scale.checkpoint_minutes <= 0:
+        yield f"scale.checkpoint_minutes={scale.checkpoint_minutes} must be above 0"
+
+
+def _names(key: str, values: list[str], known: tuple[str, ...]) -> Iterator[str]:
+    for name in values:
+        if name not in known:
+            names = ", ".join(known)
+            yield f"{key}: unknown name '{name}'{suggest(name, known)}; names are {names}"
+    if len(set(values)) != len(values):
+        yield f"{key}={values} names something twice"
+    if not values:
+        yield f"{key}=[] leaves nothing to do; name one of {', '.join(known)}"
+
+
+def _grid(key: str, grid: GridConfig) -> Iterator[str]:
+    for name in ("sizes", "loads", "exposures", "seeds"):
+        values = getattr(grid, name)
+        if not values or len(set(values)) != len(values):
+            yield f"{key}.{name}={values} must name different values, at least one"
+    positive = [*grid.sizes, *grid.predict, *grid.loads, *grid.predict_loads, *grid.exposures]
+    if any(value <= 0 for value in (*positive, *grid.lr_check)):
+        yield f"{key}: sizes, loads, exposures and lr_check must be above 0"
+    if grid.predict and min(grid.predict) <= max(grid.sizes, default=0):
+        yield f"{key}.predict={grid.predict} must be larger than every one of {key}.sizes"
+    if grid.lr <= 0:
+        yield f"{key}.lr={grid.lr} must be above 0"
+    if grid.batch_tokens < 1:
+        yield f"{key}.batch_tokens={grid.batch_tokens} must be at least 1"
+
+
+def _biographies(study: BiographyStudyConfig) -> Iterator[str]:
+    if not 2 <= study.templates <= 5:
+        yield f"scale.biographies.templates={study.templates} must be from 2 to 5"
+    if study.junk < 0:
+        yield f"scale.biographies.junk={study.junk} must be at least 0"

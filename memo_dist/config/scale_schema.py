@@ -1,0 +1,118 @@
+"""The configuration of the scaling study: group ``scale``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SOURCES = ("random", "biographies", "reflections")
+"""What ``scale.sources`` may name."""
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
+"""What ``scale.precisions`` may name."""
+ARMS = ("plain", "junk", "source_token")
+"""What ``scale.biographies.arms`` may name."""
+
+
+@dataclass
+class GridConfig:
+    """The cells of one source: sizes x loads x exposures x seeds, and checks beside them."""
+
+    sizes: list[int] = field(default_factory=lambda: [6000, 12000, 24000, 48000])
+    """Parameters of the memories that the laws are fitted to (tied embeddings counted once)."""
+    predict: list[int] = field(default_factory=list)
+    """Larger sizes, left out of the fit: predicted first, trained afterwards."""
+    loads: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0, 8.0])
+    """Knowledge offered, in bits per parameter: each size meets its own saturation."""
+    predict_loads: list[float] = field(default_factory=list)
+    """Loads of the predicted sizes; empty: all of them."""
+    exposures: list[int] = field(default_factory=lambda: [400])
+    """Times that each piece of knowledge is read."""
+    seeds: list[int] = field(default_factory=lambda: [1, 2])
+    """Seeds; each draws its own knowledge, first weights and order."""
+    lr: float = 0.025
+    """Peak learning rate of a memory of 10,000 parameters."""
+    lr_exponent: float = 0.75
+    """The peak falls with parameters to the power of minus this (see docs/scaling.md)."""
+    lr_check: list[float] = field(default_factory=lambda: [0.5, 2.0])
+    """The rule is checked at these multiples of it, for every size, at the middle load."""
+    batch_tokens: int = 512
+    """Tokens that an optimizer step reads; fewer where all knowledge is less."""
+
+
+@dataclass
+class RandomStudyConfig(GridConfig):
+    """Uniform random sequences: raw storage."""
+
+    vocabulary: int = 64
+    """Symbols; a sequence holds length x log2(vocabulary) bits."""
+    length: int = 64
+    """Symbols of a sequence."""
+
+
+@dataclass
+class BiographyStudyConfig(GridConfig):
+    """Invented people with exactly known bits."""
+
+    exposures: list[int] = field(default_factory=lambda: [100])
+    """Times that each person's biography is read."""
+    loads: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """Knowledge offered, in bits per parameter."""
+    templates: int = 5
+    """Wordings of each statement; one is left out for every person and asked at the end."""
+    asked_fraction: float = 0.5
+    """People who are also read as questions and answers, as a fraction; the others are asked."""
+    arms: list[str] = field(default_factory=lambda: ["plain"])
+    """``plain``; ``junk``: among texts about people who are read once; ``source_token``: the same,
+    and each useful text begins with a token of its source."""
+    junk: float = 7.0
+    """Texts of junk a useful one, in the arms that have junk."""
+
+
+@dataclass
+class ReflectionStudyConfig(GridConfig):
+    """The reflections of a run: real knowledge, measured against the memory before training."""
+
+    run: str = ""
+    """Run folder with finished synthesis."""
+    documents: list[int] = field(default_factory=lambda: [8, 32, 128])
+    """Documents taught, the first ones in order of their ids' hashes; ``loads`` is not used."""
+    vocabulary: int = 1024
+    """BPE vocabulary of the memories, made from the reflections."""
+    exposures: list[int] = field(default_factory=lambda: [20])
+    """Passes over the reflections."""
+
+
+@dataclass
+class ScaleConfig:
+    """The scaling study: how large a memory is needed for how much knowledge."""
+
+    sources: list[str] = field(default_factory=lambda: ["random"])
+    """Knowledge that is measured: ``random``, ``biographies``, ``reflections``."""
+    random: RandomStudyConfig = field(default_factory=RandomStudyConfig)
+    """Uniform sequences."""
+    biographies: BiographyStudyConfig = field(default_factory=BiographyStudyConfig)
+    """Invented people."""
+    reflections: ReflectionStudyConfig = field(default_factory=ReflectionStudyConfig)
+    """A real corpus."""
+    precision: str = "auto"
+    """Of training: ``fp32``, ``bf16``, or ``auto`` (bf16 on GPUs that have it)."""
+    precisions: list[str] = field(default_factory=lambda: list(PRECISIONS))
+    """Precisions that the trained weights are rounded to and measured in."""
+    warmup_fraction: float = 0.02
+    """Fraction of the steps over which the learning rate rises; then it falls as a cosine."""
+    full: float = 0.995
+    """A cell ends early once this fraction of its knowledge is memorised; 0: never."""
+    saturated: float = 0.0
+    """A load is skipped when the two loads below it differ by less than this fraction in bits
+    memorised; 0: never."""
+    measurements: int = 16
+    """Measurements while a cell trains, evenly spread over its steps."""
+    checkpoint_minutes: float = 1.0
+    """Minutes between checkpoints of a cell."""
+    cell_threads: int = 1
+    """Cores of a cell on a CPU."""
+    cell_gpu: float = 0.0
+    """Fraction of a GPU that a cell reserves; 0: by its size."""
+    max_failures: int = 2
+    """Times that a cell whose worker died is started again in one launch."""
+    bootstrap: int = 500
+    """Bootstrap resamples of the fits."""

@@ -1,0 +1,59 @@
+"""A study from its configuration to its report: fit, predict, check the prediction, report."""
+
+from __future__ import annotations
+
+from memo_dist.cluster.ray_local import ray_session
+from memo_dist.config.schema import Config
+from memo_dist.errors import RunError
+from memo_dist.scaling.cells import Cell, study_cells
+from memo_dist.scaling.fit import Study, fit_study
+from memo_dist.scaling.folder import SETTLED, StudyFolder
+from memo_dist.scaling.predict import check_predictions, write_predictions
+from memo_dist.scaling.report import write_report
+from memo_dist.scaling.runner import run_cells
+
+
+def run_study(study: StudyFolder, config: Config) -> Study:
+    """Run what has not run yet, in two halves.
+
+    First the sizes that the laws are fitted to; then, from the fit, what the held-out larger
+    sizes will memorise is written down; only then do these run. The final fit has the same
+    cells as the first one: held-out sizes never enter it.
+
+    Raises:
+        StoppedError, InterruptedRunError, RunError: see :func:`memo_dist.scaling.runner.run_cells`.
+    """
+    if missing_cells(study, config):
+        with ray_session(config.cluster):  # one for both halves
+            _run_halves(study, config)
+    return finish_study(study, config)
+
+
+def _run_halves(study: StudyFolder, config: Config) -> None:
+    cells = study_cells(config.scale)
+    run_cells(study, config, [cell for cell in cells if cell.role != "predict"])
+    held_out = [cell for cell in cells if cell.role == "predict"]
+    if held_out:
+        write_predictions(study, config, held_out)
+        run_cells(study, config, held_out)
+
+
+def finish_study(study: StudyFolder, config: Config) -> Study:
+    """Fit, check predictions, and write ``fit.json``, ``results.csv``, plots and report.
+
+    Raises:
+        RunError: no cell has a result yet.
+    """
+    results = study.all_results(config.scale)
+    if not results:
+        raise RunError(f"{study.root} has no result yet: memo-dist scale run begins it")
+    fitted = fit_study(results, config.scale, config.run.seed)
+    check_predictions(study, fitted, results, config)
+    write_report(study, config, fitted, results)
+    return fitted
+
+
+def missing_cells(study: StudyFolder, config: Config) -> list[Cell]:
+    """Cells that are not settled."""
+    scale = config.scale
+    return [c for c in study_cells(scale) if study.outcome(c, scale) not in SETTLED]

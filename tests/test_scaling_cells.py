@@ -1,0 +1,323 @@
+"""Cells of the scaling study: shapes, knowledge, bit accounting, training, rounding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from memo_dist.config import load_config
+from memo_dist.config.scale_schema import BiographyStudyConfig, ScaleConfig
+from memo_dist.errors import UsageError
+from memo_dist.io.atomic import read_json
+from memo_dist.scaling.cells import Cell, cell_name, study_cells
+from memo_dist.scaling.folder import StudyFolder
+from memo_dist.scaling.ladder import choose_shape
+from memo_dist.scaling.rounding import round_weight, rounded
+from memo_dist.scaling.skipping import Saturation
+from memo_dist.scaling.sources.biographies import (
+    NAME_BITS,
+    SYMBOLS,
+    VALUE_BITS,
+    Biographies,
+    digits,
+    draw_people,
+    spell,
+)
+from memo_dist.scaling.sources.random import RandomSequences
+from memo_dist.scaling.sources.types import IGNORE, pad_rows
+from memo_dist.scaling.training import CellTraining, rate_factor
+
+CPU = torch.device("cpu")
+
+
+def never():
+    return False
+
+
+# The ladder
+
+
+@pytest.mark.parametrize(
+    ("size", "vocabulary"), [(5_000, 65), (80_000, 65), (1_000_000, 2048), (30_000_000, 4096)]
+)
+def test_a_shape_has_the_parameters_that_it_says(size, vocabulary):
+    shape = choose_shape(size, vocabulary)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(shape.config())
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.embedding_parameters == model.get_input_embeddings().weight.numel()
+    assert shape.parameters == pytest.approx(size, rel=0.02)
+
+
+def test_a_size_that_its_vocabulary_does_not_allow_is_refused():
+    with pytest.raises(UsageError, match=r"3,000 parameters .* vocabulary of 5,000"):
+        choose_shape(3_000, 5_000)
+
+
+# Bit accounting on memories whose knowledge is known
+
+
+def uniform(symbols):
+    def score(batch):
+        predicted = batch.targets != IGNORE
+        return predicted.double() * math.log(symbols), ~predicted
+
+    return score
+
+
+def lookup(batch):
+    return torch.zeros(batch.targets.shape, dtype=torch.float64), torch.ones_like(batch.targets) > 0
+
+
+def test_random_sequences_uniform_memory_has_no_bits_and_lookup_all():
+    knowledge = RandomSequences(20_000, 64, 32, seed=1)
+    assert knowledge.bits == pytest.approx(20_000, rel=0.01)
+    assert knowledge.measure(uniform(64))["bits"] == pytest.approx(0, abs=1e-6)
+    found = knowledge.measure(lookup)
+    assert found["bits"] == pytest.approx(knowledge.bits)
+    assert found["recall"] == 1.0
+
+
+def uniform_over_people(batch):
+    """Every name, gender and value as likely as any other, every other token certain."""
+    nats = torch.zeros(batch.targets.shape, dtype=torch.float64)
+    for row, targets in enumerate(batch.targets.tolist()):
+        symbols = [index for index, token in enumerate(targets) if 0 <= token < SYMBOLS]
+        name, values = symbols[:6], symbols[6:]
+        nats[row, name] = NAME_BITS * math.log(2) / len(name)
+        nats[row, values] = VALUE_BITS * math.log(2) / max(1, len(values))
+    return nats, torch.zeros_like(batch.targets) > 0
+
+
+def test_biographies_uniform_memory_has_no_bits_and_lookup_all():
+    knowledge = Biographies(3000, BiographyStudyConfig(), "plain", seed=1)
+    assert knowledge.bits == pytest.approx(3000, rel=0.02)
+    assert pytest.approx(47.592, abs=1e-3) == VALUE_BITS
+    assert knowledge.measure(uniform_over_people)["bits"] == pytest.approx(0, abs=1e-6)
+    assert knowledge.measure(uniform(knowledge.vocabulary))["bits"] == 0.0  # worse than nothing
+    found = knowledge.measure(lookup)
+    assert found["bits"] == pytest.approx(knowledge.bits)
+    assert found["recall"] == found["unasked"] == found["reverse_asked"] == 1.0
+
+
+def test_a_real_memory_is_measured_by_its_own_probabilities(tmp_path):
+    scale = ScaleConfig()
+    training = CellTraining(Cell("random", 5_000, 1.0, 1, 1), scale, tmp_path, CPU)
+    batch = training.knowledge.batch(0, 0, 512)
+    nats, hits = training.score(batch)
+    logits = training.model(input_ids=batch.tokens).logits.double()
+    expected = torch.log_softmax(logits, -1).gather(-1, batch.targets[..., None])[..., 0]
+    assert torch.allclose(nats, -expected, atol=1e-9)
+    assert torch.equal(hits, logits.argmax(-1) == batch.targets)
+
+
+def test_padding_changes_nothing(tmp_path):
+    training = CellTraining(Cell("random", 5_000, 1.0, 1, 1), ScaleConfig(), tmp_path, CPU)
+    short, long = [64, 1, 2, 3], [64, 5, 6, 7, 8, 9, 10]
+    alone, _ = training.score(pad_rows([short]))
+    together, hits = training.score(pad_rows([short, long]))
+    assert torch.allclose(alone[0], together[0, :3], atol=1e-6)
+    assert float(together[0, 3:].sum()) == 0.0
+    assert bool(hits[0, 3:].all())
+
+
+# Biographies
+
+
+def test_values_are_spelled_one_to_one():
+    for pool in (2, 12, 32, 33, 263, 1000):
+        count, base = digits(pool)
+        spelled = {tuple(spell(value, pool)) for value in range(pool)}
+        assert len(spelled) == pool
+        assert all(len(text) == count and max(text) < base <= SYMBOLS for text in spelled)
+
+
+def test_the_employer_fixes_the_city_of_work():
+    cities = {}
+    for person in draw_people(2000, 5):
+        assert cities.setdefault(tuple(person.values[4]), person.values[5]) == person.values[5]
+
+
+def test_a_held_out_wording_is_never_read():
+    study = BiographyStudyConfig()
+    knowledge = Biographies(1500, study, "plain", seed=3)
+    read = set()
+    for epoch in range(40):
+        for index in range(knowledge.batches(512)):
+            for row in knowledge.batch(epoch, index, 512).tokens.tolist():
+                read.add(" ".join(map(str, row)))
+    text = " | ".join(read)
+    person = knowledge._people[0]
+    for attribute in range(6):
+        held, _ = knowledge._statement(0, attribute, held_out=True)
+        seen, _ = knowledge._statement(0, attribute, held_out=False)
+        value = person.values[attribute]
+        wording, other = (row[1 + len(person.name) : -len(value)] for row in (held, seen))
+        assert f" {' '.join(map(str, other + value))} " in text
+        assert f" {' '.join(map(str, wording + value))} " not in text
+
+
+def test_every_person_is_read_once_a_pass_and_a_pass_repeats():
+    knowledge = Biographies(6000, BiographyStudyConfig(), "plain", seed=2)
+    names = []
+    for index in range(knowledge.batches(512)):
+        batch = knowledge.batch(3, index, 512)
+        again = knowledge.batch(3, index, 512)
+        assert torch.equal(batch.tokens, again.tokens)
+        rows = batch.tokens.tolist()
+        names += [tuple(row[1:7]) for row in rows if all(t < SYMBOLS for t in row[1:7])]
+    assert sorted(names) == sorted(tuple(person.name) for person in knowledge._people)
+
+
+def test_junk_and_source_tokens():
+    study = BiographyStudyConfig(junk=7.0)
+    plain = Biographies(3000, study, "plain", seed=1)
+    junk = Biographies(3000, study, "junk", seed=1)
+    marked = Biographies(3000, study, "source_token", seed=1)
+    assert plain.items == junk.items == marked.items
+    assert 6 < junk.batches(512) / plain.batches(512) < 9
+    row, _ = marked._statement(0, 0, held_out=False)
+    other, _ = junk._statement(0, 0, held_out=False)
+    assert row[2:] == other[1:]
+    assert row[1] not in other
+
+
+# Cells and their names
+
+
+def test_names_follow_from_what_decides_a_result():
+    scale = load_config().scale
+    cell = Cell("random", 5_000, 1.0, 100, 1)
+    name = cell_name(cell, scale)
+    assert cell_name(replace(cell, role="predict"), scale) == name
+    assert cell_name(replace(cell, rate=2.0), scale) != name
+    for override in (
+        "scale.random.vocabulary=32",
+        "scale.random.length=16",
+        "scale.random.lr=0.1",
+        "scale.random.lr_exponent=0.1",
+        "scale.random.batch_tokens=64",
+        "scale.full=0.9",
+        "scale.precisions=[fp32]",
+        "scale.warmup_fraction=0.5",
+        "scale.measurements=3",
+        "scale.cell_threads=2",
+        "scale.precision=fp32",
+    ):
+        assert cell_name(cell, load_config([], [override]).scale) != name, override
+    for override in ("scale.random.sizes=[7000]", "scale.bootstrap=40", "scale.max_failures=0"):
+        assert cell_name(cell, load_config([], [override]).scale) == name, override
+
+
+def test_the_grid_is_whole_and_checks_the_rate_at_the_middle_load():
+    scale = load_config(
+        [], ["scale.random.predict=[90000]", "scale.random.predict_loads=[2]"]
+    ).scale
+    cells = study_cells(scale)
+    assert len(cells) == len(set(cells))
+    fitted = [cell for cell in cells if cell.role == "fit"]
+    assert len(fitted) == 4 * 5 * 1 * 2
+    assert {cell.load for cell in cells if cell.role == "rate"} == {2.0}
+    assert {(cell.size, cell.load) for cell in cells if cell.role == "predict"} == {(90000, 2.0)}
+
+
+# Training
+
+
+@pytest.fixture
+def scale():
+    overrides = ["scale.random.batch_tokens=256", "scale.checkpoint_minutes=0.0001"]
+    return load_config([], overrides).scale
+
+
+def test_a_stopped_cell_goes_on_exactly(scale, tmp_path):
+    cell = Cell("random", 5_000, 1.0, 8, 1)
+    whole = CellTraining(cell, scale, tmp_path / "whole", CPU).run(never)
+    steps = iter([False] * 5 + [True])
+    first = CellTraining(cell, scale, tmp_path / "parts", CPU)
+    assert first.run(lambda: next(steps)) is None
+    assert not (tmp_path / "parts" / "result.json").exists()
+    rest = CellTraining(cell, scale, tmp_path / "parts", CPU).run(never)
+    assert rest["starts"] == 2
+    for key in ("measured", "curve", "steps", "outcome"):
+        assert rest[key] == whole[key]
+    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
+
+
+def test_a_cell_that_diverges_says_so(scale, tmp_path):
+    cell = Cell("random", 5_000, 1.0, 8, 1, rate=1e4)
+    result = CellTraining(cell, scale, tmp_path, CPU).run(never)
+    assert result["outcome"] == "diverged"
+    assert read_json(tmp_path / "result.json")["outcome"] == "diverged"
+
+
+def test_a_cell_that_knows_everything_ends_early(tmp_path):
+    scale = load_config([], ["scale.full=0.9", "scale.random.vocabulary=16"]).scale
+    cell = Cell("random", 5_000, 0.1, 400, 1)
+    result = CellTraining(cell, scale, tmp_path, CPU).run(never)
+    assert result["outcome"] == "full"
+    assert result["exposures"] < 400
+    assert result["measured"]["fp32"]["bits"] >= 0.9 * result["volume_bits"]
+
+
+def test_the_rate_rises_and_falls_to_zero():
+    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[-1] < 0.01
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+# Saturation
+
+
+def test_loads_beyond_saturation_are_skipped(tmp_path):
+    overrides = [
+        "scale.random.sizes=[5000]",
+        "scale.random.seeds=[1]",
+        "scale.random.exposures=[10]",
+        "scale.random.loads=[1,2,4,8]",
+        "scale.saturated=0.05",
+    ]
+    scale = load_config([], overrides).scale
+    study = StudyFolder(tmp_path)
+    cells = {cell.load: cell for cell in study_cells(scale) if cell.role == "fit"}
+
+    def settle(load, bits):
+        folder = study.cell(cells[load], scale)
+        folder.mkdir(parents=True)
+        text = f'{{"outcome": "done", "measured": {{"fp32": {{"bits": {bits}}}}}}}'
+        (folder / "result.json").write_text(text)
+
+    verdict = Saturation(study, scale).verdict
+    assert verdict(cells[1.0]) == "run"
+    assert verdict(cells[2.0]) == "wait"
+    settle(1.0, 4000)
+    assert verdict(cells[2.0]) == "run"
+    settle(2.0, 8000)
+    assert verdict(cells[4.0]) == "run"
+    settle(4.0, 8200)
+    assert verdict(cells[8.0]) == "skip"
+
+
+# Rounding
+
+
+def test_rounding_has_the_stated_error_and_is_undone():
+    torch.manual_seed(0)
+    weight = torch.randn(48, 70)
+    row = weight.abs().amax(1, keepdim=True)
+    assert (round_weight(weight, "int8") - weight).abs().le(row / 127 / 2 + 1e-7).all()
+    assert len(round_weight(weight, "int8")[0].unique()) <= 255
+    grouped = round_weight(weight, "int4")[:, :32]
+    assert all(len(line.unique()) <= 15 for line in grouped)
+    assert torch.equal(round_weight(weight, "fp32"), weight)
+    model = torch.nn.Linear(70, 48)
+    before = model.weight.detach().clone()
+    with rounded(model, "int4"):
+        assert not torch.equal(model.weight, before)
+    assert torch.equal(model.weight, before)

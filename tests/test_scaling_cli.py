@@ -1,0 +1,156 @@
+"""A tiny study through the real command line: run, killed, resumed, fitted, drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from cli import command, environment, memo_dist
+
+pytest.importorskip("matplotlib")
+
+from memo_dist.io.atomic import read_json
+
+STUDY = """
+scale:
+  sources: [random]
+  bootstrap: 20
+  measurements: 4
+  random:
+    vocabulary: 16
+    length: 16
+    sizes: [4000, 8000]
+    predict: [16000]
+    loads: [0.5, 2.0]
+    predict_loads: [1.0]
+    exposures: [12]
+    seeds: [1]
+    lr_check: [0.5]
+    batch_tokens: 256
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(YAML file, study folder, output) of a study that ran to its end."""
+    folder = tmp_path_factory.mktemp("scale")
+    file = folder / "tiny.yaml"
+    file.write_text(STUDY)
+    done = memo_dist("scale", "run", file, "--run", folder / "study")
+    assert done.returncode == 0, done.stderr
+    return file, folder / "study", done.stdout
+
+
+def results(root):
+    found = {}
+    for path in sorted(root.glob("cells/*/result.json")):
+        result = read_json(path)
+        kept = {key: result[key] for key in ("measured", "curve", "outcome", "steps")}
+        found[path.parent.name] = kept
+    return found
+
+
+def test_everything_is_there(study):
+    _, root, output = study
+    assert len(results(root)) == 2 * 2 + 2 + 1
+    assert "size exponent" in output
+    fit = read_json(root / "fit.json")
+    (law,) = fit["laws"]
+    low, high = law["capacity"]["exponent"][1:]
+    assert low <= law["capacity"]["exponent"][0] <= high
+    assert len(law["sizes"]) == 2
+    rows = list(csv.DictReader((root / "results.csv").open()))
+    assert len(rows) == 7 * 4
+    for name in ("capacity-random", "residuals-random", "recall-random"):
+        assert (root / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (root / "plots" / f"{name}.svg").read_text()
+    page = (root / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert not re.search(r"(src|href)=.https?:", page)
+
+
+def test_a_held_out_size_was_predicted_before_it_ran(study):
+    _, root, _ = study
+    told = read_json(root / "predictions" / "random.json")["cells"]
+    ((name, prediction),) = told.items()
+    assert "p16000" in name
+    written = time.mktime(time.strptime(prediction["written"], "%Y-%m-%dT%H:%M:%SZ"))
+    written -= time.timezone
+    assert written <= (root / "cells" / name / "result.json").stat().st_mtime
+    (row,) = read_json(root / "fit.json")["held_out"]
+    measured = read_json(root / "cells" / name / "result.json")["measured"]["fp32"]["bits"]
+    assert row["measured"] == measured
+    assert row["error"] == pytest.approx(prediction["bits"][0] / measured - 1)
+
+
+def test_running_again_runs_nothing_and_keeps_predictions(study):
+    file, root, output = study
+    before = {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")}
+    told = (root / "predictions" / "random.json").read_bytes()
+    done = memo_dist("scale", "run", file, "--run", root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == output
+    assert {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")} == before
+    assert (root / "predictions" / "random.json").read_bytes() == told
+
+
+def test_killed_study_goes_on_with_the_same_numbers(study, tmp_path):
+    file, root, _ = study
+    other = tmp_path / "study"
+    driver = subprocess.Popen(
+        command("scale", "run", file, "--run", other),
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(other.glob("cells/*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    finished = {path: path.stat().st_mtime_ns for path in other.glob("cells/*/result.json")}
+    assert 0 < len(finished) < 7
+    done = memo_dist("scale", "run", file, "--run", other)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert results(other) == results(root)
+    laws = [read_json(folder / "fit.json")["laws"] for folder in (root, other)]
+    assert laws[0] == laws[1]
+
+
+def test_plan_and_status(study, tmp_path):
+    file, root, _ = study
+    planned = json.loads(memo_dist("scale", "plan", file, "--run", tmp_path / "s", "--json").stdout)
+    assert planned["cells"] == planned["cells_left"] == 7
+    assert [row["size"] for row in planned["rows"]] == [4000, 8000, 16000]
+    assert planned["rows"][2]["held_out"]
+    assert not (tmp_path / "s").exists()
+    text = memo_dist("scale", "plan", root).stdout
+    assert "0 of 7 cells" in text
+    state = json.loads(memo_dist("scale", "status", root, "--json").stdout)
+    assert sum(sum(row["outcomes"].values()) for row in state["sizes"]) == 7
+    assert state["failed"] == state["begun"] == []
+
+
+def test_users_errors(study, tmp_path):
+    file, _, _ = study
+    for arguments, code, message in (
+        (("run", tmp_path / "none.yaml"), 2, "neither a YAML file nor a study's folder"),
+        (("status", file, "--run", tmp_path / "new"), 2, "does not exist yet"),
+        (("run", file, "--run", tmp_path / "x", "scale.random.sizes=[300]"), 2, "300 parameters"),
+        (("plan", file, "scale.sources=[randm]"), 2, "unknown name 'randm'"),
+        (("plan", file, "scale.random.predict=[5000]"), 2, "must be larger than every one"),
+        (("plan", file, "scale.sources=[reflections]"), 2, "scale.reflections.run=''"),
+    ):
+        done = memo_dist("scale", *arguments)
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists()

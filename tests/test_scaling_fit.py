@@ -1,0 +1,139 @@
+"""The laws of the scaling study, on data whose laws are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from memo_dist.config.scale_schema import ScaleConfig
+from memo_dist.scaling.cells import Cell
+from memo_dist.scaling.fit import Point, fit_capacity, fit_recall, fit_study, usable_points
+
+SIZES = (5_000, 10_000, 20_000, 40_000)
+LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
+C, KNEE, TAU = 2.6, 3.0, 150.0
+
+
+def capacity(parameters, exposures, exponent):
+    return C * 1e4 * (parameters / 1e4) ** exponent * (1 - math.exp(-exposures / TAU))
+
+
+def held(volume, full):
+    return (volume**-KNEE + full**-KNEE) ** (-1 / KNEE)
+
+
+def points(exponent, exposures=(100, 400), noise=0.02, seed=0):
+    chance = np.random.default_rng(seed)
+    made = []
+    for size in SIZES:
+        for load in LOADS:
+            for count in exposures:
+                for number in (1, 2):
+                    bits = held(load * size, capacity(size, count, exponent))
+                    cell = Cell("random", size, load, count, number)
+                    wobble = math.exp(noise * chance.standard_normal())
+                    made.append(
+                        Point(cell, size, size - 1000, 10, load * size, count, bits * wobble, 0.5)
+                    )
+    return made
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.85])
+def test_known_parameters_are_found_and_lie_in_their_intervals(exponent):
+    law = fit_capacity(points(exponent), resamples=60, seed=1)
+    for found, true in ((law.c, C), (law.exponent, exponent), (law.tau, TAU)):
+        assert found.low <= true <= found.high
+        assert found.value == pytest.approx(true, rel=0.05)
+    assert law.knee.value == pytest.approx(KNEE, rel=0.15)
+    assert law.exponent_is_one == (exponent == 1.0)
+
+
+def test_a_larger_size_is_predicted():
+    law = fit_capacity(points(0.9), resamples=40, seed=1)
+    true = held(160_000 * 3, capacity(160_000, 400, 0.9))
+    predicted = law.bits(160_000, 160_000 * 3, 400)
+    assert predicted.value == pytest.approx(true, rel=0.03)
+    assert predicted.low <= true <= predicted.high
+
+
+def test_volumes_follow_from_the_law():
+    law = fit_capacity(points(1.0, noise=0.0), resamples=20, seed=1)
+    full = capacity(10_000, 400, 1.0)
+    assert law.capacity(10_000, 400).value == pytest.approx(full, rel=1e-3)
+    holds = law.held_volume(10_000, 400).value
+    assert held(holds, full) == pytest.approx(0.95 * holds, rel=1e-3)
+    saturates = law.full_volume(10_000, 400).value
+    assert held(saturates, full) == pytest.approx(0.95 * full, rel=1e-3)
+
+
+def test_one_number_of_exposures_needs_no_tau():
+    law = fit_capacity(points(1.0, exposures=(100,)), resamples=20, seed=1)
+    assert law.tau is None
+    assert law.c.value == pytest.approx(C * (1 - math.exp(-100 / TAU)), rel=0.05)
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    one, other = (fit_capacity(points(1.0), resamples=20, seed=3) for _ in range(2))
+    assert np.array_equal(one.draws, other.draws)
+
+
+def test_recall_law():
+    chance = np.random.default_rng(0)
+    made = []
+    for size in (50_000, 200_000, 800_000, 3_200_000):
+        for facts in (100, 400, 1600):
+            recall = 0.9 / (1 + (900 / (size / facts)) ** 1.4)
+            cell = Cell("reflections", size, facts, 20, 1)
+            noisy = recall + 0.01 * chance.standard_normal()
+            made.append(Point(cell, size, size, facts, math.nan, 20, 1.0, noisy))
+    law = fit_recall(made, resamples=60, seed=1)
+    assert law.top.value == pytest.approx(0.9, abs=0.04)
+    assert law.half.value == pytest.approx(900, rel=0.15)
+    wanted = law.parameters_per_fact(0.6)
+    assert law.recall(wanted.value).value == pytest.approx(0.6, abs=1e-6)
+    assert law.parameters_per_fact(0.99) is None
+
+
+def result(bits, outcome="done", **changes):
+    measured = {"fp32": {"bits": bits, "recall": 0.5}, "int8": {"bits": bits * 0.9, "recall": 0.4}}
+    values = {
+        "outcome": outcome,
+        "measured": {} if outcome == "diverged" else measured,
+        "parameters": 10_000,
+        "embedding_parameters": 1000,
+        "items": 10,
+        "volume_bits": 20_000.0,
+        "learning_rate": 0.01,
+    }
+    return values | changes
+
+
+def test_diverged_and_empty_cells_are_left_out_and_named():
+    cells = {Cell("random", 10_000, 2, 100, seed): result(9000.0) for seed in (1, 2)}
+    cells[Cell("random", 10_000, 2, 100, 3)] = result(0.0, "diverged")
+    cells[Cell("random", 10_000, 2, 100, 4)] = result(-5.0)
+    kept, notes = usable_points(cells)
+    assert len(kept) == 2
+    assert any("diverged" in note and "seed 3" in note for note in notes)
+    assert any("holds nothing" in note and "seed 4" in note for note in notes)
+
+
+def test_learning_rates_and_precisions_are_compared():
+    rule = Cell("random", 10_000, 2, 100, 1)
+    cells = {
+        rule: result(10_000.0),
+        Cell("random", 10_000, 2, 100, 1, rate=2.0, role="rate"): result(10_500.0),
+        Cell("random", 10_000, 2, 100, 1, rate=4.0, role="rate"): result(0.0, "diverged"),
+    }
+    study = fit_study(cells, ScaleConfig(bootstrap=20), seed=1)
+    (check,) = study.rates
+    assert check["bits_relative_to_rule"] == {"2": pytest.approx(1.05)}
+    assert check["diverged"] == [4.0]
+    assert check["gain_of_the_best"] == pytest.approx(0.05)
+    by_name = {row["precision"]: row["bits_per_parameter"] for row in study.precisions}
+    assert by_name == {"fp32": pytest.approx(1.0), "int8": pytest.approx(0.9)}
+    assert any("no law" in note for note in study.fits["random", "plain"].notes)
