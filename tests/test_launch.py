@@ -24,6 +24,7 @@ from cli import memo_dist, start, wait_until
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.cluster.requeue import check_progress
+from memo_dist.config import load_config
 from memo_dist.config.schema import LaunchConfig
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io.runfolder import RunFolder
@@ -31,6 +32,8 @@ from memo_dist.launch.jobs import JobState, follow
 from memo_dist.launch.render import job_script, shipped_scripts
 from memo_dist.launch.slurm import SlurmJob
 from memo_dist.launch.verbs import VALUE_OPTIONS, VERBS, parse_verb
+from memo_dist.scaling.cells import partition_cells, study_cells
+from memo_dist.scaling.folder import StudyFolder
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {script.name: script.text for script in shipped_scripts()}
@@ -147,6 +150,24 @@ def test_the_array_has_the_partitions_that_are_left(tmp_path, capsys):
     assert "all 5 partitions" in refused(capsys, *words, *verb)
 
 
+def test_the_array_of_a_study_has_the_partitions_that_are_left(tmp_path, capsys):
+    file, root = tmp_path / "tiny.yaml", tmp_path / "study"
+    file.write_text("scale: {partitions: 3, random: {sizes: [5000], seeds: [1], lr_check: []}}")
+    verb = ("scale", "run", str(file), "--run", str(root))
+    words = ("slurm", "--dry-run", "launch.recipe=array", "--", *verb)
+    text = dry(capsys, *words)
+    assert "#SBATCH --array=0-2\n" in text
+    assert '[ "$1" = scale ]' in text
+    scale = load_config([file]).scale
+    for cell in partition_cells(scale, 1):
+        folder = StudyFolder(root).cell(cell, scale)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text('{"outcome": "done"}')
+    assert "#SBATCH --array=0,2\n" in dry(capsys, *words)
+    everything = {cell for part in range(3) for cell in partition_cells(scale, part)}
+    assert everything == set(study_cells(scale))
+
+
 def test_the_chain_passes_configuration_on(tmp_path, capsys):
     file = tmp_path / "c.yaml"
     file.write_text("launch: {nodes: 2, questions: q.jsonl}\nsynthesis: {partitions: 7}\n")
@@ -183,6 +204,7 @@ def test_local_torchrun_and_ray(capsys):
         ("slurm launch.node=2 -- train RUN", "did you mean 'launch.nodes'?"),
         ("slurm launch.recipe=multi-node -- export RUN", "is for 'train', not for 'export'"),
         ("slurm launch.recipe=array -- train RUN", "is for 'synthesize'"),
+        ("slurm -- scale fit STUDY", "`scale run STUDY` can be launched"),
         ("slurm launch.recipe=chain -- train RUN", "encode CORPUS --run RUN"),
         ("slurm launch.recipe=chain -- encode C --run R --resume must", "cannot pass"),
         ("slurm -- train RUN train.epoch=2", "did you mean 'train.epochs'?"),
@@ -218,6 +240,8 @@ def test_a_secret_never_reaches_a_script(capsys, monkeypatch):
 def test_the_table_of_verbs_agrees_with_their_definitions():
     for verb, first in VERBS.items():
         command = importlib.import_module(f"memo_dist.cli.{verb}").command
+        if verb == "scale":
+            command = command.commands["run"]
         arguments = [p.name for p in command.params if isinstance(p, click.Argument)]
         assert (arguments[0] if arguments[0] != "overrides" else "") == {"run": "run_folder"}.get(
             first, first

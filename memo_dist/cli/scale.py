@@ -64,21 +64,30 @@ def plan(
 
 @command.command("run")
 @_study_argument()
+@click.option(
+    "--only-partition",
+    type=click.IntRange(min=0),
+    help="Do one of scale.partitions, beside others (an array task); run again without it.",
+)
 def run(
     study: Path,
     run_folder: Path | None,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
+    only_partition: int | None,
 ) -> None:
     """Run the cells that have not run, fit, predict held-out sizes, run these, report."""
     folder, config = _resolve(study, run_folder, config_files, overrides)
     quiet_libraries()
     from memo_dist.scaling.planning import check_study
-    from memo_dist.scaling.study import run_study
+    from memo_dist.scaling.study import run_partition, run_study
     from memo_dist.scaling.summary import summary_text
 
     check_study(config)
     STOP.install()
+    if only_partition is not None:
+        click.echo(run_partition(folder, config, only_partition))
+        return
     with open_run(folder.root, config, "auto"):
         fitted = run_study(folder, config)
     click.echo(summary_text(fitted), nl=False)

@@ -22,9 +22,11 @@ from memo_dist.errors import EXIT_FAILED, EXIT_USAGE, MemoDistError, RunError, U
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.verbs import parse_verb
+from memo_dist.scaling.cells import CHECKPOINT, RESULT
 
 KEPT = 200
 """Requeues that the file remembers."""
+_HEADER_BYTES = 1024
 
 
 def progress_mark(run: RunFolder) -> str:
@@ -36,6 +38,9 @@ def progress_mark(run: RunFolder) -> str:
     digest = hashlib.sha256()
     for path in sorted(_evidence(run)):
         digest.update(f"{path.relative_to(run.root)} {path.stat().st_size}\n".encode())
+    for path in sorted((run.root / "cells").glob(f"*/{CHECKPOINT}")):
+        with path.open("rb") as stream:  # its size stays the same; its header counts the steps
+            digest.update(stream.read(_HEADER_BYTES))
     return digest.hexdigest()
 
 
@@ -48,6 +53,7 @@ def _evidence(run: RunFolder) -> Iterator[Path]:
     yield from run.memory.glob("shard-*/COMPLETE")
     yield from run.memory.glob("bank.json")
     yield from (run.root / "eval").glob("*/predictions-*.jsonl")
+    yield from (run.root / "cells").glob(f"*/{RESULT}")
 
 
 def check_progress(run: RunFolder, job: str, life: int, max_stalled: int) -> str:

@@ -136,6 +136,7 @@ _AT_LEAST: dict[str, float] = {
     "launch.array_at_once": 0,
     "scale.cell_threads": 1,
     "scale.max_failures": 0,
+    "scale.partitions": 1,
     "scale.bootstrap": 20,
     "scale.measurements": 1,
 }

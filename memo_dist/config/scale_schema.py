@@ -112,6 +112,8 @@ class ScaleConfig:
     """Cores of a cell on a CPU."""
     cell_gpu: float = 0.0
     """Fraction of a GPU that a cell reserves; 0: by its size."""
+    partitions: int = 4
+    """Array tasks that a scheduler may run the cells in (``scale run --only-partition``)."""
     max_failures: int = 2
     """Times that a cell whose worker died is started again in one launch."""
     bootstrap: int = 500

@@ -42,12 +42,22 @@ RECIPES: dict[str, Recipe] = {
         " script\n# merges them.",
         "synthesize CORPUS --run RUN",
     ),
+    "scale-array": Recipe(
+        "A scaling study as a job array: each task its share of the cells, failed tasks again.\n"
+        "# --array must name the partitions of scale.partitions; `scale run` without this script\n"
+        "# fits, predicts, runs the held-out sizes and reports.",
+        "scale run STUDY --run FOLDER",
+    ),
 }
 FILE_NAMES = {"array": "synthesize-array.sbatch"}
+ARRAYS = {"array": "synthesize", "scale-array": "scale"}
+"""Recipes that are job arrays, and their verbs."""
 
 
 def recipe_of(launch: LaunchConfig, call: VerbCall) -> str:
     """``launch.recipe``, or for ``auto`` the one that fits the verb and the nodes."""
+    if launch.recipe == "array" and call.verb == "scale":
+        return "scale-array"
     if launch.recipe != "auto":
         return launch.recipe
     if launch.nodes == 1:
@@ -74,10 +84,12 @@ def job_script(recipe: str, launch: LaunchConfig, array: str = "", name: str = "
     tasks = (launch.tasks_per_node or launch.gpus_per_node or 1) if recipe == "multi-node" else 1
     if array and launch.array_at_once:
         array = f"{array}%{launch.array_at_once}"
-    log = "%x-%A_%a.log" if recipe == "array" else "%x-%j.log"
+    log = "%x-%A_%a.log" if recipe in ARRAYS else "%x-%j.log"
     text = _template("job.sbatch.j2").render(
         launch=launch,
         recipe=recipe,
+        verb={"multi-node": "train", **ARRAYS}.get(recipe),
+        is_array=recipe in ARRAYS,
         title=RECIPES[recipe].title,
         example=RECIPES[recipe].example,
         file=f"slurm/{name}",
@@ -109,6 +121,7 @@ def shipped_scripts() -> Iterator[Script]:
     """The files under ``slurm/``: the defaults, two nodes where a recipe is about several."""
     one, two = LaunchConfig(), LaunchConfig(nodes=2)
     yield from chain_scripts(two, DEFAULT_PARTITIONS)
+    yield job_script("scale-array", one, task_range(DEFAULT_PARTITIONS))
     yield job_script("ray", two)
     yield job_script("ray", replace(two, ray_start="symmetric"), name="ray-symmetric.sbatch")
     image = "/path/to/memo-dist.sqsh"

@@ -18,6 +18,7 @@ from memo_dist.io import atomic
 from memo_dist.launch import jobs
 from memo_dist.launch.jobs import JobState
 from memo_dist.launch.render import (
+    ARRAYS,
     Script,
     chain_scripts,
     job_script,
@@ -25,6 +26,8 @@ from memo_dist.launch.render import (
     task_range,
 )
 from memo_dist.launch.verbs import VerbCall
+from memo_dist.scaling.cells import partition_cells
+from memo_dist.scaling.folder import SETTLED, StudyFolder
 
 COMMAND_SECONDS = 60
 """Seconds that a command of Slurm may take."""
@@ -86,13 +89,13 @@ def plan(config: Config, call: VerbCall) -> SlurmPlan:
     if recipe == "chain":
         return _chain(config, call)
     _check_recipe(recipe, call)
-    array = _missing_partitions(config, call) if recipe == "array" else ""
+    array = _missing_partitions(config, call) if recipe in ARRAYS else ""
     script = job_script(recipe, launch, array)
     return SlurmPlan([script], ["sbatch", "--parsable", script.name, *call.words], config)
 
 
 def _check_recipe(recipe: str, call: VerbCall) -> None:
-    wanted = {"multi-node": "train", "array": "synthesize"}.get(recipe, call.verb)
+    wanted = {"multi-node": "train", **ARRAYS}.get(recipe, call.verb)
     if call.verb != wanted:
         raise UsageError(
             f"launch.recipe={recipe} is for '{wanted}', not for '{call.verb}': name another"
@@ -115,21 +118,34 @@ def _chain(config: Config, call: VerbCall) -> SlurmPlan:
 
 
 def _missing_partitions(config: Config, call: VerbCall) -> str:
-    """Indices of the partitions whose last step has no part file yet, as sbatch takes them.
+    """Indices of the partitions that are not done yet, as sbatch takes them.
 
     Raises:
         UsageError: all are done.
     """
-    count = config.synthesis.partitions
+    study = call.verb == "scale"
+    count = config.scale.partitions if study else config.synthesis.partitions
     if call.run is None:
         return task_range(count)
-    last = call.run / "synth" / config.synthesis.steps[-1]
-    left = [index for index in range(count) if not (last / f"part-{index}.jsonl").exists()]
+    done = _study_partition_is_done if study else _synthesis_partition_is_done
+    left = [index for index in range(count) if not done(config, call.run, index)]
     if not left:
         raise UsageError(
-            f"all {count} partitions of {call.run} are done; `memo-dist synthesize` merges them"
+            f"all {count} partitions of {call.run} are done; `memo-dist {_REST[call.verb]}"
         )
     return task_range(count) if len(left) == count else ",".join(map(str, left))
+
+
+_REST = {"synthesize": "synthesize` merges them", "scale": "scale run` fits and reports"}
+
+
+def _synthesis_partition_is_done(config: Config, run: Path, index: int) -> bool:
+    return (run / "synth" / config.synthesis.steps[-1] / f"part-{index}.jsonl").exists()
+
+
+def _study_partition_is_done(config: Config, run: Path, index: int) -> bool:
+    study, cells = StudyFolder(run), partition_cells(config.scale, index)
+    return all(study.outcome(cell, config.scale) in SETTLED for cell in cells)
 
 
 @dataclass(frozen=True)

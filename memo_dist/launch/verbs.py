@@ -12,6 +12,7 @@ from pathlib import Path
 
 from memo_dist.config import Config, load_config
 from memo_dist.errors import UsageError, suggest
+from memo_dist.scaling.folder import find_study
 
 VERBS: dict[str, str] = {
     "demo": "",
@@ -22,8 +23,9 @@ VERBS: dict[str, str] = {
     "fuse": "run",
     "evaluate": "run",
     "ask": "run",
+    "scale": "study",
 }
-"""Verbs that can be launched, and what their first argument is."""
+"""Verbs that can be launched, and what their first argument is (of ``scale run`` for a study)."""
 VALUE_OPTIONS = (
     "--run",
     "--config",
@@ -70,7 +72,8 @@ class VerbCall:
             UsageError: it is wrong.
         """
         stored = self.run / "config.yaml" if self.run else None
-        known = [stored] if stored is not None and stored.exists() and self.verb != "encode" else []
+        fresh = self.verb in ("encode", "scale")
+        known = [stored] if stored is not None and stored.exists() and not fresh else []
         return load_config([*known, *self.files], self.overrides)
 
 
@@ -88,6 +91,8 @@ def parse_verb(words: Sequence[str]) -> VerbCall:
             f"'{verb}' cannot be launched{suggest(verb, VERBS)}; verbs are {', '.join(VERBS)}"
         )
     options, plain = _split(rest)
+    if verb == "scale":
+        return _scale_call(tuple(rest), options, plain)
     first = plain[0] if plain and VERBS[verb] else None
     run = first if VERBS[verb] == "run" else next(iter(options.get("--run", [])), None)
     return VerbCall(
@@ -96,6 +101,25 @@ def parse_verb(words: Sequence[str]) -> VerbCall:
         corpus=Path(first) if first and VERBS[verb] == "corpus" else None,
         run=Path(run) if run else Path("runs") / _demo_name(rest) if verb == "demo" else None,
         files=tuple(Path(file) for file in options.get("--config", [])),
+        overrides=tuple(word for word in plain if _is_override(word)),
+    )
+
+
+def _scale_call(
+    arguments: tuple[str, ...], options: dict[str, list[str]], plain: list[str]
+) -> VerbCall:
+    """``scale run STUDY``: a YAML file and where its results go, or a study's folder."""
+    if len(plain) < 2 or plain[0] != "run":
+        raise UsageError("of the scaling study `scale run STUDY` can be launched")
+    named = next(iter(options.get("--run", [])), None)
+    file, run = find_study(Path(plain[1]), Path(named) if named else None)
+    more = (Path(name) for name in options.get("--config", []))
+    return VerbCall(
+        verb="scale",
+        arguments=arguments,
+        corpus=None,
+        run=run,
+        files=(run / "config.yaml" if file is None else file, *more),
         overrides=tuple(word for word in plain if _is_override(word)),
     )
 

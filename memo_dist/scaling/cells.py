@@ -16,6 +16,9 @@ from memo_dist.io.hashing import hash_value
 
 VERSION = 1
 """Of what a cell computes; a change of the arithmetic makes every cell a new one."""
+CHECKPOINT = "checkpoint.safetensors"
+RESULT = "result.json"
+"""What a cell's folder holds while it runs, and in the end."""
 Role = Literal["fit", "predict", "rate"]
 _SOURCE_KEYS = {
     "random": ("vocabulary", "length"),
@@ -123,6 +126,15 @@ def _rate_cells(source: str, grid: GridConfig, loads: list[float]) -> Iterator[C
         for factor in grid.lr_check:
             if factor != 1:
                 yield replace(base, rate=factor)
+
+
+def partition_cells(scale: ScaleConfig, partition: int) -> list[Cell]:
+    """The cells of one array task: every ``scale.partitions``-th, large and small ones alike.
+
+    Held-out sizes are in none: they wait for the fit of all others.
+    """
+    cells = [cell for cell in study_cells(scale) if cell.role != "predict"]
+    return sorted(cells, key=cell_weight, reverse=True)[partition :: scale.partitions]
 
 
 def reference_measure(result: Mapping[str, Any]) -> dict[str, float]:

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from memo_dist.config.scale_schema import ScaleConfig
 from memo_dist.config.shipped import configs_folder
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
-from memo_dist.scaling.cells import Cell, cell_name, study_cells
-from memo_dist.scaling.training import CHECKPOINT, RESULT
+from memo_dist.scaling.cells import CHECKPOINT, RESULT, Cell, cell_name, study_cells
 
 SETTLED = ("done", "full", "diverged", "skipped")
 """Outcomes after which a cell is not run again."""
@@ -78,6 +75,8 @@ class StudyFolder:
 
     def progress(self, cell: Cell, scale: ScaleConfig) -> dict[str, Any]:
         """What a begun cell's checkpoint says of it; empty without one."""
+        from safetensors import safe_open  # loads torch, which other users of a folder don't need
+
         path = self.cell(cell, scale) / CHECKPOINT
         try:
             with safe_open(path, "pt") as file:

@@ -2,12 +2,14 @@
 
 A cell is one Ray task on one core, or on a part of a GPU. It writes nothing but its own folder:
 a checkpoint while it runs and ``result.json`` in the end, so that no cell is run twice. A stop
-request reaches the cells as a file in the study's folder, which they look for between steps.
+request reaches the cells as a file in the study's folder, which they look for between steps; every
+launch has its own, as several may share a study (array tasks).
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,13 @@ from memo_dist.config.schema import Config
 from memo_dist.errors import RunError
 from memo_dist.io import atomic
 from memo_dist.observability.progress import ProgressReport, progress
-from memo_dist.scaling.cells import Cell, cell_weight
+from memo_dist.scaling.cells import RESULT, Cell, cell_weight
 from memo_dist.scaling.folder import FAILED, SETTLED, SKIPPED, StudyFolder
 from memo_dist.scaling.skipping import Saturation
 
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 """That a stop waits for running cells to save."""
-STOP_FILE = ".stop"
 _STOP_CHECK_SECONDS = 0.5
 _GPU_SHARES = ((2_000_000, 0.125), (10_000_000, 0.25), (50_000_000, 0.5))
 """Cells of fewer parameters reserve this fraction of a GPU."""
@@ -46,7 +47,6 @@ def run_cells(study: StudyFolder, config: Config, cells: Sequence[Cell]) -> None
     waiting = [c for c in cells if study.outcome(c, scale) not in SETTLED]
     if not waiting:
         return
-    (study.root / STOP_FILE).unlink(missing_ok=True)
     with ray_session(config.cluster) as resources:
         queue = _Queue(study, scale, waiting, resources)
         total = len(cells)
@@ -69,6 +69,7 @@ class _Queue:
         self, study: StudyFolder, scale: ScaleConfig, waiting: list[Cell], have: Resources
     ) -> None:
         self._study, self._scale, self._have = study, scale, have
+        self._stop_file = study.root.absolute() / f".stop-{uuid.uuid4().hex[:8]}"
         self._saturation = Saturation(study, scale)
         order = self._saturation.order if scale.saturated else self._largest_first
         self._waiting = sorted(waiting, key=order)
@@ -87,11 +88,13 @@ class _Queue:
     def _drain(self, report: ProgressReport) -> None:
         """Let running cells save after a stop request. A signal to the whole process group ends
         Ray first: then nobody answers, hence the deadline."""
-        if self._running:
-            (self._study.root / STOP_FILE).touch()
+        if not self._running:
+            return
+        self._stop_file.touch()
         deadline = time.monotonic() + DRAIN_SECONDS
         while self._running and time.monotonic() < deadline:
             self._poll(report)
+        self._stop_file.unlink()
 
     def conclude(self) -> None:
         """Raise what :func:`run_cells` raises."""
@@ -137,8 +140,8 @@ class _Queue:
         gpus = cell_gpu(cell, self._scale) if self._have.gpus else 0
         cores = 1 if gpus else self._scale.cell_threads
         task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(run_cell)
-        stop = self._study.root / STOP_FILE
-        self._running[task.remote(cell, self._scale, folder.absolute(), stop.absolute())] = cell
+        reference = task.remote(cell, self._scale, folder.absolute(), self._stop_file)
+        self._running[reference] = cell
 
     def _poll(self, report: ProgressReport) -> None:
         if not self._running:
@@ -183,7 +186,7 @@ def run_cell(cell: Cell, scale: ScaleConfig, folder: Path, stop_file: Path) -> N
     """One cell from wherever it was to its end, inside a Ray worker."""
     import torch
 
-    from memo_dist.scaling.training import RESULT, CellTraining
+    from memo_dist.scaling.training import CellTraining
 
     gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
     torch.set_num_threads(scale.cell_threads)

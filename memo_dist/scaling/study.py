@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import Config
-from memo_dist.errors import RunError
-from memo_dist.scaling.cells import Cell, study_cells
+from memo_dist.errors import RunError, UsageError
+from memo_dist.runs import shared_run
+from memo_dist.scaling.cells import Cell, partition_cells, study_cells
 from memo_dist.scaling.fit import Study, fit_study
 from memo_dist.scaling.folder import SETTLED, StudyFolder
 from memo_dist.scaling.predict import check_predictions, write_predictions
@@ -27,6 +28,27 @@ def run_study(study: StudyFolder, config: Config) -> Study:
         with ray_session(config.cluster):  # one for both halves
             _run_halves(study, config)
     return finish_study(study, config)
+
+
+def run_partition(study: StudyFolder, config: Config, partition: int) -> str:
+    """Run one array task's cells while other tasks run theirs; fits and predicts nothing.
+
+    Returns:
+        A line for people.
+
+    Raises:
+        UsageError: there is no such partition.
+        StoppedError, InterruptedRunError, RunError: see :func:`memo_dist.scaling.runner.run_cells`.
+    """
+    count = config.scale.partitions
+    if partition >= count:
+        raise UsageError(
+            f"--only-partition {partition}: with scale.partitions={count} the last is {count - 1}"
+        )
+    cells = partition_cells(config.scale, partition)
+    with shared_run(study.root, config, lambda run: run.config.exists(), lambda run: None):
+        run_cells(study, config, cells)
+    return f"partition {partition} of {count}: {len(cells)} cells are done"
 
 
 def _run_halves(study: StudyFolder, config: Config) -> None:

@@ -24,15 +24,13 @@ from safetensors.torch import save
 from memo_dist.config.scale_schema import GridConfig, ScaleConfig
 from memo_dist.io import atomic
 from memo_dist.memory.scratch import new_scratch_model
-from memo_dist.scaling.cells import Cell
+from memo_dist.scaling.cells import CHECKPOINT, RESULT, Cell
 from memo_dist.scaling.ladder import Shape
 from memo_dist.scaling.rounding import rounded
 from memo_dist.scaling.sources import Batch, Knowledge, draw_knowledge
 from memo_dist.scaling.sources.types import IGNORE
 from memo_dist.training.model import use_bf16
 
-CHECKPOINT = "checkpoint.safetensors"
-RESULT = "result.json"
 REFERENCE_PARAMETERS = 10_000
 """Size at which a grid's ``lr`` holds."""
 _BETAS = (0.9, 0.98)

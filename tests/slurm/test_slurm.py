@@ -224,6 +224,29 @@ def test_a_rank_that_never_comes_is_named(chain, cluster):
     cluster.assert_nothing_left(ident)
 
 
+STUDY = """
+scale: {partitions: 2, bootstrap: 20, measurements: 2, random: {vocabulary: 16, length: 16,
+  sizes: [4000, 8000], loads: [0.5, 2.0], exposures: [20], seeds: [1], lr_check: []}}
+"""
+
+
+def test_a_study_as_an_array_and_its_fit(cluster):
+    file, root = cluster.work / "tiny.yaml", cluster.work / "study"
+    file.write_text(STUDY)
+    words = ("scale", "run", file, "--run", root, PATIENT)
+    code, said = cluster.memo_dist(
+        "launch", "slurm", "--wait", "launch.recipe=array", *JOB, "--", *words, seconds=SECONDS
+    )
+    assert code == 0, f"{said}\n{cluster.logs()}"
+    done = {path: path.stat().st_mtime_ns for path in root.glob("cells/*/result.json")}
+    assert len(done) == 4
+    assert not (root / "fit.json").exists()
+    code, said = cluster.memo_dist(*words, seconds=SECONDS)
+    assert code == 0, said
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert (root / "fit.json").exists()
+
+
 def test_a_full_disk_ends_the_job_with_a_message(cluster, corpus):
     run = cluster.work / "small-disk" / "run"
     words = ("synthesize", corpus, "--run", run, *TINY4)
