@@ -65,5 +65,7 @@ def _grid(key: str, grid: GridConfig) -> Iterator[str]:
 def _biographies(study: BiographyStudyConfig) -> Iterator[str]:
     if not 2 <= study.templates <= 5:
         yield f"scale.biographies.templates={study.templates} must be from 2 to 5"
+    if study.least_layers < 1:
+        yield f"scale.biographies.least_layers={study.least_layers} must be at least 1"
     if study.junk < 0:
         yield f"scale.biographies.junk={study.junk} must be at least 0"

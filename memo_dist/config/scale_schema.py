@@ -56,6 +56,8 @@ class BiographyStudyConfig(GridConfig):
     """Times that each person's biography is read."""
     loads: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """Knowledge offered, in bits per parameter."""
+    least_layers: int = 2
+    """Fewest layers of a memory: a fact is found by a name of several tokens."""
     templates: int = 5
     """Wordings of each statement; one is left out for every person and asked at the end."""
     asked_fraction: float = 0.5

@@ -80,13 +80,19 @@ class Shape:
         )
 
 
-def choose_shape(parameters: int, vocabulary: int) -> Shape:
+def choose_shape(parameters: int, vocabulary: int, least_layers: int = 1) -> Shape:
     """The ladder's shape for a number of parameters (see the module's text for the rule).
+
+    Args:
+        parameters: target.
+        vocabulary: tokens.
+        least_layers: fewest layers: 1 is enough to store, finding a fact by a name of several
+            tokens takes more.
 
     Raises:
         UsageError: no shape comes within 2 %: the size is too small for the vocabulary.
     """
-    found = _candidates(parameters, vocabulary)
+    found = [s for s in _candidates(parameters, vocabulary) if s.layers >= least_layers]
     if not found:
         raise UsageError(
             f"no memory of {parameters:,} parameters (2 % either way) exists for a vocabulary of"

@@ -27,7 +27,8 @@ def draw_knowledge(cell: Cell, scale: ScaleConfig) -> tuple[Knowledge, Shape]:
         bits = cell.load * shape.parameters
         return RandomSequences(bits, grid.vocabulary, grid.length, cell.seed), shape
     if cell.source == "biographies":
-        shape = choose_shape(cell.size, Biographies.tokens())
+        layers = scale.biographies.least_layers
+        shape = choose_shape(cell.size, Biographies.tokens(), layers)
         bits = cell.load * shape.parameters
         return Biographies(bits, scale.biographies, cell.arm, cell.seed), shape
     knowledge = ReflectionKnowledge(scale.reflections, int(cell.load), cell.seed)
