@@ -18,17 +18,17 @@ from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.ladder import choose_shape
 from memo_dist.scaling.rounding import round_weight, rounded
 from memo_dist.scaling.skipping import Saturation
-from memo_dist.scaling.sources.biographies import (
+from memo_dist.scaling.sources.biographies import Biographies
+from memo_dist.scaling.sources.people import (
     NAME_BITS,
     SYMBOLS,
     VALUE_BITS,
-    Biographies,
     digits,
     draw_people,
     spell,
 )
 from memo_dist.scaling.sources.random import RandomSequences
-from memo_dist.scaling.sources.types import IGNORE, pad_rows
+from memo_dist.scaling.sources.types import IGNORE, chance, pad_rows
 from memo_dist.scaling.training import CellTraining, rate_factor
 
 CPU = torch.device("cpu")
@@ -99,9 +99,37 @@ def test_biographies_uniform_memory_has_no_bits_and_lookup_all():
     assert pytest.approx(47.592, abs=1e-3) == VALUE_BITS
     assert knowledge.measure(uniform_over_people)["bits"] == pytest.approx(0, abs=1e-6)
     assert knowledge.measure(uniform(knowledge.vocabulary))["bits"] == 0.0  # worse than nothing
+
+
+@pytest.mark.parametrize("text", ["biography", "statements"])
+def test_a_lookup_knows_all_and_names_alone_are_names(text):
+    knowledge = Biographies(3000, BiographyStudyConfig(text=text), "plain", seed=1)
+    assert knowledge.measure(uniform(knowledge.vocabulary))["bits"] == 0.0
     found = knowledge.measure(lookup)
     assert found["bits"] == pytest.approx(knowledge.bits)
     assert found["recall"] == found["unasked"] == found["reverse_asked"] == 1.0
+
+    def names_only(batch):
+        nats, hits = uniform(knowledge.vocabulary)(batch)
+        nats[:, :6] = 0.0
+        return nats, hits
+
+    found = knowledge.measure(names_only)
+    assert found["name_bits"] == pytest.approx(knowledge.items * NAME_BITS)
+    assert found["value_bits"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["biography", "statements"])
+def test_what_is_counted_is_one_name_the_gender_and_every_free_value(text):
+    knowledge = Biographies(3000, BiographyStudyConfig(text=text), "plain", seed=1)
+    person, counted_name, counted = knowledge._people[0], [], []
+    for part in range(knowledge._parts):
+        row = knowledge._text(0, part, chance(1, part))
+        counted_name += [row.tokens[place] for place in row.name]
+        counted += [row.tokens[place] for place in row.values]
+    values = person.values if text == "biography" else person.values[:5]
+    assert counted_name == person.name
+    assert sorted(counted) == sorted([person.pronoun, *(s for value in values for s in value)])
 
 
 def test_a_real_memory_is_measured_by_its_own_probabilities(tmp_path):
@@ -142,23 +170,25 @@ def test_the_employer_fixes_the_city_of_work():
         assert cities.setdefault(tuple(person.values[4]), person.values[5]) == person.values[5]
 
 
-def test_a_held_out_wording_is_never_read():
-    study = BiographyStudyConfig()
+@pytest.mark.parametrize("text", ["biography", "statements"])
+def test_a_held_out_wording_is_never_read(text):
+    study = BiographyStudyConfig(text=text)
     knowledge = Biographies(1500, study, "plain", seed=3)
     read = set()
     for epoch in range(40):
         for index in range(knowledge.batches(512)):
             for row in knowledge.batch(epoch, index, 512).tokens.tolist():
                 read.add(" ".join(map(str, row)))
-    text = " | ".join(read)
+    everything = " | ".join(read)
     person = knowledge._people[0]
     for attribute in range(6):
         held, _ = knowledge._statement(0, attribute, held_out=True)
         seen, _ = knowledge._statement(0, attribute, held_out=False)
         value = person.values[attribute]
-        wording, other = (row[1 + len(person.name) : -len(value)] for row in (held, seen))
-        assert f" {' '.join(map(str, other + value))} " in text
-        assert f" {' '.join(map(str, wording + value))} " not in text
+        begin = 1 + len(person.name) + (text == "statements")
+        wording, other = (row[begin : -len(value)] for row in (held, seen))
+        assert f" {' '.join(map(str, other + value))} " in everything
+        assert f" {' '.join(map(str, wording + value))} " not in everything
 
 
 def test_every_person_is_read_once_a_pass_and_a_pass_repeats():

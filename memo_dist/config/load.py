@@ -7,6 +7,7 @@ Unknown keys, wrong types and the usual YAML traps are errors that name the key 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,13 @@ def to_yaml(config: Config) -> str:
 
 def known_keys() -> list[str]:
     """Every dotted key of the schema."""
-    return sorted(flatten(OmegaConf.to_container(OmegaConf.structured(Config))))
+    return sorted(_defaults())
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """{dotted key: default value}; only read."""
+    return flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -146,7 +153,7 @@ def _check_shapes(addition: dict[str, Any], where: str) -> None:
     YAML reads ``on`` as true, and a text field would then hold 'True'; a group given a plain
     value is reported without its key.
     """
-    defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
+    defaults = _defaults()
     for key, value in flatten(addition).items():
         if key not in defaults:
             raise UsageError(f"{where}: '{key}' is a group of keys, not a value ({value!r})")

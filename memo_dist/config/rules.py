@@ -8,6 +8,7 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from memo_dist.config.scale_rules import scale_rules
+from memo_dist.config.scale_schema import TEXTS
 from memo_dist.config.schema import BASELINES, RECIPES, TRACKERS, Config, EndpointConfig
 from memo_dist.errors import UsageError, suggest
 from memo_dist.synthesis.types import StepName
@@ -24,6 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "train.source": ("reflections", "documents"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
+    "scale.biographies.text": TEXTS,
     "scale.precision": ("auto", "fp32", "bf16"),
     "train.method": ("full", "lora"),
     "train.dry_batch": ("auto", "always", "never"),

@@ -8,6 +8,8 @@ SOURCES = ("random", "biographies", "reflections")
 """What ``scale.sources`` may name."""
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 """What ``scale.precisions`` may name."""
+TEXTS = ("biography", "statements")
+"""What ``scale.biographies.text`` may be."""
 ARMS = ("plain", "junk", "source_token")
 """What ``scale.biographies.arms`` may name."""
 
@@ -56,6 +58,9 @@ class BiographyStudyConfig(GridConfig):
     """Times that each person's biography is read."""
     loads: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """Knowledge offered, in bits per parameter."""
+    text: str = "biography"
+    """``biography``: a person's sentences in one row, mostly with a pronoun; ``statements``: each
+    in a row of its own with the full name, as reflections are."""
     least_layers: int = 2
     """Fewest layers of a memory: a fact is found by a name of several tokens."""
     templates: int = 5

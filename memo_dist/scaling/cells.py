@@ -22,7 +22,7 @@ RESULT = "result.json"
 Role = Literal["fit", "predict", "rate"]
 _SOURCE_KEYS = {
     "random": ("vocabulary", "length"),
-    "biographies": ("templates", "asked_fraction", "junk", "least_layers"),
+    "biographies": ("text", "templates", "asked_fraction", "junk", "least_layers"),
     "reflections": ("vocabulary",),
 }
 """What of a source's configuration changes a cell beside its coordinates."""

@@ -6,6 +6,7 @@ from memo_dist.config.scale_schema import ScaleConfig
 from memo_dist.scaling.cells import Cell
 from memo_dist.scaling.ladder import Shape, choose_shape
 from memo_dist.scaling.sources.biographies import Biographies
+from memo_dist.scaling.sources.people import VOCABULARY
 from memo_dist.scaling.sources.random import RandomSequences
 from memo_dist.scaling.sources.reflections import ReflectionKnowledge
 from memo_dist.scaling.sources.types import Batch, Knowledge, Score
@@ -28,7 +29,7 @@ def draw_knowledge(cell: Cell, scale: ScaleConfig) -> tuple[Knowledge, Shape]:
         return RandomSequences(bits, grid.vocabulary, grid.length, cell.seed), shape
     if cell.source == "biographies":
         layers = scale.biographies.least_layers
-        shape = choose_shape(cell.size, Biographies.tokens(), layers)
+        shape = choose_shape(cell.size, VOCABULARY, layers)
         bits = cell.load * shape.parameters
         return Biographies(bits, scale.biographies, cell.arm, cell.seed), shape
     knowledge = ReflectionKnowledge(scale.reflections, int(cell.load), cell.seed)

@@ -8,178 +8,46 @@ values given the name, N people are known to
 
     N max(0, log2 N0 - p1 / ln 2) + N max(0, log2 S0 - p2 / ln 2)    bits
 
-(their section 3: a lower bound, so a negative term counts as nothing). The chain rule makes p2 the
-sum over the value tokens of a biography in any order of its sentences; the pronoun that follows the
-first sentence is the gender's value.
+(their section 3: a lower bound, so a negative term counts as nothing). In a biography the chain
+rule makes p2 the sum over the value tokens in any order of the sentences; statements that stand
+alone give every value given the name alone, which can only be more.
 
-Everything is written in a small vocabulary: a value is one symbol, or two or three where the
-pool is larger than 32, so that a memory's parameters are not all embeddings. A biography is six
-sentences, shuffled for each reading, each in one of several wordings. For each person and
-attribute one wording is never read: asking for the value in it is the held-out phrasing (the
-wording itself is known from other people). Some people are also read as questions and answers,
-forward (name to value) and reverse (birth date and city to name); the others are asked these too.
+A biography is six sentences in one row, shuffled for each reading; with ``statements`` each is a
+row of its own with the full name, the form of reflections. Each sentence has several wordings.
+For each person and attribute one wording is never read: asking for the value in it is the held-out
+phrasing (the wording itself is known from other people). Some people are also read as questions
+and answers, forward (name to value) and reverse (birth date and city to name); the others are
+asked these too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 import torch
 
 from memo_dist.config.scale_schema import BiographyStudyConfig
+from memo_dist.scaling.sources.people import (
+    ATTRIBUTES,
+    NAME_BITS,
+    QUESTIONS,
+    REVERSE,
+    VALUE_BITS,
+    VOCABULARY,
+    Person,
+    Text,
+    biography,
+    draw_people,
+    encode,
+    statement,
+    wording,
+)
 from memo_dist.scaling.sources.types import Batch, Score, chance, generator, pad_rows, shuffled
 
-SYMBOLS = 32
-NAME_POOLS = (400, 400, 1000)
-CITIES = 200
-ATTRIBUTES: dict[str, tuple[int, ...]] = {
-    "birth date": (12, 28, 200),
-    "birth city": (CITIES,),
-    "university": (300,),
-    "major": (100,),
-    "employer": (263,),
-    "work city": (CITIES,),
-}
-"""Pools of each attribute's parts; the city of work follows from the employer."""
-NAME_BITS = math.log2(math.prod(NAME_POOLS))
-VALUE_BITS = 1.0 + sum(
-    math.log2(math.prod(pools)) for name, pools in ATTRIBUTES.items() if name != "work city"
-)
-
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "birth date": (
-        "was born on",
-        "came into this world on",
-        "has a birthday on",
-        "celebrates the day of birth on",
-        "began life on",
-    ),
-    "birth city": (
-        "was born in",
-        "comes from",
-        "spent the first years in",
-        "began life in",
-        "has the place of birth",
-    ),
-    "university": (
-        "studied at",
-        "took a degree at",
-        "was taught at",
-        "spent the years of study at",
-        "came out of the school",
-    ),
-    "major": (
-        "studied the subject",
-        "took a degree in",
-        "was taught the subject",
-        "spent the years of study on",
-        "has a degree in",
-    ),
-    "employer": (
-        "works for",
-        "has a job at",
-        "was taken on by",
-        "spent the years of work at",
-        "is paid by",
-    ),
-    "work city": (
-        "works in",
-        "has a job in the city",
-        "is paid in",
-        "spent the years of work in",
-        "goes to work in",
-    ),
-}
-"""Each is written between the person and the value."""
-QUESTIONS: dict[str, str] = {
-    "birth date": "when was born",
-    "birth city": "where was born",
-    "university": "where studied",
-    "major": "what studied",
-    "employer": "who is paying",
-    "work city": "where works",
-}
-"""Each is written before the name."""
-REVERSE = "who was born on"
-_PRONOUNS = ("he", "she")
-_MARKS = ("<start>", "<source>", ".", "?", "answer")
 _MEASURED_ROWS = 256
-
-
-def _words() -> list[str]:
-    texts = [text for group in WORDINGS.values() for text in group]
-    texts += [*QUESTIONS.values(), REVERSE]
-    return sorted({word for text in texts for word in text.split()})
-
-
-_TOKENS: dict[str, int] = {
-    token: SYMBOLS + index for index, token in enumerate([*_MARKS, *_PRONOUNS, *_words()])
-}
-
-
-def digits(pool: int) -> tuple[int, int]:
-    """(symbols of a value, base) in which a pool of values is written."""
-    count = next(n for n in range(1, 9) if SYMBOLS**n >= pool)
-    base = next(b for b in range(2, SYMBOLS + 1) if b**count >= pool)
-    return count, base
-
-
-def spell(value: int, pool: int) -> list[int]:
-    """The symbols of one value of a pool, most significant first."""
-    count, base = digits(pool)
-    return [value // base**place % base for place in reversed(range(count))]
-
-
-def _encode(text: str) -> list[int]:
-    return [_TOKENS[word] for word in text.split()]
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """One person in symbols.
-
-    Attributes:
-        name: symbols of the full name.
-        pronoun: token of the gender.
-        values: symbols of each attribute, in the order of :data:`ATTRIBUTES`.
-    """
-
-    name: list[int]
-    pronoun: int
-    values: list[list[int]]
-
-
-def draw_people(count: int, *seed: int) -> list[Person]:
-    """Independent people, uniform over all there could be; the same seed, the same people."""
-    stream = generator(*seed)
-    employers = torch.randint(0, CITIES, (ATTRIBUTES["employer"][0],), generator=generator(0))
-
-    def uniform(pool: int) -> list[int]:
-        return [int(value) for value in torch.randint(0, pool, (count,), generator=stream)]
-
-    names = [(uniform(pool), pool) for pool in NAME_POOLS]
-    genders = uniform(2)
-    drawn = {
-        name: [(uniform(pool), pool) for pool in pools]
-        for name, pools in ATTRIBUTES.items()
-        if name != "work city"
-    }
-    work = [int(employers[employer]) for employer in drawn["employer"][0][0]]
-    drawn["work city"] = [(work, CITIES)]
-    return [
-        Person(
-            name=[s for values, pool in names for s in spell(values[index], pool)],
-            pronoun=_TOKENS[_PRONOUNS[genders[index]]],
-            values=[
-                [s for values, pool in drawn[name] for s in spell(values[index], pool)]
-                for name in ATTRIBUTES
-            ],
-        )
-        for index in range(count)
-    ]
+_COUNT = len(ATTRIBUTES)
 
 
 class Biographies:
@@ -193,21 +61,17 @@ class Biographies:
     """
 
     def __init__(self, bits: float, study: BiographyStudyConfig, arm: str, seed: int) -> None:
-        self.vocabulary = self.tokens()
+        self.vocabulary = VOCABULARY
         self._study, self._arm, self._seed = study, arm, seed
         self.items = max(1, round(bits / (NAME_BITS + VALUE_BITS)))
         self._people = draw_people(self.items, seed, 0)
-        self._unread = torch.randint(
-            0, study.templates, (self.items, len(ATTRIBUTES)), generator=generator(seed, 2)
+        self._unread: list[list[int]] = torch.randint(
+            0, study.templates, (self.items, _COUNT), generator=generator(seed, 2)
         ).tolist()
         asked = round(study.asked_fraction * self.items)
         self._asked = [int(index) for index in shuffled(self.items, seed, 3)[:asked]]
-        self.length = len(self._biography(0, chance(0))[0])
-
-    @staticmethod
-    def tokens() -> int:
-        """Tokens of a memory: symbols, marks, pronouns and the words of all wordings."""
-        return SYMBOLS + len(_TOKENS)
+        self._parts = _COUNT if study.text == "statements" else 1
+        self.length = max(len(self._text(0, part, chance(0)).tokens) for part in range(self._parts))
 
     @property
     def bits(self) -> float:
@@ -219,19 +83,20 @@ class Biographies:
         return sum(self._counts(tokens))
 
     def batch(self, epoch: int, index: int, tokens: int) -> Batch:
-        """Biographies, questions or junk; every person once a pass, in new wordings and order."""
+        """Texts, questions or junk; every person once a pass, in new wordings and order."""
         kinds = self._counts(tokens)
         place = int(shuffled(sum(kinds), self._seed, 4, epoch)[index])
         draw = chance(self._seed, 5, epoch, place)
         if place < kinds[0]:
-            order = shuffled(self.items, self._seed, 6, epoch)[place :: kinds[0]]
-            return pad_rows([self._biography(int(person), draw)[0] for person in order])
+            order = shuffled(self.items * self._parts, self._seed, 6, epoch)[place :: kinds[0]]
+            texts = [self._text(*divmod(int(row), self._parts), draw) for row in order]
+            return pad_rows([text.tokens for text in texts])
         place -= kinds[0]
         if place < kinds[1]:
             order = shuffled(len(self._asked), self._seed, 7, epoch)[place :: kinds[1]]
             return pad_rows([self._question_read(self._asked[int(i)], draw) for i in order])
         people = draw_people(self._rows(tokens), self._seed, 8, epoch, place)
-        return pad_rows([self._junk(person, draw) for person in people])
+        return pad_rows([self._junk(person, draw).tokens for person in people])
 
     def prepare(self, score: Score) -> None:
         """Nothing: the bits are absolute."""
@@ -274,86 +139,79 @@ class Biographies:
     def _counts(self, tokens: int) -> tuple[int, int, int]:
         """Batches of biographies, of questions, and of junk in one pass."""
         rows = self._rows(tokens)
-        junk = self._study.junk * self.items if self._arm != "plain" else 0.0
+        texts = self.items * self._parts
+        junk = self._study.junk * texts if self._arm != "plain" else 0.0
         question = len(self._question(0, 0)[0])
         return (
-            math.ceil(self.items / rows),
+            math.ceil(texts / rows),
             math.ceil(len(self._asked) / max(1, tokens // question)),
             math.ceil(junk / rows),
         )
 
     def _start(self) -> list[int]:
-        mark = _encode("<source>") if self._arm == "source_token" else []
-        return _encode("<start>") + mark
+        mark = encode("<source>") if self._arm == "source_token" else []
+        return encode("<start>") + mark
 
-    def _biography(self, index: int, draw: Random) -> tuple[list[int], list[int], list[int]]:
-        """(tokens, positions of the name's symbols, positions of the values' symbols)."""
-        person = self._people[index]
-        row, name, values = self._start(), list[int](), list[int]()
-        order = draw.sample(range(len(ATTRIBUTES)), len(ATTRIBUTES))
-        for place, attribute in enumerate(order):
-            if place == 0:
-                name = list(range(len(row), len(row) + len(person.name)))
-                row = row + person.name
-            else:
-                if place == 1:
-                    values.append(len(row))
-                row = [*row, person.pronoun]
-            row = row + self._wording(index, attribute, draw)
-            values += range(len(row), len(row) + len(person.values[attribute]))
-            row = row + person.values[attribute] + _encode(".")
-        return row, name, values
+    def _text(self, index: int, part: int, draw: Random) -> Text:
+        """One row about a person, in wordings that this person is read in."""
+        numbers = [self._read_number(index, attribute, draw) for attribute in range(_COUNT)]
+        if self._study.text == "statements":
+            return statement(self._people[index], part, numbers[part], self._start())
+        order = draw.sample(range(_COUNT), _COUNT)
+        return biography(self._people[index], order, numbers, self._start())
 
-    def _wording(self, index: int, attribute: int, draw: Random) -> list[int]:
-        """One of the wordings that this person is read in."""
+    def _read_number(self, index: int, attribute: int, draw: Random) -> int:
         number = draw.randrange(self._study.templates - 1)
-        return _wording(attribute, number + (number >= self._unread[index][attribute]))
+        return number + 1 if number >= self._unread[index][attribute] else number
 
     def _statement(self, index: int, attribute: int, held_out: bool) -> tuple[list[int], int]:
+        """(row that ends in the value, where the value begins)."""
         person, unread = self._people[index], self._unread[index][attribute]
         number = unread if held_out else (unread + 1) % self._study.templates
-        row = self._start() + person.name + _wording(attribute, number)
+        row = self._start() + person.name
+        if self._study.text == "statements":
+            row = [*row, person.pronoun]
+        row = row + wording(attribute, number)
         return row + person.values[attribute], len(row)
 
     def _question(self, index: int, attribute: int) -> tuple[list[int], int]:
         person = self._people[index]
-        row = self._start() + _encode(list(QUESTIONS.values())[attribute]) + person.name
-        row += _encode("? answer")
+        row = self._start() + encode(list(QUESTIONS.values())[attribute]) + person.name
+        row += encode("? answer")
         return row + person.values[attribute], len(row)
 
     def _reverse(self, index: int) -> tuple[list[int], int]:
         person = self._people[index]
         date, city = person.values[0], person.values[1]
-        row = self._start() + _encode(REVERSE) + date + _encode("in") + city + _encode("? answer")
+        row = self._start() + encode(REVERSE) + date + encode("in") + city + encode("? answer")
         return row + person.name, len(row)
 
     def _question_read(self, index: int, draw: Random) -> list[int]:
         """One of the person's questions, the reverse one among them, with its answer."""
-        number = draw.randrange(len(ATTRIBUTES) + 1)
-        if number == len(ATTRIBUTES):
-            return self._reverse(index)[0] + _encode(".")
-        return self._question(index, number)[0] + _encode(".")
+        number = draw.randrange(_COUNT + 1)
+        if number == _COUNT:
+            return self._reverse(index)[0] + encode(".")
+        return self._question(index, number)[0] + encode(".")
 
-    def _junk(self, person: Person, draw: Random) -> list[int]:
-        """The biography of somebody who is read once."""
-        row = _encode("<start>") + person.name
-        order = draw.sample(range(len(ATTRIBUTES)), len(ATTRIBUTES))
-        for place, attribute in enumerate(order):
-            row = [*row, person.pronoun] if place else row
-            number = draw.randrange(self._study.templates)
-            row = row + _wording(attribute, number) + person.values[attribute] + _encode(".")
-        return row
+    def _junk(self, person: Person, draw: Random) -> Text:
+        """A text about somebody who is read once."""
+        numbers = [draw.randrange(self._study.templates) for _ in range(_COUNT)]
+        if self._study.text == "statements":
+            attribute = draw.randrange(_COUNT)
+            return statement(person, attribute, numbers[attribute], encode("<start>"))
+        return biography(person, draw.sample(range(_COUNT), _COUNT), numbers, encode("<start>"))
 
     def _nats(self, score: Score) -> tuple[float, float]:
         """Mean nats a person of the name, and of all values given the name."""
         name, values = 0.0, 0.0
-        for first in range(0, self.items, _MEASURED_ROWS):
-            people = range(first, min(first + _MEASURED_ROWS, self.items))
-            drawn = [self._biography(p, chance(self._seed, 9, p)) for p in people]
-            cost, _ = score(pad_rows([row for row, _, _ in drawn]))
-            for index, (_, names, places) in enumerate(drawn):
-                name += float(cost[index, [place - 1 for place in names]].sum())
-                values += float(cost[index, [place - 1 for place in places]].sum())
+        for first in range(0, self.items * self._parts, _MEASURED_ROWS):
+            rows = range(first, min(first + _MEASURED_ROWS, self.items * self._parts))
+            places = [divmod(row, self._parts) for row in rows]
+            texts = [self._text(*place, chance(self._seed, 9, *place)) for place in places]
+            cost, _ = score(pad_rows([text.tokens for text in texts]))
+            for row, text in enumerate(texts):
+                name += _sum_before(cost[row], text.name)
+                values += _sum_before(cost[row], text.values)
         return name / self.items, values / self.items
 
     def _recall(self, rows: Sequence[tuple[list[int], int]], score: Score) -> float:
@@ -366,9 +224,10 @@ class Biographies:
         return right / len(rows) if rows else float("nan")
 
 
-def _wording(attribute: int, number: int) -> list[int]:
-    return _encode(list(WORDINGS.values())[attribute][number])
+def _sum_before(cost: torch.Tensor, places: Sequence[int]) -> float:
+    """Nats of the tokens at ``places``: each was predicted one position earlier."""
+    return float(cost[[place - 1 for place in places]].sum())
 
 
 def _pairs(people: Sequence[int]) -> list[tuple[int, int]]:
-    return [(person, attribute) for person in people for attribute in range(len(ATTRIBUTES))]
+    return [(person, attribute) for person in people for attribute in range(_COUNT)]
