@@ -18,7 +18,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # accelerate; datasets is part of the framework's fixed set of libraries.
 WITHOUT_IMPORT = {"gguf", "accelerate", "datasets"}
 # Libraries of extras, imported only where they are installed or asked for.
-OPTIONAL_MODULES = {"wandb", "mlflow", "flash_attn", "liger_kernel", "llguidance"}
+OPTIONAL_MODULES = {
+    "wandb",
+    "mlflow",
+    "flash_attn",
+    "liger_kernel",
+    "llguidance",
+    "scipy",
+    "matplotlib",
+}
 SHELL_FILES = (
     "launchers/quickstart.sh",
     "launchers/local.sh",

@@ -10,11 +10,13 @@ from memo_dist.config.scale_schema import (
     SOURCES,
     BiographyStudyConfig,
     GridConfig,
+    ReflectionStudyConfig,
     ScaleConfig,
 )
 from memo_dist.errors import suggest
 
 MAX_SYMBOLS = 1 << 20
+SMALLEST_BPE = 259
 
 
 def scale_rules(scale: ScaleConfig) -> Iterator[str]:
@@ -24,6 +26,7 @@ def scale_rules(scale: ScaleConfig) -> Iterator[str]:
     yield from _names("scale.biographies.arms", scale.biographies.arms, ARMS)
     for name in SOURCES:
         yield from _grid(f"scale.{name}", getattr(scale, name))
+    yield from _reflections(scale.reflections)
     if not 2 <= scale.random.vocabulary <= MAX_SYMBOLS:
         yield f"scale.random.vocabulary={scale.random.vocabulary} must be from 2 to {MAX_SYMBOLS}"
     if scale.random.length < 1:
@@ -51,9 +54,9 @@ def _grid(key: str, grid: GridConfig) -> Iterator[str]:
         values = getattr(grid, name)
         if not values or len(set(values)) != len(values):
             yield f"{key}.{name}={values} must name different values, at least one"
-    positive = [*grid.sizes, *grid.predict, *grid.loads, *grid.predict_loads, *grid.exposures]
-    if any(value <= 0 for value in (*positive, *grid.lr_check)):
-        yield f"{key}: sizes, loads, exposures and lr_check must be above 0"
+    for name in ("sizes", "predict", "loads", "predict_loads", "exposures", "lr_check"):
+        if any(value <= 0 for value in getattr(grid, name)):
+            yield f"{key}.{name}={getattr(grid, name)} must be above 0"
     if grid.predict and min(grid.predict) <= max(grid.sizes, default=0):
         yield f"{key}.predict={grid.predict} must be larger than every one of {key}.sizes"
     if grid.lr <= 0:
@@ -69,3 +72,14 @@ def _biographies(study: BiographyStudyConfig) -> Iterator[str]:
         yield f"scale.biographies.least_layers={study.least_layers} must be at least 1"
     if study.junk < 0:
         yield f"scale.biographies.junk={study.junk} must be at least 0"
+
+
+def _reflections(study: ReflectionStudyConfig) -> Iterator[str]:
+    documents = study.documents
+    if not documents or min(documents) < 1 or len(set(documents)) != len(documents):
+        yield f"scale.reflections.documents={documents} must name different numbers above 0"
+    if study.vocabulary < SMALLEST_BPE:
+        yield (
+            f"scale.reflections.vocabulary={study.vocabulary} must be at least {SMALLEST_BPE}:"
+            " every byte needs a token"
+        )
