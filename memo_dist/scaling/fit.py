@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from memo_dist.config.scale_schema import ScaleConfig
+from memo_dist.config.scale_schema import PRECISIONS, ScaleConfig
 from memo_dist.errors import UsageError
 from memo_dist.scaling.cells import Cell, reference_measure
 
@@ -460,7 +460,7 @@ def _precisions(results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
                 for c, r in mine.items()
                 if (c.size, c.load, c.exposures) == (size, load, exposures)
             ]
-            for precision in chosen[0]["measured"] if chosen else ():
+            for precision in (p for p in PRECISIONS if chosen and p in chosen[0]["measured"]):
                 values = [r["measured"][precision]["bits"] / r["parameters"] for r in chosen]
                 rows.append(
                     {
