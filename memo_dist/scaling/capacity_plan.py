@@ -166,7 +166,7 @@ def _training_rows(
     yield _exact("shards", "shards", "", memory.shards)
     yield _exact("shard_parameters", "parameters of a shard", "", shape.parameters)
     yield Row("training_tokens", f"training tokens, {epochs} passes", "", tokens)
-    yield Row("training_flops", "training", "FLOP", flops)
+    yield Row("training_flops", "operations of training", "FLOP", flops)
     for name, peak in PEAK.items():
         spent = _times(flops, 1 / (peak * config.plan.utilization * 3600))
         yield Row(f"hours_{name}", f"training on one {name}", "h", spent)
@@ -207,7 +207,7 @@ def _generator_rows(folder: Path, config: Config, sample: CorpusSample) -> Itera
     )
     if rows:
         spent = factor * hours(rows, config.generator)
-        yield _exact("generator_hours", "generator", "h", spent)
+        yield _exact("generator_hours", "generator time", "h", spent)
     if has_prices(config.generator):
         money = factor * total.money(config.generator)
         yield _exact("generator_money", "generator money", "in the unit of the prices", money)
