@@ -141,7 +141,7 @@ def _times(interval: Interval, factor: float) -> Interval:
 def _epochs(config: Config, law: LawFile | None) -> int:
     """Passes over the reflections: asked for, else the law's, else the recipe's."""
     if law is not None and not config.train.epochs:
-        return max(1, round(law.about["exposures"]))
+        return max(1, round(float(law.about["exposures"])))
     return passes(config.train, config.memory.base == SCRATCH_NAME)
 
 
