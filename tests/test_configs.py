@@ -436,6 +436,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "fusion.instruction",
         "fusion.entropy_bias",
         "fusion.sample",
+        "plan.law",
         "scale.random.lr_exponent",
         "scale.biographies.lr_exponent",
         "scale.reflections.lr_exponent",
