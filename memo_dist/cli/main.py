@@ -34,6 +34,7 @@ VERBS: dict[str, str] = {
     "ask": "Ask a memory a question.",
     "evaluate": "Score a memory beside its baselines.",
     "scale": "The scaling study: how large a memory is needed for how much knowledge.",
+    "plan": "What a corpus needs before any money is spent: facts, memory size, hours, GPU memory.",
     "dataset": "Turn a published data set's files into a corpus and questions.",
     "launch": "Run a verb elsewhere: local, torchrun, a Ray cluster, Slurm.",
     "status": "State and failures of a run or of a launched job.",

@@ -136,6 +136,12 @@ _AT_LEAST: dict[str, float] = {
     "launch.max_stalled": 0,
     "launch.retries": 0,
     "launch.array_at_once": 0,
+    "plan.sample_documents": 1,
+    "plan.characters": 0,
+    "plan.ranks": 1,
+    "plan.batch": 1,
+    "plan.context": 1,
+    "plan.bootstrap": 100,
     "scale.cell_threads": 1,
     "scale.max_failures": 0,
     "scale.partitions": 1,
@@ -146,6 +152,10 @@ _POSITIVE = (
     "corpus.max_document_mb",
     "cluster.start_timeout",
     "launch.queue_minutes",
+    "plan.recall",
+    "plan.bits_per_character",
+    "plan.utilization",
+    "plan.backbone_parameters",
     "fusion.backbone_temperature",
     "fusion.memory_temperature",
     "generator.request_timeout",
@@ -168,6 +178,8 @@ _FRACTIONS = (
     "export.refusal",
     "fusion.constant",
     "fusion.max_lost",
+    "plan.recall",
+    "plan.utilization",
     "scale.warmup_fraction",
     "scale.full",
     "scale.saturated",
@@ -343,6 +355,11 @@ def _launch(config: Config) -> Iterator[str]:
         yield f"launch.mounts={launch.mounts} must be absolute folders, without ':' and ','"
 
 
+def _plan(config: Config) -> Iterator[str]:
+    if config.plan.recall == 1:
+        yield "plan.recall=1 must be below 1: no law reaches it"
+
+
 def _scale(config: Config) -> Iterator[str]:
     yield from scale_rules(config.scale)
 
@@ -361,5 +378,5 @@ _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)\w*=[^\s$]",
 """An assignment of a literal to a name like these; ``$(...)`` and ``$NAME`` are no literals."""
 
 _RULES: tuple[Rule, ...] = (
-    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch, _scale,
+    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch, _plan, _scale,
 )  # fmt: skip

@@ -402,6 +402,36 @@ class EvaluateConfig:
 
 
 @dataclass
+class PlanConfig:
+    """What ``memo-dist plan`` assumes and asks; never part of a result's identity."""
+
+    sample_documents: int = 20
+    """Documents that the embedded generator reads, by the hash of their id; all when fewer."""
+    recall: float = 0.9
+    """Wanted recall on unseen wordings, above 0 and below 1."""
+    law: str = ""
+    """JSON file of a recall law; empty: the one shipped for ``memory.base``, or else a published
+    capacity."""
+    characters: int = 0
+    """Plan as if the corpus had this many characters of the same kind; 0: as it is."""
+    bits_per_character: float = 1.0
+    """Bits in a character of an answer; the band around it is 0.6 to 1.3 times this."""
+    utilization: float = 0.2
+    """Assumed share of a GPU's dense bf16 peak in training."""
+    ranks: int = 8
+    """Ranks among which the ZeRO rows divide one shard's training."""
+    batch: int = 16
+    """Questions answered at once, for the memory of inference."""
+    context: int = 2048
+    """Tokens of each of these questions' contexts."""
+    backbone_parameters: float = 7e9
+    """Parameters of the backbone where ``fusion.backbone`` names none that is on this machine
+    (then of 32 layers, 8 key-value heads of 128)."""
+    bootstrap: int = 1000
+    """Resamples of documents for the intervals."""
+
+
+@dataclass
 class ClusterConfig:
     """Where it runs; never part of a result's identity."""
 
@@ -512,6 +542,7 @@ class Config:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

@@ -1,0 +1,38 @@
+"""``memo-dist plan CORPUS``: what a corpus needs before any money is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from memo_dist.cli.options import config_options, corpus_argument, resolve
+from memo_dist.observability.logs import quiet_libraries
+
+
+@click.command("plan")
+@corpus_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
+@click.option("--recall", type=float, help="Wanted recall: the same as plan.recall=R.")
+@config_options
+def command(
+    corpus: Path,
+    as_json: bool,
+    recall: float | None,
+    config_files: tuple[Path, ...],
+    overrides: tuple[str, ...],
+) -> None:
+    """Facts, memory size, training hours, GPU memory and generator calls of CORPUS.
+
+    A sample of documents is read by the embedded generator; nothing is written, nobody is asked.
+    """
+    wanted = () if recall is None else (f"plan.recall={recall}",)
+    config = resolve(config_files, (*overrides, *wanted))
+    quiet_libraries()
+    from memo_dist.scaling.capacity_plan import plan_corpus, plan_text
+
+    planned = plan_corpus(corpus, config)
+    click.echo(
+        json.dumps(planned.to_json(), sort_keys=True) if as_json else plan_text(planned), nl=as_json
+    )
