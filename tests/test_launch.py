@@ -152,7 +152,7 @@ def test_the_array_has_the_partitions_that_are_left(tmp_path, capsys):
 
 def test_the_array_of_a_study_has_the_partitions_that_are_left(tmp_path, capsys):
     file, root = tmp_path / "tiny.yaml", tmp_path / "study"
-    file.write_text("scale: {partitions: 3, random: {sizes: [5000], seeds: [1], lr_check: []}}")
+    file.write_text("scale: {partitions: 3, random: {sizes: [6000], seeds: [1], lr_check: []}}")
     verb = ("scale", "run", str(file), "--run", str(root))
     words = ("slurm", "--dry-run", "launch.recipe=array", "--", *verb)
     text = dry(capsys, *words)

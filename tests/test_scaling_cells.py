@@ -134,7 +134,7 @@ def test_what_is_counted_is_one_name_the_gender_and_every_free_value(text):
 
 def test_a_real_memory_is_measured_by_its_own_probabilities(tmp_path):
     scale = ScaleConfig()
-    training = CellTraining(Cell("random", 5_000, 1.0, 1, 1), scale, tmp_path, CPU)
+    training = CellTraining(Cell("random", 6_000, 1.0, 1, 1), scale, tmp_path, CPU)
     batch = training.knowledge.batch(0, 0, 512)
     nats, hits = training.score(batch)
     logits = training.model(input_ids=batch.tokens).logits.double()
@@ -144,7 +144,7 @@ def test_a_real_memory_is_measured_by_its_own_probabilities(tmp_path):
 
 
 def test_padding_changes_nothing(tmp_path):
-    training = CellTraining(Cell("random", 5_000, 1.0, 1, 1), ScaleConfig(), tmp_path, CPU)
+    training = CellTraining(Cell("random", 6_000, 1.0, 1, 1), ScaleConfig(), tmp_path, CPU)
     short, long = [64, 1, 2, 3], [64, 5, 6, 7, 8, 9, 10]
     alone, _ = training.score(pad_rows([short]))
     together, hits = training.score(pad_rows([short, long]))
@@ -221,7 +221,7 @@ def test_junk_and_source_tokens():
 
 def test_names_follow_from_what_decides_a_result():
     scale = load_config().scale
-    cell = Cell("random", 5_000, 1.0, 100, 1)
+    cell = Cell("random", 6_000, 1.0, 100, 1)
     name = cell_name(cell, scale)
     assert cell_name(replace(cell, role="predict"), scale) == name
     assert cell_name(replace(cell, rate=2.0), scale) != name
@@ -265,7 +265,7 @@ def scale():
 
 
 def test_a_stopped_cell_goes_on_exactly(scale, tmp_path):
-    cell = Cell("random", 5_000, 1.0, 8, 1)
+    cell = Cell("random", 6_000, 1.0, 8, 1)
     whole = CellTraining(cell, scale, tmp_path / "whole", CPU).run(never)
     steps = iter([False] * 5 + [True])
     first = CellTraining(cell, scale, tmp_path / "parts", CPU)
@@ -279,7 +279,7 @@ def test_a_stopped_cell_goes_on_exactly(scale, tmp_path):
 
 
 def test_a_cell_that_diverges_says_so(scale, tmp_path):
-    cell = Cell("random", 5_000, 1.0, 8, 1, rate=1e4)
+    cell = Cell("random", 6_000, 1.0, 8, 1, rate=1e4)
     result = CellTraining(cell, scale, tmp_path, CPU).run(never)
     assert result["outcome"] == "diverged"
     assert read_json(tmp_path / "result.json")["outcome"] == "diverged"
@@ -287,7 +287,7 @@ def test_a_cell_that_diverges_says_so(scale, tmp_path):
 
 def test_a_cell_that_knows_everything_ends_early(tmp_path):
     scale = load_config([], ["scale.full=0.9", "scale.random.vocabulary=16"]).scale
-    cell = Cell("random", 5_000, 0.1, 400, 1)
+    cell = Cell("random", 6_000, 0.1, 400, 1)
     result = CellTraining(cell, scale, tmp_path, CPU).run(never)
     assert result["outcome"] == "full"
     assert result["exposures"] < 400
@@ -307,7 +307,7 @@ def test_the_rate_rises_and_falls_to_zero():
 
 def test_loads_beyond_saturation_are_skipped(tmp_path):
     overrides = [
-        "scale.random.sizes=[5000]",
+        "scale.random.sizes=[6000]",
         "scale.random.seeds=[1]",
         "scale.random.exposures=[10]",
         "scale.random.loads=[1,2,4,8]",

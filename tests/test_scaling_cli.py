@@ -26,6 +26,7 @@ scale:
   random:
     vocabulary: 16
     length: 16
+    least_layers: 1
     sizes: [4000, 8000]
     predict: [16000]
     loads: [0.5, 2.0]

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
 
+from memo_dist.config import load_config
 from memo_dist.config.scale_schema import ScaleConfig
 from memo_dist.scaling.cells import Cell
-from memo_dist.scaling.fit import Point, fit_capacity, fit_recall, fit_study, usable_points
+from memo_dist.scaling.fit import (
+    Point,
+    fit_capacity,
+    fit_recall,
+    fit_study,
+    split_overwhelmed,
+    usable_points,
+)
+from memo_dist.scaling.folder import StudyFolder
+from memo_dist.scaling.law_file import read_law
+from memo_dist.scaling.study import keep_recall_law
 
 SIZES = (5_000, 10_000, 20_000, 40_000)
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -81,7 +93,8 @@ def test_the_same_seed_gives_the_same_intervals():
     assert np.array_equal(one.draws, other.draws)
 
 
-def test_recall_law():
+def taught():
+    """Cells of reflections with a known recall law: r 0.9, x0 900, s 1.4."""
     chance = np.random.default_rng(0)
     made = []
     for size in (50_000, 200_000, 800_000, 3_200_000):
@@ -90,7 +103,11 @@ def test_recall_law():
             cell = Cell("reflections", size, facts, 20, 1)
             noisy = recall + 0.01 * chance.standard_normal()
             made.append(Point(cell, size, size, facts, math.nan, 20, 1.0, noisy))
-    law = fit_recall(made, resamples=60, seed=1)
+    return made
+
+
+def test_recall_law():
+    law = fit_recall(taught(), resamples=60, seed=1)
     assert law.top.value == pytest.approx(0.9, abs=0.04)
     assert law.half.value == pytest.approx(900, rel=0.15)
     wanted = law.parameters_per_fact(0.6)
@@ -120,6 +137,49 @@ def test_diverged_and_empty_cells_are_left_out_and_named():
     assert len(kept) == 2
     assert any("diverged" in note and "seed 3" in note for note in notes)
     assert any("holds nothing" in note and "seed 4" in note for note in notes)
+
+
+def test_overwhelmed_cells_do_not_bend_the_law_and_are_named():
+    made = points(1.0)
+    over = next(p for p in made if p.cell.load == 8.0 and p.parameters == 40_000)
+    made[made.index(over)] = replace(over, bits=over.bits / 3)
+    kept, left = split_overwhelmed(made)
+    assert [point.cell for point in left] == [over.cell]
+    assert len(kept) == len(made) - 1
+    cells = {point.cell: _measured(point) for point in made}
+    fitted = fit_study(cells, ScaleConfig(bootstrap=20), seed=1).fits["random", "plain"]
+    assert fitted.capacity.exponent.value == pytest.approx(1.0, abs=0.03)
+    assert [n for n in fitted.notes if "overwhelmed" in n and over.cell.label in n]
+
+
+def test_less_held_of_a_smaller_volume_overwhelms_nothing():
+    made = points(1.0)
+    assert split_overwhelmed(made) == (made, [])
+
+
+def test_a_studys_recall_law_plans_other_corpora(tmp_path):
+    folder = StudyFolder(tmp_path / "study")
+    config = load_config([], ["scale.sources=[reflections]", "scale.reflections.run=runs/some"])
+    cells = {point.cell: _measured(point) for point in taught()}
+    fewer = replace(taught()[0].cell, exposures=5)
+    cells[fewer] = result(1.0, parameters=50_000, items=100)
+    fitted = fit_study(cells, ScaleConfig(bootstrap=20), seed=1)
+    keep_recall_law(folder, config, fitted)
+    read = read_law(folder.recall_law)
+    assert (read.about["corpus"], read.about["exposures"]) == ("some", 20)
+    assert read.law.half.value == pytest.approx(900, rel=0.15)
+    assert any("of 20 exposures" in note for note in fitted.fits["reflections", "plain"].notes)
+
+
+def _measured(point):
+    return result(
+        point.bits,
+        measured={"fp32": {"bits": point.bits, "recall": point.recall}},
+        parameters=point.parameters,
+        embedding_parameters=point.parameters - point.without_embeddings,
+        items=point.items,
+        volume_bits=point.volume,
+    )
 
 
 def test_learning_rates_and_precisions_are_compared():

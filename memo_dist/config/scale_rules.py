@@ -61,6 +61,8 @@ def _grid(key: str, grid: GridConfig) -> Iterator[str]:
         yield f"{key}.predict={grid.predict} must be larger than every one of {key}.sizes"
     if grid.lr <= 0:
         yield f"{key}.lr={grid.lr} must be above 0"
+    if grid.least_layers < 1:
+        yield f"{key}.least_layers={grid.least_layers} must be at least 1"
     if grid.batch_tokens < 1:
         yield f"{key}.batch_tokens={grid.batch_tokens} must be at least 1"
 
@@ -68,8 +70,6 @@ def _grid(key: str, grid: GridConfig) -> Iterator[str]:
 def _biographies(study: BiographyStudyConfig) -> Iterator[str]:
     if not 2 <= study.templates <= 5:
         yield f"scale.biographies.templates={study.templates} must be from 2 to 5"
-    if study.least_layers < 1:
-        yield f"scale.biographies.least_layers={study.least_layers} must be at least 1"
     if study.junk < 0:
         yield f"scale.biographies.junk={study.junk} must be at least 0"
 

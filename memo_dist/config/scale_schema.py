@@ -28,6 +28,8 @@ class GridConfig:
     """Loads of the predicted sizes; empty: all of them."""
     exposures: list[int] = field(default_factory=lambda: [400])
     """Times that each piece of knowledge is read."""
+    least_layers: int = 2
+    """Fewest layers of a memory: small sizes of one layer would store otherwise than the rest."""
     seeds: list[int] = field(default_factory=lambda: [1, 2])
     """Seeds; each draws its own knowledge, first weights and order."""
     lr: float = 0.025
@@ -61,8 +63,6 @@ class BiographyStudyConfig(GridConfig):
     text: str = "biography"
     """``biography``: a person's sentences in one row, mostly with a pronoun; ``statements``: each
     in a row of its own with the full name, as reflections are."""
-    least_layers: int = 2
-    """Fewest layers of a memory: a fact is found by a name of several tokens."""
     templates: int = 5
     """Wordings of each statement; one is left out for every person and asked at the end."""
     asked_fraction: float = 0.5

@@ -22,7 +22,7 @@ RESULT = "result.json"
 Role = Literal["fit", "predict", "rate"]
 _SOURCE_KEYS = {
     "random": ("vocabulary", "length"),
-    "biographies": ("text", "templates", "asked_fraction", "junk", "least_layers"),
+    "biographies": ("text", "templates", "asked_fraction", "junk"),
     "reflections": ("vocabulary",),
 }
 """What of a source's configuration changes a cell beside its coordinates."""
@@ -76,6 +76,7 @@ def cell_spec(cell: Cell, scale: ScaleConfig) -> dict[str, Any]:
         "lr": grid.lr,
         "lr_exponent": grid.lr_exponent,
         "batch_tokens": grid.batch_tokens,
+        "least_layers": grid.least_layers,
         "knowledge": {key: getattr(grid, key) for key in _SOURCE_KEYS[cell.source]},
         "run": getattr(grid, "run", ""),
         "precision": scale.precision,

@@ -16,7 +16,10 @@ parameters a fact, x = P / N:
     R(x) = r / (1 + (x0 / x)^s)
 
 Intervals are percentile bootstraps over cells, drawn within each size so that none is lost.
-Cells that diverged and cells that hold nothing are left out, and named in the notes.
+Cells that diverged and cells that hold nothing are left out, and named in the notes. So are, from
+the capacity law, cells that were overwhelmed: offered more than other memories of their size in as
+many exposures, they hold a tenth less than these. B never falls with V, and one exponent would
+bend for them.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from memo_dist.errors import UsageError
 from memo_dist.scaling.cells import Cell, reference_measure
 
 _LEVEL = 0.95
+_OVERWHELMED = 0.9
+"""A cell is overwhelmed below this fraction of what its size holds of smaller volumes."""
 _HELD = 0.95
 """A load is held, and a memory is full, at this fraction."""
 _REFERENCE = 1e4  # parameters; keeps c and a uncorrelated enough for the search
@@ -234,14 +239,43 @@ def _fit_laws(fitted: Fitted, resamples: int, seed: int) -> None:
     points = fitted.points
     sizes = len({point.parameters for point in points})
     if fitted.source == "reflections":
-        if len(points) >= 4:
-            fitted.recall = fit_recall(points, resamples, seed)
+        _fit_recall_law(fitted, resamples, seed)
         return
+    points, overwhelmed = split_overwhelmed(points)
+    fitted.notes += [f"left out of the law, overwhelmed: {p.cell.label}" for p in overwhelmed]
     if sizes < 2 or len(points) < 4:
         fitted.notes.append(f"no law: {len(points)} cells of {sizes} size(s); 4 of 2 are needed")
         return
     fitted.capacity = fit_capacity(points, resamples, seed)
     fitted.without_embeddings = fit_capacity(points, resamples, seed, embeddings=False)
+
+
+def _fit_recall_law(fitted: Fitted, resamples: int, seed: int) -> None:
+    """To the cells of most exposures: R(x) has none in it."""
+    most = max((point.exposures for point in fitted.points), default=0.0)
+    points = [point for point in fitted.points if point.exposures == most]
+    if len(points) < len(fitted.points):
+        fitted.notes.append(f"the recall law is of {most:g} exposures; fewer are only listed")
+    if len(points) >= 4:
+        fitted.recall = fit_recall(points, resamples, seed)
+    else:
+        fitted.notes.append(f"no law: {len(points)} cells; 4 are needed")
+
+
+def split_overwhelmed(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """(points of the capacity law, points of overwhelmed cells); see the module's text."""
+    kept: list[Point] = []
+    overwhelmed: list[Point] = []
+    for point in points:
+        smaller = [
+            other.bits
+            for other in points
+            if (other.parameters, other.exposures) == (point.parameters, point.exposures)
+            and other.volume < point.volume
+        ]
+        below = point.bits < _OVERWHELMED * max(smaller, default=0.0)
+        (overwhelmed if below else kept).append(point)
+    return kept, overwhelmed
 
 
 def fit_capacity(

@@ -39,6 +39,11 @@ class StudyFolder:
         return self.root / "fit.json"
 
     @property
+    def recall_law(self) -> Path:
+        """The recall law of reflections, for ``plan.law``."""
+        return self.root / "recall-law.json"
+
+    @property
     def results(self) -> Path:
         """One line a cell and precision."""
         return self.root / "results.csv"

@@ -86,8 +86,8 @@ def choose_shape(parameters: int, vocabulary: int, least_layers: int = 1) -> Sha
     Args:
         parameters: target.
         vocabulary: tokens.
-        least_layers: fewest layers: 1 is enough to store, finding a fact by a name of several
-            tokens takes more.
+        least_layers: fewest layers: one stores less than two of the same parameters, and finding
+            a fact by a name of several tokens takes two.
 
     Raises:
         UsageError: no shape comes within 2 %: the size is too small for the vocabulary.

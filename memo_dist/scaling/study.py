@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import Config
 from memo_dist.errors import RunError, UsageError
-from memo_dist.runs import shared_run
+from memo_dist.memory.base import SCRATCH_NAME
+from memo_dist.runs import library_versions, shared_run
 from memo_dist.scaling.cells import Cell, partition_cells, study_cells
 from memo_dist.scaling.fit import Study, fit_study
 from memo_dist.scaling.folder import SETTLED, StudyFolder
+from memo_dist.scaling.law_file import write_law
 from memo_dist.scaling.predict import check_predictions, write_predictions
 from memo_dist.scaling.report import write_report
 from memo_dist.scaling.runner import run_cells
@@ -71,8 +75,23 @@ def finish_study(study: StudyFolder, config: Config) -> Study:
         raise RunError(f"{study.root} has no result yet: memo-dist scale run begins it")
     fitted = fit_study(results, config.scale, config.run.seed)
     check_predictions(study, fitted, results, config)
+    keep_recall_law(study, config, fitted)
     write_report(study, config, fitted, results)
     return fitted
+
+
+def keep_recall_law(study: StudyFolder, config: Config, fitted: Study) -> None:
+    """Write the recall law of reflections, where there is one, for ``plan.law``."""
+    found = fitted.fits.get(("reflections", "plain"))
+    if found is None or found.recall is None:
+        return
+    about = {
+        "base": SCRATCH_NAME,
+        "corpus": Path(config.scale.reflections.run).name,
+        "exposures": found.recall.points[0].exposures,
+        "versions": library_versions(),
+    }
+    write_law(study.recall_law, found.recall, about)
 
 
 def missing_cells(study: StudyFolder, config: Config) -> list[Cell]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from memo_dist.config.scale_schema import ScaleConfig
+from memo_dist.config.scale_schema import (
+    BiographyStudyConfig,
+    GridConfig,
+    RandomStudyConfig,
+    ScaleConfig,
+)
 from memo_dist.scaling.cells import Cell
 from memo_dist.scaling.ladder import Shape, choose_shape
 from memo_dist.scaling.sources.biographies import Biographies
@@ -22,15 +27,15 @@ def draw_knowledge(cell: Cell, scale: ScaleConfig) -> tuple[Knowledge, Shape]:
     Raises:
         UsageError: no memory of that size exists for the source's vocabulary.
     """
-    if cell.source == "random":
-        grid = scale.random
-        shape = choose_shape(cell.size, RandomSequences.tokens(grid.vocabulary))
+    grid: GridConfig = getattr(scale, cell.source)
+    layers = grid.least_layers
+    if isinstance(grid, RandomStudyConfig):
+        shape = choose_shape(cell.size, RandomSequences.tokens(grid.vocabulary), layers)
         bits = cell.load * shape.parameters
         return RandomSequences(bits, grid.vocabulary, grid.length, cell.seed), shape
-    if cell.source == "biographies":
-        layers = scale.biographies.least_layers
+    if isinstance(grid, BiographyStudyConfig):
         shape = choose_shape(cell.size, VOCABULARY, layers)
         bits = cell.load * shape.parameters
-        return Biographies(bits, scale.biographies, cell.arm, cell.seed), shape
+        return Biographies(bits, grid, cell.arm, cell.seed), shape
     knowledge = ReflectionKnowledge(scale.reflections, int(cell.load), cell.seed)
-    return knowledge, choose_shape(cell.size, knowledge.vocabulary)
+    return knowledge, choose_shape(cell.size, knowledge.vocabulary, layers)
