@@ -1,15 +1,19 @@
 """The language model steps with scripted replies: parsing, rejection, rewriting, provenance."""
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import pytest
 from llm_cases import MILL, PELL, pair, reasons, settings, step, talk, texts, unit
 
+from memo_dist.synthesis.asking.validation import fault_of
+from memo_dist.synthesis.backends.base import Answer
 from memo_dist.synthesis.clean import Candidate, clean
 from memo_dist.synthesis.llm import LanguageModelGenerator, prompts
 from memo_dist.synthesis.llm.anchors import anchors_of
 from memo_dist.synthesis.llm.reading import readings
+from memo_dist.synthesis.llm.schemas import MERGED, limited, text_of
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, STEP_NAMES, in_force
 
 NO_LOOP = "synthesis.coverage_rounds=0"
@@ -344,6 +348,22 @@ def test_every_schema_is_strict_and_bounded():
         for node in objects(schema):
             assert node["required"] == list(node["properties"])
             assert node["additionalProperties"] is False
+
+
+def test_a_reply_can_name_only_what_the_prompt_lists():
+    (request,) = prompts_of("verify")
+    pairs = json.loads(request.schema)["properties"]["verdicts"]["items"]["anyOf"]
+    for verdict in pairs:
+        assert verdict["properties"]["pair"] == {"type": "integer", "enum": [1, 2]}
+
+
+def test_a_number_that_is_not_listed_costs_its_item_and_not_the_reply():
+    schema = text_of(limited(MERGED, 4, 2))
+    pairs = [{"merges": [1, 9], "question": "?", "answer": "!"}]
+    reply = Answer(json.dumps({"pairs": pairs}), "stop")
+    assert fault_of(reply, schema) == ""
+    pairs[0]["merges"] = [1, "2"]
+    assert "merges" in fault_of(replace(reply, text=json.dumps({"pairs": pairs})), schema)
 
 
 def test_a_version_changes_with_the_prompt_and_the_schema(monkeypatch):

@@ -226,7 +226,8 @@ def test_a_rank_that_never_comes_is_named(chain, cluster):
 
 STUDY = """
 scale: {partitions: 2, bootstrap: 20, measurements: 2, random: {vocabulary: 16, length: 16,
-  least_layers: 1, sizes: [4000, 8000], loads: [0.5, 2.0], exposures: [20], seeds: [1], lr_check: []}}
+  least_layers: 1, sizes: [4000, 8000], loads: [0.5, 2.0], exposures: [20], seeds: [1],
+  lr_check: []}}
 """
 
 

@@ -111,7 +111,25 @@ def _violation(value: Any, schema: str) -> str:
 
 @lru_cache(maxsize=64)
 def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema))
+    return Draft202012Validator(_relaxed(json.loads(schema)))
+
+
+def _relaxed(part: Any) -> Any:
+    """The schema without the limits on references (integers of a list, and how many of them).
+
+    A server with structured output keeps them. Elsewhere one number out of place costs its item,
+    which a step rejects with a reason, and not the whole reply.
+    """
+    if isinstance(part, list):
+        return [_relaxed(value) for value in part]
+    if not isinstance(part, dict):
+        return part
+    dropped = "enum" if _refers(part) else "minItems" if _refers(part.get("items")) else None
+    return {key: _relaxed(value) for key, value in part.items() if key != dropped}
+
+
+def _refers(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "integer" and "enum" in part
 
 
 def _no_constant(name: str) -> Any:

@@ -33,7 +33,9 @@ class AbstainStep:
             count = round(self._tools.settings.abstain_fraction * len(rows))
             if count:
                 body = passages_text(reading)
-                request = self._tools.prompter.request(ABSTAIN, body, count, count=count)
+                request = self._tools.prompter.request(
+                    ABSTAIN, body, count, len(reading.passages), count=count
+                )
                 asked.append(((reading, count), request))
         found, taken = Collector(), {normalise(row.question) for row in inputs}
         if asked:

@@ -32,7 +32,9 @@ class ConsolidateStep:
             for batch in batches(mine, self._tools.settings.pairs_per_call):
                 if len(batch) > 1:
                     body = passages_text(reading) + pairs_text(listed(batch))
-                    request = self._tools.prompter.request(CONSOLIDATE, body, len(batch))
+                    request = self._tools.prompter.request(
+                        CONSOLIDATE, body, len(batch), len(batch)
+                    )
                     asked.append(([row for _, row in batch], request))
         found = Collector()
         if asked:

@@ -44,7 +44,7 @@ class CrossStep:
         listed = [
             ListedPair(row.question, row.answer, title=titles[row.sources[0]]) for row in rows
         ]
-        request = self._tools.prompter.request(CROSS, facts_text(listed), len(rows))
+        request = self._tools.prompter.request(CROSS, facts_text(listed), len(rows), len(rows))
         author = self._tools.author(unit, self.version)
         replies = yield [request]
         for _, reply in answered([(unit, request)], replies):

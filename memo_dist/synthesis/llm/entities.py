@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from memo_dist.synthesis.llm import schemas
 from memo_dist.synthesis.llm.extract import take_pair
 from memo_dist.synthesis.llm.prompts import Prompt, passages_text
+from memo_dist.synthesis.llm.reading import Reading
 from memo_dist.synthesis.llm.scribe import Collector, answered
 from memo_dist.synthesis.llm.step import Toolkit, version_of
-from memo_dist.synthesis.requests import Dialogue
+from memo_dist.synthesis.requests import Dialogue, Request
 from memo_dist.synthesis.types import Reflection, StepName, Unit
 
 ENTITIES = Prompt(("entities",), schemas.OF_PASSAGES, 80)
@@ -34,11 +35,7 @@ class EntityStep:
 
     def dialogue(self, unit: Unit, inputs: Sequence[Reflection]) -> Dialogue:
         """One call a reading; a question that names its answer is rejected."""
-        asked = [
-            (reading, self._tools.prompter.request(ENTITIES, passages_text(reading), most))
-            for reading in self._tools.readings(unit)
-            for most in [_PAIRS_A_CALL + reading.chars // _CHARS_A_PAIR]
-        ]
+        asked = [(reading, self._request(reading)) for reading in self._tools.readings(unit)]
         found = Collector()
         if asked:
             author = self._tools.author(unit, self.version)
@@ -47,3 +44,8 @@ class EntityStep:
                 for row in reply.value["pairs"]:
                     take_pair(reading, {"kind": "entity", **row}, reply, author, found)
         return found.result()
+
+    def _request(self, reading: Reading) -> Request:
+        most = _PAIRS_A_CALL + reading.chars // _CHARS_A_PAIR
+        body, numbers = passages_text(reading), len(reading.passages)
+        return self._tools.prompter.request(ENTITIES, body, most, numbers)

@@ -68,7 +68,9 @@ class ParaphraseStep:
             for row in rows
         ]
         body = facts_text(listed)
-        return self._tools.prompter.request(PARAPHRASE, body, len(rows), count=self._wanted)
+        return self._tools.prompter.request(
+            PARAPHRASE, body, len(rows), len(rows), count=self._wanted
+        )
 
 
 def _fresh(

@@ -135,7 +135,8 @@ def _most(reading: Reading) -> int:
 
 
 def _request(tools: Toolkit, prompt: Prompt, reading: Reading, most: int, **values: Any) -> Request:
-    return tools.prompter.request(prompt, passages_text(reading), most, **values)
+    numbers = len(values.get("anchors", reading.passages))
+    return tools.prompter.request(prompt, passages_text(reading), most, numbers, **values)
 
 
 def _ask(

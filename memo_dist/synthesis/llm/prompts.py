@@ -68,13 +68,14 @@ class Prompter:
     seed: int
     max_reply_tokens: int
 
-    def request(self, prompt: Prompt, body: str, most: int, **values: Any) -> Request:
+    def request(self, prompt: Prompt, body: str, most: int, numbers: int, **values: Any) -> Request:
         """The request of one task.
 
         Args:
             prompt: the task.
             body: passages and pairs, as :func:`passages_text` and :func:`pairs_text` give them.
             most: items that a useful reply lists at most.
+            numbers: passages, pairs or answers that the prompt lists, from 1 on.
             values: for the task's template.
         """
         roles: tuple[Role, ...] = ("user", "assistant")
@@ -85,7 +86,7 @@ class Prompter:
         return Request(
             model=self.model,
             messages=(system, *example, user),
-            schema=text_of(limited(prompt.schema, most)),
+            schema=text_of(limited(prompt.schema, most, numbers)),
             max_tokens=min(self.max_reply_tokens, _BASE_TOKENS + prompt.item_tokens * most),
             seed=self.seed,
         )

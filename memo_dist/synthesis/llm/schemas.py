@@ -10,7 +10,8 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-NUMBER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "integer", "minimum": 1}
+"""Of a listed passage, pair or answer; :func:`limited` says which there are."""
 TEXT: Schema = {"type": "string"}
 
 
@@ -43,12 +44,31 @@ def text_of(schema: Mapping[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"))
 
 
-def limited(schema: Schema, most: int) -> Schema:
-    """The schema of a list, for at most ``most`` items: a model that repeats itself comes to an
-    end, and its reply still parses.
+def limited(schema: Schema, most: int, numbers: int) -> Schema:
+    """The schema of one request's reply.
+
+    Args:
+        schema: of a record with lists.
+        most: items that a list has at most: a model that repeats itself comes to an end, and its
+            reply still parses.
+        numbers: passages, pairs or answers that the prompt lists: a server with structured
+            output lets the model write no other number.
     """
-    lists = {name: {**value, "maxItems": most} for name, value in schema["properties"].items()}
+    listed = {"type": "integer", "enum": [*range(1, numbers + 1)]}
+    lists = {
+        name: {**_with_numbers(value, listed), "maxItems": most}
+        for name, value in schema["properties"].items()
+    }
     return {**schema, "properties": lists}
+
+
+def _with_numbers(part: Any, listed: Schema) -> Any:
+    """``part`` with every :data:`NUMBER` replaced."""
+    if part == NUMBER:
+        return listed
+    if isinstance(part, dict):
+        return {key: _with_numbers(value, listed) for key, value in part.items()}
+    return [_with_numbers(value, listed) for value in part] if isinstance(part, list) else part
 
 
 EXTRACTED = record(
@@ -58,7 +78,9 @@ EXTRACTED = record(
 )
 OF_PASSAGES = record(pairs=array(record(passage=NUMBER, question=TEXT, answer=TEXT)))
 ANCHORED = record(questions=array(record(answer=NUMBER, question=TEXT)))
-MERGED = record(pairs=array(record(merges=array(NUMBER), question=TEXT, answer=TEXT)))
+MERGED = record(
+    pairs=array(record(merges={**array(NUMBER), "minItems": 2}, question=TEXT, answer=TEXT))
+)
 VERDICTS = record(
     verdicts=array(
         {

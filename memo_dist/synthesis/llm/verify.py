@@ -73,7 +73,7 @@ class VerifyStep:
             for number, row in pairs
         ]
         body = passages_text(reading) + pairs_text(rows)
-        return self._tools.prompter.request(VERIFY, body, len(rows))
+        return self._tools.prompter.request(VERIFY, body, len(rows), len(rows))
 
     def _batches(self, parts: Iterable[Batch]) -> list[Batch]:
         size = self._tools.settings.pairs_per_call
