@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 
 if TYPE_CHECKING:
+    from memo_dist.fusion.latent.answering import LatentBank
     from memo_dist.fusion.logits.answering import FusedBank
     from memo_dist.memory.bank import Bank
 
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
 @click.argument("question")
 @click.option(
     "--mode",
-    type=click.Choice(["direct", "protocol", "logits"]),
+    type=click.Choice(["direct", "protocol", "logits", "latent"]),
     default="direct",
     show_default=True,
 )
-@click.option("--stream", is_flag=True, help="Show the text while it is written (logits).")
+@click.option("--stream", is_flag=True, help="Show the text while it is written (logits, latent).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
 @config_options
 def command(  # noqa: PLR0913
@@ -48,17 +50,18 @@ def command(  # noqa: PLR0913
 
     direct: the memory alone. protocol: an executive (executive.kind, .model, .urls) asks the
     memory turn by turn; the transcript is written below RUN/ask/. logits: a frozen backbone
-    (fusion.backbone) and the memory write the answer together, token by token.
+    (fusion.backbone) and the memory write the answer together, token by token. latent: the
+    backbone writes it and attends to the memory's hidden states.
     """
     if not question.strip():
         raise UsageError("the question is empty")
-    if stream and (mode != "logits" or as_json):
-        raise UsageError("--stream goes with --mode logits, and without --json")
+    if stream and (mode not in _LOADING or as_json):
+        raise UsageError("--stream goes with --mode logits or latent, and without --json")
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     quiet_libraries()
     if stream:
-        for piece in _fused(run, config).stream(question):
+        for piece in _LOADING[mode](run, config).stream(question):
             click.echo(piece, nl=False)
         click.echo()
         return
@@ -88,6 +91,22 @@ def _by_logits(
     if text.lost:
         more["lost"] = round(text.lost, 4)
     return answer, more, seconds
+
+
+def _by_latent(
+    run: RunFolder, config: Config, question: str
+) -> tuple[Answer, dict[str, Any], float]:
+    fused = _latent(run, config)
+    started = time.monotonic()
+    (answer,) = fused.answer([question])
+    (text,) = fused.last
+    return answer, {"backbone_forwards": text.forwards}, time.monotonic() - started
+
+
+def _latent(run: RunFolder, config: Config) -> LatentBank:
+    from memo_dist.fusion.latent.answering import LatentBank
+
+    return LatentBank.load(run, config, _load_bank(run, config))
 
 
 def _fused(run: RunFolder, config: Config) -> FusedBank:
@@ -130,7 +149,16 @@ def _by_protocol(
     return outcome.answer, more, outcome.answer.seconds
 
 
-_ASKING = {"direct": _directly, "protocol": _by_protocol, "logits": _by_logits}
+_ASKING = {
+    "direct": _directly,
+    "protocol": _by_protocol,
+    "logits": _by_logits,
+    "latent": _by_latent,
+}
+_LOADING: dict[str, Callable[[RunFolder, Config], FusedBank | LatentBank]] = {
+    "logits": _fused,
+    "latent": _latent,
+}
 """For each mode: the answer, what else is told of it, and seconds without loading."""
 
 

@@ -28,8 +28,8 @@ from memo_dist.runs import existing_run
     default="direct",
     show_default=True,
     metavar="MODE[,MODE]...",
-    help="Ways of asking, side by side: direct, logits, protocol, protocol-full, protocol-one-turn,"
-    " protocol-multi-turn.",
+    help="Ways of asking, side by side: direct, logits, latent, protocol, protocol-full,"
+    " protocol-one-turn, protocol-multi-turn.",
 )
 @click.option("--name", help="Name of the evaluation [default: the questions' folder and file].")
 @config_options

@@ -16,27 +16,56 @@ from memo_dist.runs import existing_run, open_run
 
 @click.command("fuse")
 @run_argument
+@click.option(
+    "--mode",
+    type=click.Choice(["logits", "latent"]),
+    default="logits",
+    show_default=True,
+    help="What is fitted: a gate between distributions, or a connector between hidden states.",
+)
 @click.option("--backbone", help="The frozen model; the same as fusion.backbone=NAME.")
 @config_options
 def command(
     run_folder: Path,
+    mode: str,
     backbone: str | None,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
     """Fit what joins the memory of RUN to a frozen backbone; both stay as they are.
 
-    A learned gate for ask --mode logits: how far to trust the memory on each token. The result
-    lies below RUN/fusion/.
+    logits: a learned gate, how far to trust the memory on each token (ask --mode logits). latent:
+    a connector, cross-attention from the backbone to the memory's hidden states (ask --mode
+    latent), trained as memories are; the same command goes on after a stop. The result lies below
+    RUN/fusion/.
     """
     existing_run(run_folder)
     # The backbone's name is kept in the run's configuration: asking needs no option for it.
     named = (f"fusion.backbone={backbone}",) if backbone else ()
     config = resolve(config_files, (*overrides, *named), run_folder)
     quiet_libraries()
+    if mode == "latent":
+        _train_connector(run_folder, config)
+        return
     STOP.install()
     with open_run(run_folder, config, "must") as run:
         _fit_gate(run, config)
+
+
+def _train_connector(run_folder: Path, config: Config) -> None:
+    from memo_dist.fusion.latent.stage import fuse_latent
+
+    found = fuse_latent(run_folder, config)
+    if found is None:
+        return
+    folder, card = found
+    for where, arms in card["nats_per_token"]["after"].items():
+        click.echo(
+            f"{where}, nats a token of what nothing was learned from: backbone"
+            f" {arms['backbone']:.2f}, fused {arms['fused']:.2f}, backbone that reads the passage"
+            f" {arms['taught']:.2f}"
+        )
+    click.echo(f"the connector is in {folder}")
 
 
 def _fit_gate(run: RunFolder, config: Config) -> None:

@@ -349,8 +349,42 @@ class ExportConfig:
 
 
 @dataclass
+class LatentConfig:
+    """Fusion by hidden states: the connector (``fuse --mode latent``, ``ask --mode latent``)."""
+
+    every: int = 4
+    """The connector follows every n-th decoder layer of the backbone."""
+    heads: int = 8
+    """Heads of its cross-attention."""
+    head_width: int = 64
+    """Width of a head."""
+    memory_layer: int = -1
+    """Hidden layer of the memory that is read: 0 its embeddings, -1 its last layer."""
+    drafts: bool = True
+    """The memory reads its own answer behind the question: more slots, and what it would say."""
+    examples: int = 2000
+    """Questions about facts that the connector is trained on, the first ones by their hashes."""
+    outside: float = 0.25
+    """Questions from outside, per question about a fact; the backbone is to stay as it is there."""
+    held_out: float = 0.1
+    """Fraction of the facts that nothing is learned from: the card tells the results on them."""
+    epochs: int = 3
+    """Passes over the examples."""
+    batch: int = 16
+    """Examples of an optimizer step, over all ranks."""
+    micro_batch: int = 4
+    """Examples of one forward."""
+    lr: float = 0.001
+    """Peak learning rate; the rest of the optimizer and ZeRO are those of the group ``train``."""
+    distill: float = 1.0
+    """Weight of the divergence from the backbone that reads the fact's passage."""
+    locality: float = 1.0
+    """Weight of the divergence from the backbone alone, on questions from outside."""
+
+
+@dataclass
 class FusionConfig:
-    """A frozen backbone that reads the memory's distributions (``ask --mode logits``)."""
+    """A frozen backbone that reads the memory (``ask --mode logits`` and ``--mode latent``)."""
 
     backbone: str = ""
     """Frozen language model: a local folder, a hub id, or ``smollm2-135m``; empty: the base that
@@ -381,6 +415,8 @@ class FusionConfig:
     """Divides the memories' logits."""
     max_lost: float = 0.1
     """Largest mean probability that memories may lose to a backbone of another vocabulary."""
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    """Fusion by hidden states."""
 
 
 @dataclass

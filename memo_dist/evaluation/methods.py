@@ -19,6 +19,7 @@ from memo_dist.protocol.requests import prompts_version
 from memo_dist.protocol.session import ProtocolSession
 
 if TYPE_CHECKING:
+    from memo_dist.fusion.latent.answering import LatentBank
     from memo_dist.fusion.logits.answering import FusedBank
 
 EXECUTIVE_IDENTITY = (
@@ -91,7 +92,7 @@ class MemoryAnswerer:
 class FusionAnswerer:
     """A backbone that reads the memory, as a method; reused while all that decides it is equal."""
 
-    def __init__(self, fused: FusedBank, run: RunFolder) -> None:
+    def __init__(self, fused: FusedBank | LatentBank, run: RunFolder) -> None:
         """Wrap a bank and its backbone."""
         self._fused = fused
         self.identity = short_hash([memory_identity(run.memory), fused.identity])

@@ -35,7 +35,7 @@ PROTOCOL_MODES = {
     "protocol-multi-turn": "multi_turn",
 }
 """Modes that ask an executive, and their variant ("": ``protocol.variant``)."""
-MODES = ("direct", "logits", *PROTOCOL_MODES)
+MODES = ("direct", "logits", "latent", *PROTOCOL_MODES)
 """What ``evaluate --modes`` may name."""
 
 
@@ -117,6 +117,10 @@ class _Building:
             from memo_dist.fusion.logits.answering import FusedBank
 
             return FusionAnswerer(FusedBank.load(self._run, self._config, self._bank), self._run)
+        if mode == "latent":
+            from memo_dist.fusion.latent.answering import LatentBank
+
+            return FusionAnswerer(LatentBank.load(self._run, self._config, self._bank), self._run)
         if mode == "direct":
             at_once = STREAMED_QUESTIONS if self._bank.streams else 0
             return MemoryAnswerer(self._ask, self._run.memory, at_once=at_once)

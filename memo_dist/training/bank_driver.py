@@ -13,13 +13,19 @@ from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError
 from memo_dist.observability.progress import progress_board
-from memo_dist.training.job import TrainJob
-from memo_dist.training.ray_driver import ShardTraining, start_environment
+from memo_dist.training.job import RankJob
+from memo_dist.training.ray_driver import Entry, ShardTraining, start_environment
 
 POLL_SECONDS = 0.5
 
 
-def train_bank(jobs: Mapping[int, TrainJob], config: Config, placement: Placement) -> None:
+def train_bank(
+    jobs: Mapping[int, RankJob],
+    config: Config,
+    placement: Placement,
+    what: str = "train shard {}",
+    entry: Entry | None = None,
+) -> None:
     """Train shards as independent jobs, ``placement.at_once`` of them side by side.
 
     Runs inside a Ray session (memo_dist.cluster.ray_local). Every shard runs to its own end;
@@ -29,6 +35,8 @@ def train_bank(jobs: Mapping[int, TrainJob], config: Config, placement: Placemen
         jobs: what is to be trained, by shard.
         config: the resolved configuration.
         placement: ranks and room of each shard.
+        what: a shard's training, for people.
+        entry: what ranks run; None: the training of a memory.
 
     Raises:
         StoppedError, InterruptedRunError: a stop was requested; the states are saved.
@@ -42,8 +50,8 @@ def train_bank(jobs: Mapping[int, TrainJob], config: Config, placement: Placemen
         while queue.waiting or queue.running:
             while queue.waiting and len(queue.running) < placement.at_once and not STOP():
                 shard, job = queue.waiting.popleft()
-                label = f"train shard {shard}"
-                queue.running[shard] = ShardTraining(job, config, placement, label, board)
+                label = what.format(shard)
+                queue.running[shard] = ShardTraining(job, config, placement, label, board, entry)
             queue.poll()
             if STOP() and not queue.running:
                 break
@@ -55,7 +63,7 @@ def train_bank(jobs: Mapping[int, TrainJob], config: Config, placement: Placemen
 class _Queue:
     """Shards that wait, run, and failed; a shard that is done leaves no trace here."""
 
-    waiting: deque[tuple[int, TrainJob]]
+    waiting: deque[tuple[int, RankJob]]
     running: dict[int, ShardTraining] = field(default_factory=dict)
     failed: dict[int, MemoDistError] = field(default_factory=dict)
     unfinished: int = 0

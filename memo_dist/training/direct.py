@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from memo_dist.observability.logs import quiet_libraries
 from memo_dist.observability.progress import progress
 from memo_dist.runs import open_run
 from memo_dist.training.examples import Examples
-from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
+from memo_dist.training.job import RankJob, TrainJob, make_plan, rows_per_step, total_steps
 from memo_dist.training.model import use_bf16
 from memo_dist.training.prepare import check_training, is_trained, memory_base, prepare_job
 from memo_dist.training.saver import find_checkpoint
@@ -70,7 +70,7 @@ def train_here(root: Path, config: Config, resume: str) -> None:
     config = replace(config, cluster=replace(config.cluster, workers=ranks.world))
     if not ranks.is_first:
         logging.disable(logging.WARNING)
-        _train(_told_jobs(None), ranks)
+        _train(told_jobs(None), ranks)
         return
     _check(config, ranks.world)
     STOP.install()
@@ -78,11 +78,11 @@ def train_here(root: Path, config: Config, resume: str) -> None:
         base = memory_base(run, config)
         shards = range(load_manifest(run.corpus).shards)
         jobs = [
-            pipeline.with_resume(prepare_job(run, config, k, base, _resources(ranks)), resume)
+            pipeline.with_resume(prepare_job(run, config, k, base, rank_resources(ranks)), resume)
             for k in shards
             if not is_trained(run, config, k, base)
         ]
-        _train(_told_jobs(jobs), ranks)
+        _train(told_jobs(jobs), ranks)
 
 
 def _check(config: Config, world: int) -> None:
@@ -95,7 +95,7 @@ def _check(config: Config, world: int) -> None:
     use_bf16(config.train.precision)
 
 
-def _resources(ranks: Ranks) -> Resources:
+def rank_resources(ranks: Ranks) -> Resources:
     """As if all ranks' machines were one, each with this one's cores a rank."""
     here = detect_resources()
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks.world)
@@ -103,8 +103,8 @@ def _resources(ranks: Ranks) -> Resources:
     return Resources(cores, ranks.world if here.gpus else 0, here.memory_bytes)
 
 
-def _told_jobs(jobs: list[TrainJob] | None) -> list[dict[str, Any]]:
-    """Rank 0's jobs, on every rank; the others wait here while it prepares them."""
+def told_jobs(jobs: Sequence[RankJob] | None) -> list[dict[str, Any]]:
+    """Rank 0's jobs, on every rank; the others (None) wait here while it prepares them."""
     from memo_dist.training.worker import join_ranks
 
     join_ranks()

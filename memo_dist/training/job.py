@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
@@ -12,6 +12,53 @@ from memo_dist.training.packing import Plan, plan_training
 
 STOP_REQUEST = "stop-request"
 RESUME_CHOICES = ("auto", "never", "must")
+
+
+class RankJob(Protocol):
+    """What those who start ranks need to know of a job."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder: STATUS.json, metrics.jsonl, checkpoints."""
+        ...
+
+    @property
+    def final(self) -> Path:
+        """The result's folder; complete with its marker."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of a rank (CPU)."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a worker process."""
+        ...
+
+
+class SavedJob(Protocol):
+    """What checkpoints need to know of a job."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where they are."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """How many are kept."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything that decides the result."""
+        ...
+
+    @property
+    def resume(self) -> str:
+        """``auto``, ``must``, or the folder of a checkpoint."""
+        ...
 
 
 @dataclass(frozen=True)

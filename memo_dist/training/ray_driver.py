@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from memo_dist.observability.progress import ProgressBoard, ProgressReport
 from memo_dist.observability.status import StatusWriter, read_status
 from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
-from memo_dist.training.job import STOP_REQUEST, TrainJob
+from memo_dist.training.job import STOP_REQUEST, RankJob
 
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
+Entry = Callable[[dict[str, Any]], None]
+"""What every rank runs, with the job's plain data."""
 _START_TIMEOUT_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -40,8 +43,14 @@ class ShardTraining:
             when it was stopped on request.
     """
 
-    def __init__(
-        self, job: TrainJob, config: Config, placement: Placement, label: str, board: ProgressBoard
+    def __init__(  # noqa: PLR0913 - what a training is started with
+        self,
+        job: RankJob,
+        config: Config,
+        placement: Placement,
+        label: str,
+        board: ProgressBoard,
+        entry: Entry | None = None,
     ) -> None:
         self.job, self.label = job, label
         self.error: MemoDistError | None = None
@@ -50,7 +59,7 @@ class ShardTraining:
         self._started = time.time()
         self._save_by: float | None = None
         self._request.unlink(missing_ok=True)
-        self._fit = _Fit(job, config, placement)
+        self._fit = _Fit(job, config, placement, entry or _train_rank)
         self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
         self._room: Room | None = Room(placement, config.cluster.start_timeout, label)
 
@@ -130,9 +139,10 @@ class ShardTraining:
 class _Fit(threading.Thread):
     """``trainer.fit()`` beside the main thread."""
 
-    def __init__(self, job: TrainJob, config: Config, placement: Placement) -> None:
+    def __init__(self, job: RankJob, config: Config, placement: Placement, entry: Entry) -> None:
         super().__init__(name="ray-train", daemon=True)
         self._job, self._config, self._placement = job, config, placement
+        self._entry = entry
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -148,7 +158,7 @@ class _Fit(threading.Thread):
 
         place, failures = self._placement, self._config.train.max_failures
         return TorchTrainer(
-            _train_rank,
+            self._entry,
             train_loop_config=self._job.to_json(),
             torch_config=TorchConfig(
                 backend="nccl" if place.gpu else "gloo",
@@ -172,7 +182,7 @@ class _Fit(threading.Thread):
         )
 
 
-def _run_name(job: TrainJob) -> str:
+def _run_name(job: RankJob) -> str:
     """The run folder's name, from ``RUN/train/shard-<k>``."""
     return job.path.parent.parent.name
 

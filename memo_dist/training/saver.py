@@ -18,7 +18,7 @@ from memo_dist.io import atomic
 from memo_dist.training import checkpoint
 from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
-from memo_dist.training.job import TrainJob
+from memo_dist.training.job import SavedJob
 from memo_dist.training.shards import FragmentReader, snapshot, write_fragments
 
 BEST = "best"
@@ -35,7 +35,7 @@ class Saver:
     """
 
     def __init__(
-        self, job: TrainJob, ranks: Ranks, on_complete: Callable[[TrainState], None]
+        self, job: SavedJob, ranks: Ranks, on_complete: Callable[[TrainState], None]
     ) -> None:
         self._job, self._ranks, self._on_complete = job, ranks, on_complete
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -122,7 +122,7 @@ class Saver:
         return state["step"], state["recall"], FragmentReader(folder)
 
 
-def find_checkpoint(job: TrainJob) -> tuple[Path, TrainState] | None:
+def find_checkpoint(job: SavedJob) -> tuple[Path, TrainState] | None:
     """The newest complete checkpoint of a job (or the one asked for), checked.
 
     The number of ranks and the ZeRO stage may have changed since; the job may not.

@@ -48,7 +48,7 @@ def train_rank(values: dict[str, Any], watch: Watch | None = None) -> Outcome:
     quiet_libraries()
     join_ranks()
     ranks = Ranks.from_environment()
-    with _sole_writer(job.path, ranks):
+    with sole_writer(job.path, ranks):
         return Trainer(job, ranks, watch).run()
 
 
@@ -58,7 +58,7 @@ def join_ranks() -> None:
 
 
 @contextmanager
-def _sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
+def sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Rank 0 holds a lock while it writes: after a driver's death an old rank may still live.
 
     Raises:

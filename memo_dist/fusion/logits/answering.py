@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from memo_dist.config.schema import Config, FusionConfig
 from memo_dist.errors import UsageError
-from memo_dist.evaluation.metrics import normalise
 from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
+from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
 from memo_dist.fusion.logits.gates import GATE_FILE, ConstantGate, EntropyGate, Gate, LearnedGate
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import BASE_ROWS, CachedModel, Source
 from memo_dist.fusion.logits.token_map import TokenMap
-from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
+from memo_dist.fusion.logits.types import FusedText, Request, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.bank import Bank, Vote
-from memo_dist.memory.calibration import is_abstention
+from memo_dist.memory.bank import Bank
 from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import BankManifest, load_manifest
 from memo_dist.memory.types import Answer
@@ -92,25 +90,19 @@ class FusedBank:
             UsageError: a question is too long, or the vocabularies have too little in common.
         """
         votes = self._bank.votes(questions, batch_size)
-        pairs = zip(questions, votes, strict=True)
-        requests = [self._request(question, row) for question, row in pairs]
+        requests = requests_of(self._bank, questions, votes)
         self.last = self.fusion.generate(requests, self.settings, batch_size)
         self._check_lost(self.last)
-        return [_answer(q, v, t) for q, v, t in zip(questions, votes, self.last, strict=True)]
+        return fused_answers(questions, votes, self.last)
 
     def requests(self, questions: Sequence[str], batch_size: int = 16) -> list[Request]:
         """What the bank believes of each question."""
-        votes = self._bank.votes(questions, batch_size)
-        return [self._request(q, row) for q, row in zip(questions, votes, strict=True)]
+        return requests_of(self._bank, questions, self._bank.votes(questions, batch_size))
 
     def stream(self, question: str) -> Iterator[str]:
         """The answer's text piece by piece."""
         (request,) = self.requests([question])
         yield from self.fusion.stream(request, self.settings)
-
-    def _request(self, question: str, votes: Sequence[Vote]) -> Request:
-        by_shard = {vote.shard.id: vote for vote in votes}
-        return Request(question, tuple(_belief(by_shard[s.id]) for s in self._bank.shards))
 
     def _check_lost(self, texts: Sequence[FusedText]) -> None:
         lost = sum(text.lost for text in texts) / max(len(texts), 1)
@@ -120,35 +112,6 @@ class FusedBank:
                 f" (fusion.max_lost={self._max_lost:g}): choose a backbone of the memory's own"
                 " family, or join them by hidden states (memo-dist fuse, ask --mode latent)"
             )
-
-
-def _belief(vote: Vote) -> Belief:
-    raw, verdict = vote.raw, vote.verdict
-    return Belief(raw.asked, verdict.confidence, verdict.abstained, raw.text)
-
-
-def _answer(question: str, votes: Sequence[Vote], text: FusedText) -> Answer:
-    """The text with the sources of the shard that says the same, and a confidence.
-
-    That of calibration where a shard says the same; else the mean probability of the tokens, which
-    nothing calibrates.
-    """
-    spoken = [vote for vote in votes if not vote.verdict.abstained]
-    same = [v for v in spoken if normalise(v.raw.text) == normalise(text.text)]
-    abstained = is_abstention(text.text)
-    mean = math.exp(sum(text.log_probs) / max(len(text.log_probs), 1))
-    chosen = [vote.shard.id for vote in same[:1]]
-    others = [vote.shard.id for vote in votes if vote.shard.id not in chosen]
-    return Answer(
-        text="" if abstained else text.text,
-        confidence=same[0].verdict.confidence if same else mean,
-        abstained=abstained,
-        sources=same[0].shard.sources.find(question, text.text) if same and not abstained else (),
-        shards=(*chosen, *others),
-        seconds=text.seconds + sum(vote.raw.seconds for vote in votes),
-        tokens=text.read + sum(vote.raw.tokens for vote in votes),
-        calls=1 + len(votes) + len(spoken),
-    )
 
 
 def gate_identity(base: BaseModel, manifest: BankManifest) -> dict[str, str]:

@@ -13,8 +13,9 @@ from torch import Tensor
 from memo_dist.fusion import ops
 from memo_dist.fusion.logits.gates import ConstantGate, Gate, gate_features
 from memo_dist.fusion.logits.source import Source
-from memo_dist.fusion.logits.state import Choice, Record, State
+from memo_dist.fusion.logits.state import State
 from memo_dist.fusion.logits.types import FusedText, Request, Settings
+from memo_dist.fusion.logits.writing import Choice, Record, stream_text
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
 from memo_dist.training.format import ChatFormat
 
@@ -90,21 +91,7 @@ class LogitFusion:
 
     def stream(self, request: Request, settings: Settings = DEFAULTS) -> Iterator[str]:
         """Answer one request piece by piece; the pieces joined are the text of `generate`."""
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=True)
-        begun = False
-        held = ""
-        for tokens in self._steps([request], settings):
-            for token in tokens:
-                piece = stream.step(self._backend, token) or ""
-                # The text is stripped at both ends: trailing space waits for what follows.
-                piece = held + (piece if begun else piece.lstrip())
-                kept = piece.rstrip()
-                held = piece[len(kept) :]
-                begun = begun or bool(kept)
-                if kept:
-                    yield kept
+        yield from stream_text(self._steps([request], settings), self._backend)
 
     @torch.inference_mode()
     def score(self, request: Request, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -151,7 +138,8 @@ class LogitFusion:
         with torch.inference_mode():
             for _ in write(state, settings, record):
                 yield record.fresh(self._stops)
-        record.close(state)
+        read = [state.read(row) for row in range(state.rows)]
+        record.close(read, state.forwards, state.lost)
 
     def _parallel(self, state: State, settings: Settings, record: Record) -> Iterator[None]:
         limit = settings.max_new_tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,21 +10,11 @@ from torch import Tensor
 from memo_dist.errors import UsageError
 from memo_dist.fusion.logits.source import CachedModel, Reading, Source
 from memo_dist.fusion.logits.token_map import mean_lost
-from memo_dist.fusion.logits.types import FusedText, Request
+from memo_dist.fusion.logits.types import Request
 from memo_dist.io.hashing import stable_modulo
-from memo_dist.training.format import ChatFormat
 
 _SEEDS = 2**62
 _CERTAIN = 1e-6  # confidences nearer to 0 or 1 would have endless log-odds
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One token a row (int64 [rows]), its log-prob, and the log weights [rows, sources] behind."""
-
-    tokens: Tensor
-    log_probs: Tensor
-    weights: Tensor
 
 
 class State:
@@ -145,10 +134,7 @@ class State:
     def seeds(self, seed: int, places: Sequence[int]) -> Tensor:
         """A seed for each row, int64: of the question and the position of its token."""
         asked = [request.question for request in self.requests]
-        if len(asked) == 1:
-            asked *= len(places)
-        pairs = zip(asked, places, strict=True)
-        return torch.tensor([stable_modulo(f"{seed}:{place}:{q}", _SEEDS) for q, place in pairs])
+        return row_seeds(seed, asked * len(places) if len(asked) == 1 else asked, places)
 
     def read(self, row: int) -> int:
         """Prompt tokens of one request, over all sources."""
@@ -172,88 +158,28 @@ class State:
     def _check(self, room: int) -> None:
         for i, source in enumerate(self._sources):
             for question in self._questions(i):
-                tokens = len(source.prompt(question))
-                if tokens + room > source.model.context:
-                    raise UsageError(
-                        f"a question of {tokens} tokens and an answer of"
-                        f" memory.max_answer_tokens={room} do not fit into the"
-                        f" {source.model.context} tokens that"
-                        f" {'the backbone' if i == 0 else 'a memory'} reads: '{question[:60]}...'"
-                    )
+                check_room(source, question, room, "a memory" if i else "the backbone")
 
 
-class Record:
-    """Tokens written by each row, and the numbers behind them."""
+def row_seeds(seed: int, questions: Sequence[str], places: Sequence[int]) -> Tensor:
+    """A seed for each row, int64 [rows]: of its question and the position of its token."""
+    pairs = zip(questions, places, strict=True)
+    return torch.tensor([stable_modulo(f"{seed}:{place}:{q}", _SEEDS) for q, place in pairs])
 
-    def __init__(self, rows: int) -> None:
-        """Nothing is written yet."""
-        self._tokens: list[list[int]] = [[] for _ in range(rows)]
-        self._log_probs: list[list[float]] = [[] for _ in range(rows)]
-        self._weights: list[list[float]] = [[] for _ in range(rows)]
-        self._shown = 0
-        self._read = [0] * rows
-        self._forwards = 0
-        self._lost = 0.0
 
-    def add(self, choice: Choice) -> None:
-        """One token a row."""
-        memory = _memory_weights(choice)
-        rows = zip(choice.tokens.tolist(), choice.log_probs.tolist(), memory, strict=True)
-        for row, (token, log_prob, weight) in enumerate(rows):
-            self._append(row, token, log_prob, weight)
+def check_room(source: Source, question: str, room: int, who: str) -> None:
+    """Refuse a question that with its answer is longer than a model reads.
 
-    def add_run(self, choice: Choice, count: int) -> None:
-        """The first ``count`` tokens of a choice of consecutive positions, to the only row."""
-        memory = _memory_weights(choice)
-        columns = zip(choice.tokens.tolist(), choice.log_probs.tolist(), memory, strict=True)
-        for token, log_prob, weight in list(columns)[:count]:
-            self._append(0, token, log_prob, weight)
-
-    def done(self, stops: frozenset[int]) -> bool:
-        """Whether every row has ended."""
-        return all(any(token in stops for token in row) for row in self._tokens)
-
-    def fresh(self, stops: frozenset[int]) -> list[int]:
-        """The first row's tokens since the last call, up to its end."""
-        row = self._tokens[0]
-        end = _length(row, stops)
-        new = [token for token in row[self._shown : end] if token not in stops]
-        self._shown = len(row)
-        return new
-
-    def close(self, state: State) -> None:
-        """Keep what the state counted."""
-        self._read = [state.read(row) for row in range(state.rows)]
-        self._forwards, self._lost = state.forwards, state.lost
-
-    def text(self, row: int, chat: ChatFormat, stops: frozenset[int], seconds: float) -> FusedText:
-        """What one row wrote, up to its end."""
-        end = _length(self._tokens[row], stops)
-        return FusedText(
-            text=chat.decode(self._tokens[row][:end]),
-            tokens=tuple(self._tokens[row][:end]),
-            log_probs=tuple(self._log_probs[row][:end]),
-            memory_weights=tuple(self._weights[row][:end]),
-            read=self._read[row] + end,
-            forwards=self._forwards,
-            lost=self._lost,
-            seconds=seconds,
+    Raises:
+        UsageError: it is.
+    """
+    tokens = len(source.prompt(question))
+    if tokens + room > source.model.context:
+        raise UsageError(
+            f"a question of {tokens} tokens and an answer of memory.max_answer_tokens={room} do"
+            f" not fit into the {source.model.context} tokens that {who} reads:"
+            f" '{question[:60]}...'"
         )
-
-    def _append(self, row: int, token: int, log_prob: float, weight: float) -> None:
-        self._tokens[row].append(token)
-        self._log_probs[row].append(log_prob)
-        self._weights[row].append(weight)
-
-
-def _length(tokens: Sequence[int], stops: frozenset[int]) -> int:
-    """Tokens up to and including the first one that ends an answer."""
-    return next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
-
-
-def _memory_weights(choice: Choice) -> list[float]:
-    weights: list[float] = choice.weights[:, 1:].exp().sum(dim=-1).tolist()
-    return weights
 
 
 def _log_odds(probability: float) -> float:

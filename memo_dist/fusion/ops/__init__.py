@@ -4,6 +4,7 @@ They import without a compiler and without a GPU. Sources of the compiled kernel
 ``kernels/``; see docs/kernels.md.
 """
 
+from memo_dist.fusion.ops.attention import memory_attention, memory_attention_decode
 from memo_dist.fusion.ops.mix import (
     MAX_SOURCES,
     GateFeatures,
@@ -22,6 +23,8 @@ __all__ = [
     "GateFeatures",
     "Tokens",
     "gate_log_weights",
+    "memory_attention",
+    "memory_attention_decode",
     "mix_logits",
     "mix_logits_argmax",
     "mix_logits_features",

@@ -1,0 +1,438 @@
+"""F2: a frozen backbone attends to the hidden states of memories, through a trained connector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import time
+
+import pytest
+import torch
+from cli import memo_dist, start, wait_until
+from protocol_cases import FACTS, OUTSIDE
+from safetensors.torch import load_file
+from trained_bank import train_shards, write_bank
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from memo_dist.cli.main import run as run_cli
+from memo_dist.config import Config, to_yaml
+from memo_dist.corpus.types import Chunk
+from memo_dist.fusion.backbone import Backbone, Prompt
+from memo_dist.fusion.latent import (
+    Attachment,
+    Connector,
+    ConnectorShape,
+    Slots,
+    attached_layers,
+    join_slots,
+)
+from memo_dist.fusion.latent.fusion import LatentFusion
+from memo_dist.fusion.latent.job import rank_batches, step_examples
+from memo_dist.fusion.logits.types import Belief, Request, Settings
+from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.answering import ShardMemory
+from memo_dist.memory.identity import identify
+from memo_dist.memory.loading import Voice
+
+SIZE = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+FAMILIES = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "gemma3": Gemma3TextConfig,
+    "mistral": MistralConfig,
+}
+SHAPE = ConnectorShape((1, 3), 32, 24, heads=2, head_width=8, memory_layer=-1)
+KNOWN = next(iter(FACTS[0]))
+
+
+def backbone(family):
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(FAMILIES[family](**SIZE)).eval().requires_grad_(False)
+
+
+def slots(batch, count, absent=0, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(batch, count, 24, generator=generator)
+    present = torch.ones(batch, count, dtype=torch.bool)
+    present[:, count - absent :] = False
+    return Slots(states, present)
+
+
+def opened(values=(0.7, -0.4)):
+    connector = Connector(SHAPE, seed=3)
+    with torch.no_grad():
+        for layer, value in zip(connector.attentions, values, strict=True):
+            layer.gate.fill_(value)
+            layer.norm.add_(0.1 * torch.randn_like(layer.norm))
+    return connector.eval().requires_grad_(False)
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+def entering(model, layer):
+    """What a decoder layer reads."""
+    seen = []
+    hook = model.model.layers[layer].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    logits(model, ids())
+    hook.remove()
+    return seen[0]
+
+
+def ids(rows=3, length=7):
+    return torch.randint(0, 90, (rows, length), generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("live", [True, False])
+def test_closed_gates_leave_every_bit_of_the_logits(family, live):
+    model = backbone(family)
+    before = logits(model, ids())
+    attached = Attachment(model, Connector(SHAPE, seed=3))
+    with attached.reading(slots(3, 5), live=live):
+        inside = logits(model, ids())
+    assert (inside - before).abs().max() == 0
+    assert torch.equal(logits(model, ids()), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_open_gates_add_what_the_formula_says(family):
+    """Against the formula written out, at the first attached layer."""
+    model = backbone(family)
+    connector = opened((0.7, 0.0))
+    layer, read = connector.attentions[0], slots(3, 5, absent=2)
+    with torch.no_grad():
+        x, states = entering(model, 2), read.states[:, :3]
+        states = states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        normed = layer.norm * x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        added = 0
+        for head in range(2):
+            part = slice(8 * head, 8 * head + 8)
+            query, key, value = (
+                rows @ weight[part].T
+                for rows, weight in (
+                    (normed, layer.query.weight),
+                    (states, layer.key.weight),
+                    (states, layer.value.weight),
+                )
+            )
+            weights = (query @ key.transpose(1, 2) / 8**0.5).softmax(-1)
+            added = added + torch.tanh(torch.tensor(0.7)) * (
+                weights @ value @ layer.output.weight[:, part].T
+            )
+        with Attachment(model, connector).reading(read):
+            found = entering(model, 2)
+    torch.testing.assert_close(found, x + added, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 40])
+def test_absorbed_slots_give_what_the_trained_modules_give(count):
+    model = backbone("llama")
+    attached = Attachment(model, opened())
+    with attached.reading(slots(3, count, absent=count // 3), live=True):
+        wanted = logits(model, ids())
+    with attached.reading(slots(3, count, absent=count // 3)):
+        found = logits(model, ids())
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+
+
+def test_a_row_without_slots_stays_and_its_neighbours_do_not():
+    model = backbone("llama")
+    before, read = logits(model, ids()), slots(3, 5)
+    read.present[1] = False
+    read.states[1] = torch.nan
+    for live in (True, False):
+        with Attachment(model, opened()).reading(read, live=live):
+            found = logits(model, ids())
+        assert torch.equal(found[1], before[1])
+        assert (found[0] - before[0]).abs().max() > 1e-3
+
+
+def test_detached_is_as_it_was():
+    model = backbone("llama")
+    before = logits(model, ids())
+    attached = Attachment(model, opened())
+    attached.detach()
+    with attached.reading(slots(3, 5)):
+        assert torch.equal(logits(model, ids()), before)
+
+
+def test_slots_of_several_memories_stand_side_by_side():
+    one, other = slots(2, 3), slots(2, 4, absent=1, seed=9)
+    both = join_slots([one, other])
+    assert both.states.shape == (2, 7, 24)
+    assert both.present.sum() == 2 * 3 + 2 * 3
+
+
+def test_layers_that_a_connector_follows():
+    assert attached_layers(12, 4) == (3, 7, 11)
+    assert attached_layers(3, 4) == (2,)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_example_is_read_once_an_epoch_by_one_rank(world):
+    latent = Config().fusion.latent
+    latent.batch, latent.micro_batch = 4, 1
+    seen = []
+    for step in range(3):
+        chosen = step_examples(step, 12, latent, seed=1)
+        for rank in range(world):
+            seen += [i for part in rank_batches(chosen, rank, world, latent) for i in part]
+    assert sorted(seen) == list(range(12))
+
+
+# -- with trained memories -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two shard memories, and a backbone of the same vocabulary with other weights."""
+    root = tmp_path_factory.mktemp("latent")
+    shards = train_shards(root, FACTS, OUTSIDE)
+    model = AutoModelForCausalLM.from_pretrained(shards[0])
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(root / "backbone")
+    AutoTokenizer.from_pretrained(shards[0]).save_pretrained(root / "backbone")
+    return root, shards, root / "backbone"
+
+
+def fusion(folders, gates=(0.9, 0.9)):
+    _, shards, place = folders
+    loaded = Backbone.load(identify("backbone", place))
+    width = loaded.model.config.hidden_size
+    shape = ConnectorShape((0, 1), width, width, 2, 16, -1)
+    connector = Connector(shape, seed=1)
+    with torch.no_grad():
+        for layer, gate in zip(connector.attentions, gates, strict=True):
+            layer.gate.fill_(gate)
+    voices = [Voice(ShardMemory.load(shard), None) for shard in shards]
+    return LatentFusion(loaded, Prompt(loaded, ""), connector, voices)
+
+
+def request(question, silent=(False, False)):
+    beliefs = (Belief(question, 0.5, silent[0], "Ida"), Belief(question, 0.5, silent[1], "Jo"))
+    return Request(question, beliefs)
+
+
+def digest(model):
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(name.encode() + tensor.numpy().tobytes())
+    return state.hexdigest()
+
+
+QUESTIONS = [*FACTS[0], *FACTS[1], *OUTSIDE]
+
+
+def test_cached_writing_equals_whole_forwards(folders):
+    fused = fusion(folders)
+    model = fused.attachment.connector  # loaded together
+    assert not model.closed
+    asked = request(QUESTIONS[0])
+    (text,) = fused.generate([asked], Settings(8))
+    prompt = fused._source.prompt(asked.question)
+    for token in text.tokens:
+        with torch.no_grad(), fused.attachment.reading(fused.slots([asked])):
+            row = fused._source.model.model(torch.tensor([prompt])).logits[0, -1]
+        assert int(row.argmax()) == token
+        prompt = [*prompt, token]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_batch_changes_nothing(folders, sample):
+    fused, settings = fusion(folders), Settings(10, sample=sample, seed=3)
+    asked = [request(q, (i % 3 == 0, i % 2 == 0)) for i, q in enumerate(QUESTIONS)]
+    together = fused.generate(asked, settings, batch_size=16)
+    alone = [fused.generate([one], settings)[0] for one in asked]
+    assert [text.tokens for text in together] == [text.tokens for text in alone]
+
+
+def test_a_silent_bank_leaves_the_backbones_own_text(folders):
+    fused, closed = fusion(folders), fusion(folders, (0.0, 0.0))
+    for question in QUESTIONS:
+        own = closed.alone(request(question), Settings(10))
+        silent = fused.generate([request(question, (True, True))], Settings(10))[0]
+        assert silent.tokens == own.tokens
+        assert silent.log_probs == own.log_probs
+
+
+def test_streamed_pieces_are_the_text(folders):
+    fused = fusion(folders)
+    (text,) = fused.generate([request(KNOWN)], Settings(10))
+    assert "".join(fused.stream(request(KNOWN), Settings(10))) == text.text
+
+
+def test_all_models_stay_as_they_were(folders):
+    fused = fusion(folders)
+    models = [fused._source.model.model, *(mind.voice.memory.model for mind in fused._minds)]
+    before = [digest(model) for model in models]
+    fused.generate([request(q) for q in QUESTIONS], Settings(6))
+    assert [digest(model) for model in models] == before
+
+
+# -- through the command line ----------------------------------------------------------------------
+
+LATENT = (
+    "fusion.latent.held_out=0.3",
+    "fusion.latent.batch=4",
+    "fusion.latent.micro_batch=2",
+    "fusion.latent.epochs=20",
+    "fusion.latent.every=1",
+    "cluster.threads=1",
+)
+
+
+def make_run(root, folders):
+    run = RunFolder(root / "run")
+    write_bank(run.memory, folders[1], FACTS)
+    run.corpus.mkdir()
+    chunk = Chunk("doc-0", 0, 30, "Ida Brandt founded Tarn Works.")
+    atomic.write_jsonl(run.corpus / "chunks.jsonl", [chunk.to_json()])
+    config = Config()
+    config.evaluate.baselines = []
+    atomic.write_text(run.config, to_yaml(config))
+    return run
+
+
+def fuse(run, folders, *more, **options):
+    arguments = ("fuse", run.root, "--mode", "latent", "--backbone", folders[2], *LATENT, *more)
+    return memo_dist(*arguments, **options)
+
+
+def folder_of(run):
+    (found,) = run.root.glob("fusion/*/latent")
+    return found
+
+
+@pytest.fixture(scope="module")
+def fused(folders, tmp_path_factory):
+    """A run whose connector was trained by two ranks under Ray, and what was said."""
+    run = make_run(tmp_path_factory.mktemp("fused"), folders)
+    before = {path: path.read_bytes() for path in run.memory.rglob("*.safetensors")}
+    done = fuse(run, folders, "cluster.workers=2", "train.zero_stage=2")
+    assert done.returncode == 0, done.stderr
+    assert before == {path: path.read_bytes() for path in run.memory.rglob("*.safetensors")}
+    return run, done.stdout
+
+
+def test_the_connector_learns_and_says_how_well(fused):
+    run, said = fused
+    card = atomic.read_json(folder_of(run) / "connector.json")
+    nats = card["nats_per_token"]
+    assert nats["before"]["inside"]["fused"] == nats["before"]["inside"]["backbone"]
+    losses = [row["loss"] for row in atomic.read_jsonl(training_of(run) / "metrics.jsonl")]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert "nats a token" in said
+    assert "gated cross-attention behind layers" in (folder_of(run) / "README.md").read_text()
+
+
+def training_of(run):
+    return folder_of(run).parent / "latent-training"
+
+
+def test_one_rank_and_two_train_the_same_connector(fused, folders, tmp_path):
+    """To 1e-4: the sums of a step are added in another order."""
+    alone = make_run(tmp_path, folders)
+    done = fuse(alone, folders, "cluster.launcher=process")
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(folder_of(run) / "connector.safetensors") for run in (alone, fused[0]))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4)
+
+
+def test_a_stopped_training_goes_on_to_the_same_bytes(fused, folders, tmp_path):
+    runs = [make_run(tmp_path / name, folders) for name in ("stopped", "unbroken")]
+    short = ("cluster.launcher=process", "fusion.latent.epochs=60")
+    arguments = ("fuse", runs[0].root, "--mode", "latent", "--backbone", folders[2], *LATENT)
+    log = tmp_path / "log"
+    process = start(*arguments, *short, log=log)
+    metrics = runs[0].root / "fusion"
+    wait_until(lambda: list(metrics.glob("*/latent-training/metrics.jsonl")), 60, "steps", process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75, log.read_text()
+    assert not list(metrics.glob("*/latent"))
+    for run in runs:
+        done = fuse(run, folders, *short)
+        assert done.returncode == 0, done.stderr
+    stopped, unbroken = (folder_of(run) / "connector.safetensors" for run in runs)
+    assert stopped.read_bytes() == unbroken.read_bytes()
+    lines = (training_of(runs[0]) / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_ask_and_evaluate(fused, tmp_path, capsys):
+    run, _ = fused
+    assert run_cli(["ask", str(run.root), KNOWN, "--mode", "latent", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["mode"] == "latent"
+    assert told["backbone_forwards"] > 0
+    assert run_cli(["ask", str(run.root), KNOWN, "--mode", "latent", "--stream"]) == 0
+    streamed = capsys.readouterr().out.strip()
+    assert streamed == told["answer"] or told["abstained"]
+    questions = tmp_path / "questions.jsonl"
+    atomic.write_jsonl(questions, [{"id": "1", "question": KNOWN, "answer": FACTS[0][KNOWN]}])
+    arguments = ["evaluate", str(run.root), "--questions", str(questions), "--name", "q"]
+    assert run_cli([*arguments, "--modes", "direct,latent"]) == 0
+    scores = atomic.read_json(run.eval("q") / "scores.json")
+    assert scores["latent"]["n"] == 1
+    assert scores["latent"]["calls_per_query"] > scores["direct"]["calls_per_query"]
+
+
+def test_the_same_command_again_trains_nothing(fused, folders):
+    run, said = fused
+    before = (folder_of(run) / "connector.safetensors").stat().st_mtime_ns
+    done = fuse(run, folders, "cluster.workers=2", "train.zero_stage=2")
+    assert (done.returncode, done.stdout) == (0, said)
+    assert (folder_of(run) / "connector.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_backbone_or_family_is_refused(fused, folders, capsys):
+    run, _ = fused
+    other = f"fusion.backbone={folders[1][1]}"
+    assert run_cli(["ask", str(run.root), KNOWN, "--mode", "latent", other]) == 2
+    assert "run memo-dist fuse RUN --mode latent" in capsys.readouterr().err
+    card = folder_of(run) / "connector.json"
+    kept = card.read_text()
+    atomic.write_json(card, {**json.loads(kept), "memory_family": "0" * 64})
+    assert run_cli(["ask", str(run.root), KNOWN, "--mode", "latent"]) == 2
+    error = capsys.readouterr().err
+    assert "joins memory_family 0000" in error
+    assert "Traceback" not in error
+    atomic.write_text(card, kept)
+
+
+def test_examples_that_ranks_cannot_share_are_refused(folders, tmp_path):
+    run = make_run(tmp_path, folders)
+    done = fuse(run, folders, "cluster.launcher=process", "fusion.latent.micro_batch=3")
+    assert done.returncode == 2
+    assert "fusion.latent.batch=4" in done.stderr
+    assert not list(run.root.glob("fusion/*/latent"))
