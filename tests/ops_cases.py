@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from memo_dist.fusion.ops import build, loading, mix_reference
+from memo_dist.fusion.ops import attention_reference, build, loading, mix_reference
 
 # Lengths around the kernels' own steps: one token, odd, a tile of 1024, several, a ragged end.
 SHAPES = [(0, 5), (1, 1), (3, 33), (2, 1000), (1, 1024), (2, 2048), (1, 4101), (5, 3072)]
@@ -21,6 +21,10 @@ OPS = (
     "mix_logits_grad_weights",
     "mix_logits_grad_source",
     "mix_logits_target_grad_source",
+    "memory_attention",
+    "memory_attention_grad_query",
+    "memory_attention_grad_memory",
+    "memory_attention_decode",
 )
 
 
@@ -70,7 +74,8 @@ def on_gpu(op):
 def engine(name):
     """The ops of one implementation, one of :data:`ENGINES`."""
     if name == "reference":
-        return SimpleNamespace(**{op: getattr(mix_reference, op) for op in OPS})
+        known = {**vars(mix_reference), **vars(attention_reference)}
+        return SimpleNamespace(**{op: known[op] for op in OPS})
     if name == "emulation":
         return emulated_kernels()[1]
     if name == "cuda":
