@@ -20,12 +20,12 @@ part() {
 }
 
 part tests "$python" -m pytest -q tests/test_ops_mix_logits.py tests/test_ops_mix_gradients.py \
-    tests/test_ops_cuda.py
-# Racecheck looks at shared memory, of which these kernels have none; the two others do apply.
+    tests/test_ops_attention.py tests/test_ops_cuda.py
 few="cuda and (shape4 or shape6 or topk or target)"
-for tool in memcheck initcheck; do
+for tool in memcheck initcheck racecheck; do
     part "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
-        "$python" -m pytest -q -x tests/test_ops_mix_logits.py -k "$few"
+        "$python" -m pytest -q -x tests/test_ops_mix_logits.py tests/test_ops_attention.py -k "$few"
 done
 part speed "$python" benchmarks/gpu_kernels.py --out "$out/gpu_kernels.json"
+part attention "$python" benchmarks/memory_attention.py --device cuda --json "$out/gpu_attention.json"
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

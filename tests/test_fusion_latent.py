@@ -148,7 +148,7 @@ def test_open_gates_add_what_the_formula_says(family):
     torch.testing.assert_close(found, x + added, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("count", [1, 8, 9, 40])
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
 def test_absorbed_slots_give_what_the_trained_modules_give(count):
     model = backbone("llama")
     attached = Attachment(model, opened())

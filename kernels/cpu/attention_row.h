@@ -21,6 +21,19 @@ void add_scaled(Real* out, Real factor, const Real* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] += factor * values[i];
 }
 
+// out += sum_r factors[r] rows[r], four rows at a time: a quarter of the traffic of `out`.
+template <class Real>
+void add_rows(Real* out, const Real* factors, const Real* rows, int64_t num_rows, int64_t count) {
+  int64_t r = 0;
+  for (; r + 4 <= num_rows; r += 4) {
+    const Real a = factors[r], b = factors[r + 1], c = factors[r + 2], d = factors[r + 3];
+    const Real *x = rows + r * count, *y = x + count, *z = y + count, *w = z + count;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) out[i] += a * x[i] + b * y[i] + (c * z[i] + d * w[i]);
+  }
+  for (; r < num_rows; ++r) add_scaled(out, factors[r], rows + r * count, count);
+}
+
 template <class Real>
 Real dot(const Real* a, const Real* b, int64_t count) {
   Real total = 0;
@@ -68,13 +81,15 @@ class SlotRows {
     }
   }
 
-  const Real* row(int64_t m) const { return rows_.data() + m * width_; }
+  // out [width] += the sum of the slots by their weights.
+  void add_sum(const Real* weights, Real* out) const {
+    add_rows(out, weights, rows_.data(), count_, width_);
+  }
 
   // The products of one vector of `width` with every slot.
-  void products(const Real* vector, Real factor, Real* out) const {
+  void products(const Real* vector, Real* out) const {
     std::fill_n(out, count_, Real(0));
-    for (int64_t d = 0; d < width_; ++d)
-      add_scaled(out, factor * vector[d], columns_.data() + d * count_, count_);
+    add_rows(out, vector, columns_.data(), width_, count_);
   }
 
  private:

@@ -81,8 +81,8 @@ class Attachment:
         connector = self.connector
         if slots.empty or connector.closed:
             return None
-        # A token reads 2 H M C absorbed numbers, else 2 H D C of the projections (and H M D more).
-        if slots.states.shape[1] > connector.shape.head_width:
+        # B tokens read 2 B H M C absorbed numbers, or 2 H D C of the projections between them.
+        if slots.present.numel() > connector.shape.head_width:
             return self._live(slots)
         states = connector.slots(slots)
         found: list[_Reading] = []
