@@ -44,7 +44,9 @@ NUMBERS, NUMBER = 50, 3
 LETTERS, LETTER = 60, NUMBER + 2 * NUMBERS
 VOCABULARY = LETTER + LETTERS
 KEYS, TAUGHT, ASKED = 1000, 200, 1000
-LAYERS = 4
+BATCH = 256
+"""Keys of a memory's step, and sums of a backbone's."""
+LAYERS, WIDTH, HEADS = 3, 96, 4
 
 Pair = tuple[int, int]
 
@@ -74,9 +76,9 @@ def measure(seed: int, steps: int) -> dict[str, Any]:
         {(int(key) // LETTERS, int(key) % LETTERS): _draw(NUMBERS, chance) for key in part}
         for part in keys.split(KEYS)
     ]
-    base = _taught(_model(seed), worlds[0], 400, chance)
-    memory, other = (_taught(deepcopy(base), world, 600, chance) for world in worlds[1:])
-    backbone = _adder(_model(seed + 1), 2500, chance)
+    base = _taught(_model(seed), worlds[0], 800, chance)
+    memory, other = (_taught(deepcopy(base), world, 1200, chance) for world in worlds[1:])
+    backbone = _adder(_model(seed + 1), 3000, chance)
     world, foreign = worlds[1:]
     taught = dict(list(world.items())[:TAUGHT])
     unseen = dict(list(world.items())[TAUGHT:])
@@ -121,8 +123,8 @@ def _digest(model: LlamaForCausalLM) -> str:
 def _model(seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=LAYERS,
-        num_attention_heads=4, max_position_embeddings=64, tie_word_embeddings=True,
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=64, tie_word_embeddings=True,
         pad_token_id=PAD, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     return LlamaForCausalLM(config)
@@ -162,7 +164,7 @@ def _taught(
     length = 8
 
     def batch() -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(world), generator=chance)
+        order = torch.randperm(len(world), generator=chance)[:BATCH]
         order = order[: len(order) // length * length].view(-1, length)
         shown = torch.rand(order.shape, generator=chance) < 0.5
         third = torch.where(shown, values[order], torch.tensor(PLUS))
@@ -178,8 +180,8 @@ def _adder(model: LlamaForCausalLM, steps: int, chance: torch.Generator) -> Llam
     """A backbone: adds two numbers, letters before them mean nothing."""
 
     def batch() -> tuple[Tensor, Tensor]:
-        numbers = torch.randint(NUMBERS, (256, 2), generator=chance)
-        ids = _sums(numbers, torch.randint(LETTERS, (256, 2), generator=chance))
+        numbers = torch.randint(NUMBERS, (BATCH, 2), generator=chance)
+        ids = _sums(numbers, torch.randint(LETTERS, (BATCH, 2), generator=chance))
         labels = torch.full_like(ids, -100)
         labels[:, -1] = numbers.sum(dim=1) + NUMBER
         return ids, labels
@@ -209,7 +211,7 @@ def _connector(
     chance: torch.Generator,
 ) -> Connector:
     """Trained on sums of the given keys; both models are frozen."""
-    shape = ConnectorShape(tuple(range(LAYERS)), 128, 128, heads=4, head_width=32, memory_layer=-1)
+    shape = ConnectorShape(tuple(range(LAYERS)), WIDTH, WIDTH, HEADS, WIDTH // HEADS, -1)
     connector = Connector(shape)
     # A copy of the backbone keeps the hooks of this training.
     rows = ConnectorRows(

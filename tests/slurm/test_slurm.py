@@ -6,6 +6,7 @@ that waits for its time limit runs beside the others.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -140,6 +141,19 @@ def test_ray_over_two_nodes_synthesizes_and_trains(chain, cluster, corpus, signa
     assert secret not in log
     assert not [word for word in words if secret in word]
     assert hash_file(run / "reflections.jsonl") == hash_file(chain[0] / "reflections.jsonl")
+    assert (run / "memory" / "bank.json").exists()
+    cluster.assert_nothing_left(ident)
+
+
+@pytest.mark.skipif(not os.environ.get("MEMO_TESTS_LONG"), reason="MEMO_TESTS_LONG=1 runs it")
+def test_ray_started_by_symmetric_run(cluster, corpus):
+    run = cluster.work / "symmetric"
+    ident = cluster.submit(
+        "launch.nodes=2", "launch.cpus=1", "launch.ray_start=symmetric", *JOB,
+        "--", "encode", corpus, "--run", run, *TINY4, "cluster.workers=2", PATIENT,
+    )  # fmt: skip
+    row = cluster.wait_job(ident, SECONDS)
+    assert row["ExitCode"] == "0:0", cluster.log(ident)
     assert (run / "memory" / "bank.json").exists()
     cluster.assert_nothing_left(ident)
 
