@@ -124,7 +124,8 @@ def _model(seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=64, tie_word_embeddings=True,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=64,
+        tie_word_embeddings=True,
         pad_token_id=PAD, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     return LlamaForCausalLM(config)
