@@ -353,6 +353,13 @@ def test_the_connector_learns_and_says_how_well(fused):
     assert "gated cross-attention behind layers" in (folder_of(run) / "README.md").read_text()
 
 
+def test_status_tells_how_the_connector_is(fused, capsys):
+    run, _ = fused
+    assert run_cli(["status", str(run.root), "--json"]) == 0
+    state = json.loads(capsys.readouterr().out)[f"fuse {folder_of(run).parent.name}"]
+    assert (state["state"], state["step"]) == ("done", state["steps"])
+
+
 def training_of(run):
     return folder_of(run).parent / "latent-training"
 

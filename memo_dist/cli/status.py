@@ -74,6 +74,8 @@ def run_state(run: RunFolder, shards: int) -> dict[str, dict[str, Any]]:
         if bank.exists()
         else {"state": "missing"}
     )
+    for folder in sorted(run.root.glob("fusion/*/latent-training")):
+        stages[f"fuse {folder.parent.name}"] = _of(folder)
     evaluations = run.root / "eval"
     for folder in sorted(evaluations.iterdir()) if evaluations.is_dir() else []:
         stages[f"eval {folder.name}"] = _of(folder)
