@@ -12,6 +12,8 @@ from memo_dist.scaling.cells import Cell
 from memo_dist.scaling.fit import CapacityLaw, Fitted, Interval, Study
 from memo_dist.scaling.folder import StudyFolder
 
+_NEAR = 0.5
+"""Below this fraction of a fitted capacity, the fit guesses it: the cells held all they saw."""
 _FIRST_COLUMNS = ("source", "arm", "role", "size", "parameters", "without_embeddings", "load")
 _COLUMNS = (
     *_FIRST_COLUMNS,
@@ -83,11 +85,13 @@ def size_rows(law: CapacityLaw) -> list[dict[str, Any]]:
     for parameters, exposures in lines:
         mine = [p for p in law.points if (p.parameters, p.exposures) == (parameters, exposures)]
         capacity = law.capacity(parameters, exposures)
+        largest = max(point.bits for point in mine)
         rows.append(
             {
                 "parameters": parameters,
                 "exposures": exposures,
-                "largest_bits_per_parameter": max(point.bits for point in mine) / parameters,
+                "largest_bits_per_parameter": largest / parameters,
+                "near_capacity": largest >= _NEAR * capacity.value,
                 "capacity_bits_per_parameter": _scaled(capacity, 1 / parameters).to_json(),
                 "held_volume_bits": law.held_volume(parameters, exposures).to_json(),
                 "saturation_volume_bits": law.full_volume(parameters, exposures).to_json(),
@@ -182,11 +186,15 @@ def _law_lines(law: CapacityLaw) -> list[str]:
         )
     for row in size_rows(law):
         capacity = Interval(*row["capacity_bits_per_parameter"])
-        lines.append(
-            f"  {row['parameters']:>12,} parameters, {row['exposures']:g} exposures:"
-            f" {_text(capacity)} bits a parameter when full (measured up to"
-            f" {row['largest_bits_per_parameter']:.2f}); full at"
+        measured = f"{row['largest_bits_per_parameter']:.2f}"
+        found = (
+            f"{_text(capacity)} bits a parameter when full (measured up to {measured}); full at"
             f" {row['saturation_volume_bits'][0]:,.0f} bits"
+            if row["near_capacity"]
+            else f"at least {measured} bits a parameter; no volume came near what it can hold"
+        )
+        lines.append(
+            f"  {row['parameters']:>12,} parameters, {row['exposures']:g} exposures: {found}"
         )
     return lines
 
