@@ -201,7 +201,7 @@ def _sums(numbers: Tensor, letters: Tensor) -> Tensor:
 
 def _reader(memory: LlamaForCausalLM) -> SlotReader:
     held = SimpleNamespace(model=memory, chat=SimpleNamespace(pad_id=PAD))
-    return SlotReader(Voice(held, None), -1)  # type: ignore[arg-type]
+    return SlotReader(Voice(held, None), (0, -1))  # type: ignore[arg-type]
 
 
 def _connector(
@@ -212,7 +212,7 @@ def _connector(
     chance: torch.Generator,
 ) -> Connector:
     """Trained on sums of the given keys; both models are frozen."""
-    shape = ConnectorShape(tuple(range(LAYERS)), WIDTH, WIDTH, HEADS, WIDTH // HEADS, -1)
+    shape = ConnectorShape(tuple(range(LAYERS)), WIDTH, WIDTH, HEADS, WIDTH // HEADS, (0, -1))
     connector = Connector(shape)
     # A copy of the backbone keeps the hooks of this training.
     rows = ConnectorRows(

@@ -60,7 +60,7 @@ FAMILIES = {
     "gemma3": Gemma3TextConfig,
     "mistral": MistralConfig,
 }
-SHAPE = ConnectorShape((1, 3), 32, 24, heads=2, head_width=8, memory_layer=-1)
+SHAPE = ConnectorShape((1, 3), 32, 24, heads=2, head_width=8, memory_layers=(-1,))
 KNOWN = next(iter(FACTS[0]))
 
 
@@ -226,7 +226,7 @@ def fusion(folders, gates=(0.9, 0.9)):
     _, shards, place = folders
     loaded = Backbone.load(identify("backbone", place))
     width = loaded.model.config.hidden_size
-    shape = ConnectorShape((0, 1), width, width, 2, 16, -1)
+    shape = ConnectorShape((0, 1), width, width, 2, 16, (0, -1))
     connector = Connector(shape, seed=1)
     with torch.no_grad():
         for layer, gate in zip(connector.attentions, gates, strict=True):
@@ -304,7 +304,7 @@ LATENT = (
     "fusion.latent.micro_batch=2",
     "fusion.latent.epochs=20",
     "fusion.latent.every=1",
-    "fusion.latent.lr=0.01",
+    "fusion.latent.lr=0.004",
     "cluster.threads=1",
 )
 
@@ -443,4 +443,8 @@ def test_examples_that_ranks_cannot_share_are_refused(folders, tmp_path):
     done = fuse(run, folders, "cluster.launcher=process", "fusion.latent.micro_batch=3")
     assert done.returncode == 2
     assert "fusion.latent.batch=4" in done.stderr
+    done = fuse(run, folders, "cluster.launcher=process", "fusion.latent.memory_layers=[0,7]")
+    assert done.returncode == 2
+    assert "the memory has hidden layers 0 to 2" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(run.root.glob("fusion/*/latent"))

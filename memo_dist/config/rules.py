@@ -390,6 +390,13 @@ _ONE_LINE = (
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)\w*=[^\s$]", re.IGNORECASE)
 """An assignment of a literal to a name like these; ``$(...)`` and ``$NAME`` are no literals."""
 
+
+def _fusion(config: Config) -> Iterator[str]:
+    layers = config.fusion.latent.memory_layers
+    if not layers or len(set(layers)) != len(layers):
+        yield f"fusion.latent.memory_layers={layers} must name different layers, at least one"
+
+
 _RULES: tuple[Rule, ...] = (
-    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch, _plan, _scale,
+    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch, _plan, _scale, _fusion,
 )  # fmt: skip

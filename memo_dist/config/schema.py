@@ -358,8 +358,9 @@ class LatentConfig:
     """Heads of its cross-attention."""
     head_width: int = 64
     """Width of a head."""
-    memory_layer: int = -1
-    """Hidden layer of the memory that is read: 0 its embeddings, -1 its last layer."""
+    memory_layers: list[int] = field(default_factory=lambda: [0, -1])
+    """Hidden layers of the memory that a slot holds side by side: 0 its embeddings (which token it
+    is), -1 its last layer (what comes next)."""
     drafts: bool = True
     """The memory reads its own answer behind the question: more slots, and what it would say."""
     examples: int = 2000

@@ -33,7 +33,7 @@ class ConnectorShape:
         layers: decoder layers of the backbone that it follows, from 0.
         backbone_width, memory_width: of the residual streams.
         heads, head_width: of the cross-attention.
-        memory_layer: hidden layer of the memory that it reads, see :class:`SlotReader`.
+        memory_layers: hidden layers of the memory that a slot holds, see :class:`SlotReader`.
     """
 
     layers: tuple[int, ...]
@@ -41,11 +41,17 @@ class ConnectorShape:
     memory_width: int
     heads: int
     head_width: int
-    memory_layer: int
+    memory_layers: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"layers": list(self.layers)}
+        lists = {"layers": list(self.layers), "memory_layers": list(self.memory_layers)}
+        return asdict(self) | lists
+
+    @property
+    def slot_width(self) -> int:
+        """Numbers of a slot."""
+        return self.memory_width * len(self.memory_layers)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ConnectorShape:
@@ -54,7 +60,8 @@ class ConnectorShape:
         Raises:
             TypeError: a value is missing or unknown.
         """
-        return cls(**{**values, "layers": tuple(values["layers"])})
+        lists = {name: tuple(values[name]) for name in ("layers", "memory_layers")}
+        return cls(**{**values, **lists})
 
 
 def attached_layers(count: int, every: int) -> tuple[int, ...]:
@@ -98,8 +105,8 @@ class ConnectorLayer(nn.Module):
         inner = shape.heads * shape.head_width
         self.norm = nn.Parameter(torch.ones(shape.backbone_width))
         self.query = nn.Linear(shape.backbone_width, inner, bias=False)
-        self.key = nn.Linear(shape.memory_width, inner, bias=False)
-        self.value = nn.Linear(shape.memory_width, inner, bias=False)
+        self.key = nn.Linear(shape.slot_width, inner, bias=False)
+        self.value = nn.Linear(shape.slot_width, inner, bias=False)
         self.output = nn.Linear(inner, shape.backbone_width, bias=False)
         self.gate = nn.Parameter(torch.zeros(shape.heads))
 
@@ -108,7 +115,7 @@ class ConnectorLayer(nn.Module):
 
         Args:
             x: [B, T, backbone_width], the residual stream, in any float dtype.
-            states: [B, M, memory_width], normalised slots.
+            states: [B, M, slot_width], normalised slots.
             present: bool [B, M].
 
         Returns:
@@ -143,20 +150,21 @@ class ConnectorLayer(nn.Module):
 
 
 class SlotNorm(nn.Module):
-    """Brings slots to one scale."""
+    """Brings the parts of slots to one scale: layers of a memory differ a hundredfold."""
 
-    def __init__(self, width: int) -> None:
-        """Weights of one."""
+    def __init__(self, width: int, parts: int) -> None:
+        """Weights of one, for ``parts`` layers of ``width``."""
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(parts, width))
 
     def forward(self, slots: Slots) -> Tensor:
-        """[B, M, width] in the connector's dtype.
+        """[B, M, parts width] in the connector's dtype.
 
         Absent slots are zero: whatever they held is never multiplied.
         """
         states = slots.states.to(self.weight.dtype).masked_fill(~slots.present[..., None], 0.0)
-        return rms_norm(states, states.shape[-1:], self.weight, EPS)
+        parts = states.unflatten(-1, self.weight.shape)
+        return (rms_norm(parts, parts.shape[-1:], None, EPS) * self.weight).flatten(-2)
 
 
 class Connector(nn.Module):
@@ -175,7 +183,7 @@ class Connector(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.ModuleList(ConnectorLayer(shape) for _ in shape.layers)
-        self.slots = SlotNorm(shape.memory_width)
+        self.slots = SlotNorm(shape.memory_width, len(shape.memory_layers))
 
     @property
     def attentions(self) -> list[ConnectorLayer]:

@@ -80,8 +80,8 @@ class LatentFusion:
         """
         self.chat = ChatFormat.from_tokenizer(backbone.tokenizer)
         self.attachment = Attachment(backbone.model, connector)
-        layer = connector.shape.memory_layer
-        self._minds = [Mind(voice, SlotReader(voice, layer)) for voice in voices]
+        layers = connector.shape.memory_layers
+        self._minds = [Mind(voice, SlotReader(voice, layers)) for voice in voices]
         self._drafts, self._heat = drafts, temperature
         self._stops = self.chat.stop_ids | backbone.stop_ids()
         self._source = Source(CachedModel(backbone.model, self.chat.pad_id), prompt)

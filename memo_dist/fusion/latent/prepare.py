@@ -188,7 +188,8 @@ class _Maker:
         self._prompt = Prompt(backbone, config.fusion.instruction)
         width = int(backbone.model.config.hidden_size)
         memory = int(voices[0].memory.model.config.hidden_size)
-        closed = Connector(ConnectorShape((0,), width, memory, 1, 1, -1)).to(backbone.model.device)
+        shape = ConnectorShape((0,), width, memory, 1, 1, (-1,))
+        closed = Connector(shape).to(backbone.model.device)
         self._fusion = LatentFusion(
             backbone, self._prompt, closed, voices, config.fusion.latent.drafts
         )

@@ -18,7 +18,8 @@ class Slots:
     """What a batch of questions brings to mind.
 
     Attributes:
-        states: [B, M, width], in the memory's dtype; anything where nothing is present.
+        states: [B, M, width], in the memory's dtype; layers side by side; anything where nothing
+            is present.
         present: bool [B, M].
     """
 
@@ -48,20 +49,20 @@ def join_slots(parts: Sequence[Slots]) -> Slots:
 
 
 class SlotReader:
-    """One memory, read up to a hidden layer."""
+    """One memory, of which some hidden layers are read."""
 
-    def __init__(self, voice: Voice, layer: int) -> None:
+    def __init__(self, voice: Voice, layers: Sequence[int]) -> None:
         """Wrap a loaded memory.
 
         Args:
             voice: the memory, and its adapter where several share a base.
-            layer: index into the hidden states of transformers: 0 the embeddings, -1 the last
+            layers: indices into the hidden states of transformers: 0 the embeddings, -1 the last
                 layer, normalised, from which the memory's own next token is read.
         """
         self._model: Any = voice.memory.model
         self._pad = voice.memory.chat.pad_id
         self._names = voice.adapter
-        self._layer = layer
+        self._layers = tuple(layers)
         base = getattr(self._model, "get_base_model", lambda: self._model)()
         self._keeps = "logits_to_keep" in inspect.signature(base.forward).parameters
 
@@ -89,4 +90,5 @@ class SlotReader:
             use_cache=False,
             **more,
         )
-        return Slots(output.hidden_states[self._layer], present.bool().to(device))
+        parts = [output.hidden_states[layer] for layer in self._layers]
+        return Slots(torch.cat(parts, dim=-1), present.bool().to(device))

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import STOP
-from memo_dist.errors import RunError
+from memo_dist.errors import RunError, UsageError
 from memo_dist.fusion.latent.connector import Connector, ConnectorShape, attached_layers
 from memo_dist.fusion.latent.examples import ConnectorBatch, ConnectorExample, read_examples
 from memo_dist.fusion.latent.job import (
@@ -57,15 +57,26 @@ Watch = Callable[[int, dict[str, float]], None]
 
 
 def connector_shape(job: ConnectorJob, backbone: Any, voices: Sequence[Voice]) -> ConnectorShape:
-    """What the configuration makes of a backbone and its memories."""
+    """What the configuration makes of a backbone and its memories.
+
+    Raises:
+        UsageError: the memory has no such layer.
+    """
     latent = job.latent
+    depth = int(voices[0].memory.model.config.num_hidden_layers)
+    wrong = [layer for layer in latent.memory_layers if not -depth - 1 <= layer <= depth]
+    if wrong:
+        raise UsageError(
+            f"fusion.latent.memory_layers={latent.memory_layers}: the memory has hidden layers 0 to"
+            f" {depth}, or -1 to {-depth - 1} from its end"
+        )
     return ConnectorShape(
         attached_layers(len(decoder_layers(backbone)), latent.every),
         int(backbone.config.hidden_size),
         int(voices[0].memory.model.config.hidden_size),
         latent.heads,
         latent.head_width,
-        latent.memory_layer,
+        tuple(latent.memory_layers),
     )
 
 
@@ -112,7 +123,7 @@ class ConnectorTrainer:
         voices = list(Bank.load(Path(job.memory)).voices().values())
         shape = connector_shape(job, backbone, voices)
         connector = Connector(shape, job.seed).to(backbone.device)
-        readers = [SlotReader(voice, shape.memory_layer) for voice in voices]
+        readers = [SlotReader(voice, shape.memory_layers) for voice in voices]
         self._shape = shape
         rows = ConnectorRows(connector, backbone, readers, job.latent, len(tokenizer))
         bf16 = use_bf16(job.train.precision)
