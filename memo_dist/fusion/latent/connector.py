@@ -2,11 +2,13 @@
 
 After chosen decoder layers of the frozen backbone it adds
 
-    x <- x + sum_h tanh(alpha_h) softmax(q_h(norm(x)) k_h(M)^T / sqrt(D)) v_h(M) W_O,h
+    x <- x + sum_h tanh(alpha_h) softmax(q_h(norm(x)) k_h(M)^T / sqrt(D)) v_h(M') W_O,h
 
 over the slots M of the memory (Flamingo, arXiv 2204.14198; CALM, arXiv 2401.02412; KBLaM, arXiv
-2410.10450). Only the connector is trained. It begins with alpha = 0, where it adds exactly
-nothing.
+2410.10450). Keys read all hidden layers that a slot holds, values only the last of them, M': which
+token a slot is serves to find it, and what is taken from it is what the memory would say next.
+Values that read the token too learn the trained facts by heart. Only the connector is trained. It
+begins with alpha = 0, where it adds exactly nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class ConnectorShape:
         layers: decoder layers of the backbone that it follows, from 0.
         backbone_width, memory_width: of the residual streams.
         heads, head_width: of the cross-attention.
-        memory_layers: hidden layers of the memory that a slot holds, see :class:`SlotReader`.
+        memory_layers: hidden layers of the memory that a slot holds, see :class:`SlotReader`;
+            values read the last one.
     """
 
     layers: tuple[int, ...]
@@ -106,7 +109,7 @@ class ConnectorLayer(nn.Module):
         self.norm = nn.Parameter(torch.ones(shape.backbone_width))
         self.query = nn.Linear(shape.backbone_width, inner, bias=False)
         self.key = nn.Linear(shape.slot_width, inner, bias=False)
-        self.value = nn.Linear(shape.slot_width, inner, bias=False)
+        self.value = nn.Linear(shape.memory_width, inner, bias=False)
         self.output = nn.Linear(inner, shape.backbone_width, bias=False)
         self.gate = nn.Parameter(torch.zeros(shape.heads))
 
@@ -123,7 +126,7 @@ class ConnectorLayer(nn.Module):
         """
         kind = self.query.weight.dtype
         normed = rms_norm(x.to(kind), x.shape[-1:], self.norm, EPS)
-        key, value = self._split(self.key(states)), self._split(self.value(states))
+        key, value = self._keys_and_values(states)
         mixed = ops.memory_attention(
             self._split(self.query(normed)), key, value, self.gate, present
         )
@@ -133,7 +136,7 @@ class ConnectorLayer(nn.Module):
     def absorb(self, states: Tensor, present: Tensor) -> Absorbed:
         """Multiply the slots of a batch in; see :meth:`forward`."""
         scale = self.head_width**-0.5
-        key, value = self._split(self.key(states)), self._split(self.value(states))
+        key, value = self._keys_and_values(states)
         query = self.query.weight.view(self.heads, self.head_width, -1) * self.norm * scale
         output = self.output.weight.t().view(self.heads, self.head_width, -1)
         return Absorbed(
@@ -142,6 +145,11 @@ class ConnectorLayer(nn.Module):
             self.gate.detach(),
             present,
         )
+
+    def _keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Both [B, H, M, D], of slots [B, M, slot_width]."""
+        said = states[..., -self.value.in_features :]
+        return self._split(self.key(states)), self._split(self.value(said))
 
     def _split(self, projected: Tensor) -> Tensor:
         """[B, N, H D] as [B, H, N, D]."""
