@@ -35,7 +35,7 @@ from memo_dist.config.schema import LatentConfig
 from memo_dist.fusion.latent import Attachment, Connector, ConnectorShape
 from memo_dist.fusion.latent.examples import ConnectorBatch, ConnectorExample
 from memo_dist.fusion.latent.loss import ConnectorRows
-from memo_dist.fusion.latent.slots import SlotReader
+from memo_dist.fusion.latent.slots import MemoryText, SlotReader
 from memo_dist.io import atomic
 from memo_dist.memory.loading import Voice
 
@@ -113,7 +113,7 @@ def measure(seed: int, steps: int) -> dict[str, Any]:
             name: round(100 * float(found.float().mean()), 1) for name, found in right.items()
         },
         "second_memory_gain": [round(100 * (float(gain.mean()) + e), 1) for e in (-error, error)],
-        "gates": [layer.gate.tanh().tolist() for layer in connector.attentions],
+        "gates": [layer.alpha.tanh().tolist() for layer in connector.attentions],
         "asked": ASKED,
         "steps": steps,
     }
@@ -238,22 +238,22 @@ def _connector(
     connector = Connector(shape)
     # A copy of the backbone keeps the hooks of this training.
     rows = ConnectorRows(
-        connector, deepcopy(backbone), [_reader(memory)], LatentConfig(distill=0.0), VOCABULARY
+        connector,
+        deepcopy(backbone),
+        [_reader(memory)],
+        LatentConfig(distill=0.0, noise=1.0),
+        VOCABULARY,
     )
-    gates = [layer.gate for layer in connector.attentions]
-    others = [weight for name, weight in connector.named_parameters() if not name.endswith("gate")]
-    # Adam moves every number by about the rate a step, and gates have further to go.
-    rates = {2e-3: others, 2e-2: gates}
-    groups = [{"params": weights, "lr": rate} for rate, weights in rates.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(rates), steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(connector.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
     for step in range(steps):
         ids, sums = _questions(world, 64, chance) if step % 2 else _recalled(world, 64, chance)
         examples = [
-            ConnectorExample(tuple(row), (total,), tuple(row), (tuple(row),), True)
+            ConnectorExample(tuple(row), (total,), tuple(row), (MemoryText(tuple(row)),), True)
             for row, total in zip(ids.tolist(), sums.tolist(), strict=True)
         ]
-        loss = rows(ConnectorBatch.of(examples, PAD, ids.device)) / len(examples)
+        noises = torch.randint(2**62, (len(examples),), generator=chance).tolist()
+        loss = rows(ConnectorBatch.of(examples, PAD, ids.device, noises)) / len(examples)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(connector.parameters(), 1.0)
         optimizer.step()
@@ -300,7 +300,7 @@ def _right(
         logits = backbone(input_ids=ids).logits
     else:
         attached = Attachment(backbone, connector)
-        with attached.reading(_reader(memory)(ids.tolist())):
+        with attached.reading(_reader(memory)([MemoryText(tuple(row)) for row in ids.tolist()])):
             logits = backbone(input_ids=ids).logits
         attached.detach()
     right: Tensor = logits[:, -1].argmax(dim=-1) == sums

@@ -318,6 +318,8 @@ BAD_VALUES = {
     "fusion.latent.lr": 0.0,
     "fusion.latent.distill": -1.0,
     "fusion.latent.locality": -1.0,
+    "fusion.latent.noise": -0.5,
+    "fusion.latent.places": "answers",
     "evaluate.limit": -1,
     "evaluate.baseline_limit": -1,
     "evaluate.baselines": ["bm24"],

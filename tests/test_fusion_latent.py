@@ -35,8 +35,10 @@ from memo_dist.fusion.latent import (
     attached_layers,
     join_slots,
 )
+from memo_dist.fusion.latent.connector import GATE_PACE
 from memo_dist.fusion.latent.fusion import LatentFusion
 from memo_dist.fusion.latent.job import rank_batches, step_examples
+from memo_dist.fusion.latent.slots import MemoryText, noisy
 from memo_dist.fusion.logits.types import Belief, Request, Settings
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -81,7 +83,7 @@ def opened(values=(0.7, -0.4)):
     connector = Connector(SHAPE, seed=3)
     with torch.no_grad():
         for layer, value in zip(connector.attentions, values, strict=True):
-            layer.gate.fill_(value)
+            layer.gate.fill_(value / GATE_PACE)
             layer.norm.add_(0.1 * torch.randn_like(layer.norm))
     return connector.eval().requires_grad_(False)
 
@@ -230,7 +232,7 @@ def fusion(folders, gates=(0.9, 0.9)):
     connector = Connector(shape, seed=1)
     with torch.no_grad():
         for layer, gate in zip(connector.attentions, gates, strict=True):
-            layer.gate.fill_(gate)
+            layer.gate.fill_(gate / GATE_PACE)
     voices = [Voice(ShardMemory.load(shard), None) for shard in shards]
     return LatentFusion(loaded, Prompt(loaded, ""), connector, voices)
 
@@ -280,6 +282,34 @@ def test_a_silent_bank_leaves_the_backbones_own_text(folders):
         silent = fused.generate([request(question, (True, True))], Settings(10))[0]
         assert silent.tokens == own.tokens
         assert silent.log_probs == own.log_probs
+
+
+def test_slots_begin_where_the_answer_does(folders):
+    """At the place that says its first token; what was read before is in them, and no slot."""
+    fused = fusion(folders)
+    asked = [request(QUESTIONS[0]), request(QUESTIONS[1], (True, False))]
+    chat = fused._minds[0].voice.memory.chat
+    question, draft = chat.prompt_ids(QUESTIONS[0]), chat.answer_ids("Ida")
+    (text, silent) = fused.memory_texts(asked)[0]
+    assert text == MemoryText((*question, *draft), len(question) - 1)
+    assert silent == MemoryText()
+    found = fused._minds[0].read([text, silent])
+    assert found.present.tolist() == [[True] * (len(draft) + 1), [False] * (len(draft) + 1)]
+    whole = fused._minds[0].read([MemoryText(text.ids)])
+    torch.testing.assert_close(found.states[0], whole.states[0, len(question) - 1 :])
+
+
+def test_noise_belongs_to_the_example():
+    clean = slots(2, 5, absent=2)
+    both = noisy(clean, 1, 0.5, [7, 8])
+    part = Slots(clean.states[1:, :4], clean.present[1:, :4])
+    alone = noisy(part, 1, 0.5, [8])
+    torch.testing.assert_close(alone.states, both.states[1:, :4], atol=0, rtol=0)
+    assert torch.equal(both.states[:, 3:], clean.states[:, 3:])
+    moved = (both.states - clean.states)[:, :3]
+    scale = clean.states[:, :3].square().mean().sqrt()
+    assert 0.3 < float(moved.std() / scale) < 0.7
+    assert not torch.equal(moved[0], moved[1])
 
 
 def test_streamed_pieces_are_the_text(folders):

@@ -363,6 +363,11 @@ class LatentConfig:
     is), -1 its last layer (what comes next). All serve to find it, the last one listed is read."""
     drafts: bool = True
     """The memory reads its own answer behind the question: more slots, and what it would say."""
+    places: str = "answer"
+    """Where the memory gives slots: ``answer``: from the place on where it says its answer's first
+    token; ``all``: the question's tokens too, on which it was never trained."""
+    noise: float = 0.5
+    """Standard deviation of the noise on slots in training, in their root mean square; 0: none."""
     examples: int = 2000
     """Questions about facts that the connector is trained on, the first ones by their hashes."""
     outside: float = 0.25

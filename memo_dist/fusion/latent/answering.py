@@ -59,6 +59,7 @@ class LatentBank:
             connector.to(backbone.model.device),
             list(bank.voices().values()),
             bool(card["settings"]["drafts"]),
+            str(card["settings"]["places"]),
             config.fusion.backbone_temperature,
         )
         settings = Settings(config.memory.max_answer_tokens, config.fusion.sample, config.run.seed)

@@ -25,6 +25,9 @@ from memo_dist.fusion.latent.slots import Slots
 
 EPS = 1e-6
 """Of both norms."""
+GATE_PACE = 10.0
+"""alpha = GATE_PACE gate: Adam moves every number by about the learning rate a step, and an alpha
+has to travel to 1 where a weight moves by hundredths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class ConnectorLayer(nn.Module):
         normed = rms_norm(x.to(kind), x.shape[-1:], self.norm, EPS)
         key, value = self._keys_and_values(states)
         mixed = ops.memory_attention(
-            self._split(self.query(normed)), key, value, self.gate, present
+            self._split(self.query(normed)), key, value, self.alpha, present
         )
         added: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return x + added.to(x.dtype)
@@ -142,9 +145,14 @@ class ConnectorLayer(nn.Module):
         return Absorbed(
             torch.einsum("bhmd,hdc->bhmc", key, query),
             torch.einsum("bhmd,hdc->bhmc", value, output),
-            self.gate.detach(),
+            self.alpha.detach(),
             present,
         )
+
+    @property
+    def alpha(self) -> Tensor:
+        """[H], before tanh."""
+        return self.gate * GATE_PACE
 
     def _keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Both [B, H, M, D], of slots [B, M, slot_width]."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memo_dist.fusion.latent.slots import MemoryText
 from memo_dist.io import atomic
 
 
@@ -34,14 +35,15 @@ class ConnectorExample:
     prompt: tuple[int, ...]
     target: tuple[int, ...]
     taught: tuple[int, ...]
-    memories: tuple[tuple[int, ...], ...]
+    memories: tuple[MemoryText, ...]
     inside: bool
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> ConnectorExample:
         """The inverse of ``asdict``."""
         ids = {name: tuple(row[name]) for name in ("prompt", "target", "taught")}
-        return cls(**ids, memories=tuple(map(tuple, row["memories"])), inside=row["inside"])
+        memories = tuple(map(MemoryText.from_json, row["memories"]))
+        return cls(**ids, memories=memories, inside=row["inside"])
 
 
 def write_examples(path: Path, examples: Iterable[ConnectorExample]) -> None:
@@ -82,22 +84,28 @@ class ConnectorBatch:
 
     Attributes:
         student, teacher: what the backbone reads, with the targets at the end.
-        memories: for each shard, its rows.
+        memories: for each shard, what it reads.
         targets: int64 [B, A], at the end of each row; 0 before.
         counted: float32 [B, A], 1 / tokens of the target where there is one, else 0.
         inside: bool [B].
+        noises: seed of the noise on each example's slots; empty: none.
     """
 
     student: Padded
     teacher: Padded
-    memories: list[list[tuple[int, ...]]]
+    memories: list[list[MemoryText]]
     targets: Tensor
     counted: Tensor
     inside: Tensor
+    noises: tuple[int, ...] = ()
 
     @classmethod
     def of(
-        cls, examples: Sequence[ConnectorExample], pad_id: int, device: torch.device
+        cls,
+        examples: Sequence[ConnectorExample],
+        pad_id: int,
+        device: torch.device,
+        noises: Sequence[int] = (),
     ) -> ConnectorBatch:
         """Collate examples."""
         longest = max(len(example.target) for example in examples)
@@ -114,4 +122,5 @@ class ConnectorBatch:
             torch.tensor(targets, device=device),
             torch.tensor(counted, device=device),
             torch.tensor([example.inside for example in examples], device=device),
+            tuple(noises),
         )

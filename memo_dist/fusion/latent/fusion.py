@@ -13,7 +13,7 @@ from memo_dist.fusion import ops
 from memo_dist.fusion.backbone import Backbone, Prompt
 from memo_dist.fusion.latent.attachment import Attachment
 from memo_dist.fusion.latent.connector import Connector
-from memo_dist.fusion.latent.slots import SlotReader, Slots, join_slots
+from memo_dist.fusion.latent.slots import MemoryText, SlotReader, Slots, join_slots
 from memo_dist.fusion.logits.source import CachedModel, Reading, Source
 from memo_dist.fusion.logits.state import check_room, row_seeds
 from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
@@ -36,21 +36,25 @@ class Mind:
     voice: Voice
     read: SlotReader
 
-    def rows(self, beliefs: Sequence[Belief], drafts: bool) -> list[list[int]]:
+    def texts(self, beliefs: Sequence[Belief], drafts: bool, places: str) -> list[MemoryText]:
         """What it reads for each question: nothing where it is silent.
 
         Args:
             beliefs: its own, one a question.
             drafts: its own answer follows the question.
+            places: ``answer``: slots from the place on where it says the answer's first token;
+                ``all``: the question's too.
         """
-        chat = self.voice.memory.chat
         return [
-            []
-            if belief.silent
-            else chat.prompt_ids(belief.question)
-            + (chat.answer_ids(belief.draft) if drafts and belief.draft else [])
+            MemoryText() if belief.silent else self._text(belief, drafts, places)
             for belief in beliefs
         ]
+
+    def _text(self, belief: Belief, drafts: bool, places: str) -> MemoryText:
+        chat = self.voice.memory.chat
+        question = chat.prompt_ids(belief.question)
+        answer = chat.answer_ids(belief.draft) if drafts and belief.draft else []
+        return MemoryText((*question, *answer), 0 if places == "all" else len(question) - 1)
 
 
 class LatentFusion:
@@ -63,6 +67,7 @@ class LatentFusion:
         connector: Connector,
         voices: Sequence[Voice],
         drafts: bool = True,
+        places: str = "answer",
         temperature: float = 1.0,
     ) -> None:
         """Attach the connector.
@@ -73,6 +78,7 @@ class LatentFusion:
             connector: fitted for it, see :class:`Attachment`.
             voices: the memories, in the order of a request's beliefs.
             drafts: they read their own answers too.
+            places: of slots: ``answer`` or ``all``, see :meth:`Mind.texts`.
             temperature: divides the backbone's logits where tokens are drawn.
 
         Raises:
@@ -82,23 +88,23 @@ class LatentFusion:
         self.attachment = Attachment(backbone.model, connector)
         layers = connector.shape.memory_layers
         self._minds = [Mind(voice, SlotReader(voice, layers)) for voice in voices]
-        self._drafts, self._heat = drafts, temperature
+        self._drafts, self._places, self._heat = drafts, places, temperature
         self._stops = self.chat.stop_ids | backbone.stop_ids()
         self._source = Source(CachedModel(backbone.model, self.chat.pad_id), prompt)
         self._backend = backbone.tokenizer.backend_tokenizer
         self._vocabulary = len(backbone.tokenizer)
 
-    def memory_rows(self, requests: Sequence[Request]) -> list[list[list[int]]]:
-        """What each memory reads for each question, in its own tokens; silent ones nothing."""
+    def memory_texts(self, requests: Sequence[Request]) -> list[list[MemoryText]]:
+        """What each memory reads for each question; silent ones nothing."""
         return [
-            mind.rows([request.beliefs[place] for request in requests], self._drafts)
+            mind.texts([request.beliefs[place] for request in requests], self._drafts, self._places)
             for place, mind in enumerate(self._minds)
         ]
 
     def slots(self, requests: Sequence[Request]) -> Slots:
         """What the memories hold in mind of each question."""
-        rows = self.memory_rows(requests)
-        parts = [mind.read(mine) for mind, mine in zip(self._minds, rows, strict=True)]
+        texts = self.memory_texts(requests)
+        parts = [mind.read(mine) for mind, mine in zip(self._minds, texts, strict=True)]
         return join_slots(parts)
 
     def generate(

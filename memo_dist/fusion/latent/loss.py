@@ -13,7 +13,7 @@ from memo_dist.config.schema import LatentConfig
 from memo_dist.fusion.latent.attachment import Attachment
 from memo_dist.fusion.latent.connector import Connector
 from memo_dist.fusion.latent.examples import ConnectorBatch, Padded
-from memo_dist.fusion.latent.slots import SlotReader, Slots, join_slots
+from memo_dist.fusion.latent.slots import SlotReader, Slots, join_slots, noisy
 
 ARMS = ("backbone", "fused", "taught")
 """What :meth:`ConnectorRows.forward` measures: mean negative log-prob of the targets, nats."""
@@ -80,7 +80,11 @@ class ConnectorRows(nn.Module):
     def _slots(self, batch: ConnectorBatch) -> Slots:
         readers = self._frozen[0][2]
         parts = [read(rows) for read, rows in zip(readers, batch.memories, strict=True)]
-        return join_slots(parts).to(batch.targets.device)
+        slots = join_slots(parts).to(batch.targets.device)
+        if not batch.noises:
+            return slots
+        layers = len(self.connector.shape.memory_layers)
+        return noisy(slots, layers, self._settings.noise, batch.noises)
 
     def _log_probs(self, rows: Padded, batch: ConnectorBatch) -> Tensor:
         """float32 [B, A, V] of the positions that predict the targets."""

@@ -104,7 +104,7 @@ def _made_from(run: RunFolder, config: Config, base: BaseModel) -> str:
             connector_identity(base, manifest),
             [entry.weights_hash for entry in manifest.shards],
             hash_file(run.reflections),
-            [latent.drafts, latent.examples, latent.outside, latent.held_out],
+            [latent.drafts, latent.places, latent.examples, latent.outside, latent.held_out],
             [config.fusion.instruction, config.memory.max_answer_tokens, config.run.seed],
         ]
     )
@@ -189,9 +189,10 @@ class _Maker:
         width = int(backbone.model.config.hidden_size)
         memory = int(voices[0].memory.model.config.hidden_size)
         shape = ConnectorShape((0,), width, memory, 1, 1, (-1,))
+        latent = config.fusion.latent
         closed = Connector(shape).to(backbone.model.device)
         self._fusion = LatentFusion(
-            backbone, self._prompt, closed, voices, config.fusion.latent.drafts
+            backbone, self._prompt, closed, voices, latent.drafts, latent.places
         )
         self._room = int(getattr(backbone.model.config, "max_position_embeddings", 2048))
 
@@ -225,7 +226,7 @@ class _Maker:
             prompt=prompt,
             target=target,
             taught=self._taught(item, len(target)) or prompt,
-            memories=tuple(tuple(row[0]) for row in self._fusion.memory_rows([spoken])),
+            memories=tuple(texts[0] for texts in self._fusion.memory_texts([spoken])),
             inside=item.answer is not None,
         )
 

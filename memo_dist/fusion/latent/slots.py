@@ -36,6 +36,25 @@ class Slots:
         return not bool(self.present.any())
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryText:
+    """What one memory reads for one question.
+
+    Attributes:
+        ids: its tokens; none where it is silent.
+        first: place of its first slot. Places before it, where the memory was never trained to say
+            anything, are read and give no slots.
+    """
+
+    ids: tuple[int, ...] = ()
+    first: int = 0
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> MemoryText:
+        """The inverse of ``asdict``."""
+        return cls(tuple(row["ids"]), row["first"])
+
+
 def join_slots(parts: Sequence[Slots]) -> Slots:
     """The slots of several memories side by side; rows are the same questions.
 
@@ -46,6 +65,29 @@ def join_slots(parts: Sequence[Slots]) -> Slots:
         torch.cat([part.states for part in parts], dim=1),
         torch.cat([part.present for part in parts], dim=1),
     )
+
+
+def noisy(slots: Slots, layers: int, size: float, seeds: Sequence[int]) -> Slots:
+    """Slots with Gaussian noise, against learning by heart which state belongs to which fact.
+
+    As NEFTune (arXiv 2310.05914) does with embeddings. An example's noise depends on its seed and
+    the number of its slots, so it is the same in any batch and on any rank.
+
+    Args:
+        slots: [B, M, layers width].
+        layers: of the memory that stand side by side; each is noised on its own scale.
+        size: standard deviation, in root mean squares of the slot.
+        seeds: one an example.
+    """
+    states = slots.states.unflatten(-1, (layers, -1))
+    scale = states.float().square().mean(dim=-1, keepdim=True).sqrt()
+    noise = torch.zeros(states.shape)
+    for row, seed in enumerate(seeds):
+        chance = torch.Generator().manual_seed(seed)
+        mine = slots.present[row].cpu()
+        noise[row, mine] = torch.randn(int(mine.sum()), *states.shape[2:], generator=chance)
+    moved = states.float() + size * scale * noise.to(states.device)
+    return Slots(moved.to(states.dtype).flatten(-2), slots.present)
 
 
 class SlotReader:
@@ -67,13 +109,14 @@ class SlotReader:
         self._keeps = "logits_to_keep" in inspect.signature(base.forward).parameters
 
     @torch.no_grad()
-    def __call__(self, rows: Sequence[Sequence[int]]) -> Slots:
-        """Read token ids, one slot a token; an empty row has none.
+    def __call__(self, texts: Sequence[MemoryText]) -> Slots:
+        """Read texts, one slot a token from :attr:`MemoryText.first` on; silence has none.
 
         Args:
-            rows: B rows of the memory's own tokens.
+            texts: B texts in the memory's own tokens.
         """
         device = self._model.device
+        rows = [text.ids for text in texts]
         longest = max(1, *(len(row) for row in rows)) if rows else 1
         ids = torch.tensor([[*row] + [self._pad] * (longest - len(row)) for row in rows])
         present = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -91,4 +134,9 @@ class SlotReader:
             **more,
         )
         parts = [output.hidden_states[layer] for layer in self._layers]
-        return Slots(torch.cat(parts, dim=-1), present.bool().to(device))
+        for row, text in zip(present, texts, strict=True):
+            row[: text.first] = 0
+        # Columns that are no row's slot cost attention, and nothing would be read from them.
+        start = min((text.first for text in texts if text.ids), default=0)
+        states = torch.cat(parts, dim=-1)
+        return Slots(states[:, start:], present[:, start:].bool().to(device))

@@ -37,6 +37,7 @@ from memo_dist.fusion.latent.loss import ARMS, ConnectorRows
 from memo_dist.fusion.latent.slots import SlotReader
 from memo_dist.fusion.latent.store import WEIGHTS, save_card
 from memo_dist.io import atomic
+from memo_dist.io.hashing import short_hash
 from memo_dist.memory.answering import load_frozen
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.loading import Voice
@@ -154,7 +155,8 @@ class ConnectorTrainer:
         parts = list(rank_batches(chosen, ranks.rank, ranks.world, job.latent))
         losses = []
         for place, part in enumerate(parts):
-            loss = self._engine.module(self._batch([self._examples[i] for i in part]))
+            noises = self._noises(part) if job.latent.noise else ()
+            loss = self._engine.module(self._batch([self._examples[i] for i in part], noises))
             # DeepSpeed averages gradients over ranks; the loss is a mean over the step's examples.
             share = ranks.world / job.latent.batch
             self._engine.backward(loss * share, last=place == len(parts) - 1)
@@ -170,8 +172,14 @@ class ConnectorTrainer:
             )
         return mean
 
-    def _batch(self, examples: Sequence[ConnectorExample]) -> ConnectorBatch:
-        return ConnectorBatch.of(examples, self._pad, self._engine.device)
+    def _batch(
+        self, examples: Sequence[ConnectorExample], noises: Sequence[int] = ()
+    ) -> ConnectorBatch:
+        return ConnectorBatch.of(examples, self._pad, self._engine.device, noises)
+
+    def _noises(self, chosen: Sequence[int]) -> list[int]:
+        """A seed for each example of this step, whichever rank has it."""
+        return [int(short_hash([self._job.seed, self._step, i]), 16) for i in chosen]
 
     @torch.no_grad()
     def _measure(self) -> dict[str, dict[str, float]]:
