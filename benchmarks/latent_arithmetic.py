@@ -6,8 +6,8 @@ Small models, trained from scratch here (CALM, arXiv 2401.02412, section 4.1, in
 knows 1,000 keys of two letters, each a number from 0 to 49, and says nothing at any other place; a
 backbone adds numbers, repeats one, copies text (so that it tells letters apart), and knows no key.
 Neither answers "key1 + key2 =". A connector (both models frozen) learns from 200 of the keys, alone
-("key =") and in sums, and asked for sums of the other 800. Then a second memory of the same base,
-that knows 1,000 other keys, takes the first one's place: the connector has never seen it.
+("key =") and in sums, and is asked for the other 800. Then a second memory of the same base, that
+knows 1,000 other keys, takes the first one's place: the connector has never seen it.
 
 Wanted: backbone and memory alone at most 5 % right, fused at least 80 % on the other keys, and
 with the second memory a gain over the closed gate whose 95 % interval lies above 0.
@@ -88,7 +88,7 @@ def measure(seed: int, steps: int) -> dict[str, Any]:
     assert frozen == [_digest(model) for model in (backbone, memory)]
     closed = _closed(connector)
     known, others = _questions(taught, ASKED, chance), _questions(unseen, ASKED, chance)
-    single, foreign_single = (_recalled(part, ASKED, chance) for part in (unseen, foreign))
+    single, foreign_single = (_questions(part, ASKED, chance, 1) for part in (unseen, foreign))
     elsewhere = _questions(foreign, ASKED, chance)
     numbers = torch.randint(NUMBERS, (ASKED, 2), generator=chance)
     letters = torch.randint(LETTERS, (ASKED, 2), generator=chance)
@@ -199,17 +199,12 @@ def _adder(model: LlamaForCausalLM, steps: int, chance: torch.Generator) -> Llam
         ids = _sums(numbers, torch.randint(LETTERS, (BATCH, 2), generator=chance))
         totals = numbers.sum(dim=1)
         if kind == 2:
-            ids, totals = _first(ids), numbers[:, 0]
+            ids, totals = torch.cat([ids[:, :2], ids[:, -1:]], dim=1), numbers[:, 0]
         labels = torch.full_like(ids, -100)
         labels[:, -1] = totals + NUMBER
         return ids, labels
 
     return _fit(model, steps, batch)
-
-
-def _first(sums: Tensor) -> Tensor:
-    """Of rows "x + y =" the rows "x =", [count, 3]."""
-    return torch.cat([sums[:, :2], sums[:, -1:]], dim=1)
 
 
 def _sums(numbers: Tensor, letters: Tensor) -> Tensor:
@@ -233,7 +228,7 @@ def _connector(
     steps: int,
     chance: torch.Generator,
 ) -> Connector:
-    """Trained on sums of the given keys; both models are frozen."""
+    """Trained on the given keys, alone and in sums; both models are frozen."""
     shape = ConnectorShape(tuple(range(LAYERS)), WIDTH, WIDTH, HEADS, WIDTH // HEADS, (0, -1))
     connector = Connector(shape)
     # A copy of the backbone keeps the hooks of this training.
@@ -247,7 +242,7 @@ def _connector(
     optimizer = torch.optim.AdamW(connector.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
     for step in range(steps):
-        ids, sums = _questions(world, 64, chance) if step % 2 else _recalled(world, 64, chance)
+        ids, sums = _questions(world, 64, chance, terms=1 + step % 2)
         examples = [
             ConnectorExample(tuple(row), (total,), tuple(row), (MemoryText(tuple(row)),), True)
             for row, total in zip(ids.tolist(), sums.tolist(), strict=True)
@@ -270,21 +265,17 @@ def _closed(connector: Connector) -> Connector:
 
 
 def _questions(
-    world: dict[Pair, int], count: int, chance: torch.Generator
+    world: dict[Pair, int], count: int, chance: torch.Generator, terms: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Rows "key + key =" [count, 6], and the tokens of their sums."""
+    """Rows "key + key =" [count, 3 terms], one key or several, and the tokens of their sums."""
     keys, values = list(world), torch.tensor(list(world.values()))
-    chosen = torch.randint(len(keys), (count, 2), generator=chance)
-    rows = [[*_letters(keys[a]), PLUS, *_letters(keys[b]), EQUALS] for a, b in chosen.tolist()]
-    return torch.tensor(rows), values[chosen].sum(dim=1) + NUMBER
-
-
-def _recalled(world: dict[Pair, int], count: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows "key =" [count, 3], and the tokens of their numbers."""
-    keys, values = list(world), torch.tensor(list(world.values()))
-    chosen = torch.randint(len(keys), (count,), generator=chance)
-    rows = [[*_letters(keys[key]), EQUALS] for key in chosen.tolist()]
-    return torch.tensor(rows), values[chosen] + NUMBER
+    chosen = torch.randint(len(keys), (count, terms), generator=chance)
+    rows = [
+        [token for key in row for token in (*_letters(keys[key]), PLUS)] for row in chosen.tolist()
+    ]
+    ids = torch.tensor(rows)
+    ids[:, -1] = EQUALS
+    return ids, values[chosen].sum(dim=1) + NUMBER
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class ConnectorShape:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            TypeError: a value is missing or unknown.
+            KeyError, TypeError: a value is missing or unknown.
         """
         lists = {name: tuple(values[name]) for name in ("layers", "memory_layers")}
         return cls(**{**values, **lists})

@@ -133,10 +133,9 @@ class SlotReader:
             use_cache=False,
             **more,
         )
-        parts = [output.hidden_states[layer] for layer in self._layers]
         for row, text in zip(present, texts, strict=True):
             row[: text.first] = 0
         # Columns that are no row's slot cost attention, and nothing would be read from them.
         start = min((text.first for text in texts if text.ids), default=0)
-        states = torch.cat(parts, dim=-1)
-        return Slots(states[:, start:], present[:, start:].bool().to(device))
+        parts = [output.hidden_states[layer][:, start:] for layer in self._layers]
+        return Slots(torch.cat(parts, dim=-1), present[:, start:].bool().to(device))
