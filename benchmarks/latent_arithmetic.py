@@ -31,7 +31,7 @@ from machine import machine
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from memo_dist.config.schema import LatentConfig
+from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.fusion.latent import Attachment, Connector, ConnectorShape
 from memo_dist.fusion.latent.examples import ConnectorBatch, ConnectorExample
 from memo_dist.fusion.latent.loss import ConnectorRows

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs memo-dist with its test extra into .venv (the first time), and as root Slurm's packages
-# where apt has them, then runs ruff, mypy and pytest. With arguments only pytest runs, with these arguments: bash tests/run.sh -k corpus
+# where apt has them, then runs ruff, mypy and pytest on two processes. With arguments only pytest runs, with these
+# arguments: bash tests/run.sh -k corpus
 # Exit code: pytest's; 1 if pytest passed and ruff or mypy did not.
 set -euo pipefail
 
@@ -42,6 +43,10 @@ if [ $# -eq 0 ]; then
 fi
 if [ $# -eq 0 ] || [[ "$*" == *slurm* ]]; then system_packages; fi
 code=0
+if [ $# -eq 0 ]; then
+    # Most tests use one core. Files stay whole (their fixtures are shared), in their order: the longest, Slurm, comes first.
+    set -- -n 2 --dist loadfile --no-loadscope-reorder
+fi
 "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?
 if [ -n "$failed" ]; then
     say "failed: $failed"

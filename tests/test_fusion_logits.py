@@ -32,10 +32,12 @@ from memo_dist.fusion.logits import (
 )
 from memo_dist.fusion.logits.fitting import Example, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES
+from memo_dist.fusion.logits.stage import chosen_examples
 from memo_dist.fusion.logits.token_map import token_bytes
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.scratch import train_tokenizer
+from memo_dist.synthesis.types import ABSTAIN_ANSWER
 from memo_dist.training.format import ChatFormat
 
 KNOWN = next(iter(FACTS[0]))
@@ -304,6 +306,23 @@ def test_a_fitted_gate_beats_backbone_and_entropy_and_repeats(folders, tokenizer
     loss = first.loss
     assert loss["learned"] < min(loss["backbone"], loss["entropy"])
     assert first.examples == {"inside": sum(map(len, FACTS)), "outside": len(OUTSIDE)}
+
+
+def test_a_gate_is_fitted_on_outside_questions_where_a_memory_speaks():
+    def asked(name: str, confidence: float, draft: str, silent: bool) -> Request:
+        return Request(name, (Belief(name, confidence, silent, draft),))
+
+    rows = [
+        asked("sure it knows nothing", 0.9, ABSTAIN_ANSWER, True),
+        asked("unsure", 0.2, "Lund", True),
+        asked("less unsure", 0.3, "Bergen", True),
+        asked("speaks", 0.6, "Oslo", False),
+        asked("silent fact", 0.1, "Rome", True),
+    ]
+    found = chosen_examples(rows, [None, None, None, None, "Riga"], limit=128)
+    assert [e.request.question for e in found] == ["silent fact", "speaks", "less unsure", "unsure"]
+    assert [e.request.mixed for e in found] == [False, True, True, True]
+    assert chosen_examples(rows, [None, None, None, None, "Riga"], limit=2) == found[:3]
 
 
 def test_a_gate_is_saved_and_refused_elsewhere(tmp_path):

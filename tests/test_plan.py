@@ -12,8 +12,8 @@ from memo_dist.config import load_config
 from memo_dist.errors import UsageError
 from memo_dist.scaling.capacity_plan import _number
 from memo_dist.scaling.corpus_sample import CorpusSample, Quantity
-from memo_dist.scaling.fit import Interval, RecallLaw
 from memo_dist.scaling.law_file import read_law, write_law
+from memo_dist.scaling.laws import Interval, RecallLaw
 from memo_dist.scaling.plan_models import backbone, choose_memory
 from memo_dist.scaling.plan_size import needed_size, published_capacity
 

@@ -13,16 +13,10 @@ pytest.importorskip("scipy")
 from memo_dist.config import load_config
 from memo_dist.config.scale_schema import ScaleConfig
 from memo_dist.scaling.cells import Cell
-from memo_dist.scaling.fit import (
-    Point,
-    fit_capacity,
-    fit_recall,
-    fit_study,
-    split_overwhelmed,
-    usable_points,
-)
+from memo_dist.scaling.fit import fit_study, split_overwhelmed, usable_points
 from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.law_file import read_law
+from memo_dist.scaling.laws import Point, fit_capacity, fit_recall
 from memo_dist.scaling.study import keep_recall_law
 
 SIZES = (5_000, 10_000, 20_000, 40_000)

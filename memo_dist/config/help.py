@@ -6,9 +6,11 @@ import ast
 import inspect
 from collections.abc import Iterator
 
-from memo_dist.config import scale_schema, schema
+from memo_dist.config import fusion_schema, scale_schema, schema
 from memo_dist.config.load import known_keys
 from memo_dist.config.rules import lookup
+
+_SCHEMAS = (schema, fusion_schema, scale_schema)
 
 
 def describe() -> str:
@@ -36,6 +38,6 @@ def _walk(class_name: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _classes() -> dict[str, ast.ClassDef]:
-    trees = (ast.parse(inspect.getsource(module)) for module in (schema, scale_schema))
+    trees = (ast.parse(inspect.getsource(module)) for module in _SCHEMAS)
     nodes = (node for tree in trees for node in tree.body)
     return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}

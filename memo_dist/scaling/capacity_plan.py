@@ -16,8 +16,8 @@ from memo_dist.config.schema import Config
 from memo_dist.corpus.build import build_corpus
 from memo_dist.memory.base import SCRATCH_NAME
 from memo_dist.scaling.corpus_sample import TEMPLATE_TOKENS, CorpusSample, sample_corpus
-from memo_dist.scaling.fit import Interval
 from memo_dist.scaling.law_file import LawFile
+from memo_dist.scaling.laws import Interval
 from memo_dist.scaling.plan_models import HALF_BYTES, MemoryChoice, backbone, choose_memory
 from memo_dist.scaling.plan_size import BITS_BAND, Size, bits, find_law, needed_size
 from memo_dist.synthesis.asking.limits import CHARS_PER_TOKEN

@@ -18,7 +18,7 @@ import numpy as np
 
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
-from memo_dist.scaling.fit import Interval, RecallLaw
+from memo_dist.scaling.laws import Interval, RecallLaw
 
 SCHEMA_VERSION = 1
 _ABOUT = ("base", "corpus", "exposures", "versions")

@@ -22,8 +22,8 @@ from memo_dist.errors import UsageError
 from memo_dist.io.hashing import short_hash
 from memo_dist.memory.base import BUILT_IN
 from memo_dist.scaling.corpus_sample import CorpusSample, interval_of
-from memo_dist.scaling.fit import Interval
 from memo_dist.scaling.law_file import LawFile, read_law
+from memo_dist.scaling.laws import Interval
 
 BITS_BAND = (0.6, 1.3)
 """Around plan.bits_per_character: Shannon 1951, "Prediction and Entropy of Printed English"."""

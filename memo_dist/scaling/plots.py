@@ -11,7 +11,8 @@ import numpy as np
 
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
-from memo_dist.scaling.fit import CapacityLaw, Fitted, Point, RecallLaw, Study
+from memo_dist.scaling.fit import Fitted, Study
+from memo_dist.scaling.laws import CapacityLaw, Point, RecallLaw
 
 _ANCHORS = {2.0: "2 bits: facts, 1,000 exposures", 3.6: "3.6 bits: raw storage"}
 """Published bits per parameter (arXiv 2404.05405, 2505.24832)."""

@@ -9,8 +9,9 @@ from typing import Any
 from memo_dist.config.schema import Config
 from memo_dist.io import atomic
 from memo_dist.scaling.cells import Cell, cell_name
-from memo_dist.scaling.fit import CapacityLaw, Study, fit_study, make_point
+from memo_dist.scaling.fit import Study, fit_study, make_point
 from memo_dist.scaling.folder import StudyFolder
+from memo_dist.scaling.laws import CapacityLaw
 from memo_dist.scaling.sources import draw_knowledge
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from memo_dist.io import atomic
 from memo_dist.scaling.cells import Cell
-from memo_dist.scaling.fit import CapacityLaw, Fitted, Interval, Study
+from memo_dist.scaling.fit import Fitted, Study
 from memo_dist.scaling.folder import StudyFolder
+from memo_dist.scaling.laws import CapacityLaw, Interval
 
 _NEAR = 0.5
 """Below this fraction of a fitted capacity, the fit guesses it: the cells held all they saw."""

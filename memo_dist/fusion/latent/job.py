@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from memo_dist.config.schema import LatentConfig, TrainConfig
+from memo_dist.config.fusion_schema import LatentConfig
+from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
 
 CONNECTOR_FOLDER = "latent"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memo_dist.config.schema import LatentConfig
+from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.fusion.latent.attachment import Attachment
 from memo_dist.fusion.latent.connector import Connector
 from memo_dist.fusion.latent.examples import ConnectorBatch, Padded

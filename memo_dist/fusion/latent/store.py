@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memo_dist.config.schema import LatentConfig
+from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.errors import UsageError
 from memo_dist.fusion.latent.connector import Connector, ConnectorShape
 from memo_dist.io import atomic

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from memo_dist.config.schema import Config, FusionConfig
+from memo_dist.config.fusion_schema import FusionConfig
+from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from memo_dist.config.schema import Config
@@ -11,9 +12,11 @@ from memo_dist.fusion.backbone import find_backbone, folder_name
 from memo_dist.fusion.logits.answering import FusedBank, gate_identity
 from memo_dist.fusion.logits.fitting import Example, Fitted, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES, ConstantGate
+from memo_dist.fusion.logits.types import Request
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
+from memo_dist.memory.calibration import is_abstention
 from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import load_manifest
 from memo_dist.observability.progress import progress
@@ -47,7 +50,7 @@ def fit_run_gate(
     fused = FusedBank.load(run, config, bank, gate=ConstantGate(0.5))
     questions, answers = _held_out(run, [entry.id for entry in manifest.shards], config)
     requests = fused.requests(questions, config.evaluate.batch_size)
-    examples = [Example(r, a) for r, a in zip(requests, answers, strict=True)]
+    examples = chosen_examples(requests, answers, config.fusion.examples)
     with progress(len(examples), "fit gate", unit="examples") as report:
         try:
             fitted = fit_gate(
@@ -65,12 +68,46 @@ def fit_run_gate(
     return folder, fitted
 
 
+def chosen_examples(
+    requests: Sequence[Request], answers: Sequence[str | None], limit: int
+) -> list[Example]:
+    """All gold answers, and the ``limit`` questions from outside that tell a gate most.
+
+    Where a memory is silent no gate is asked, and a good memory is silent on nearly all of these
+    questions. So those on which it speaks come first; then those on which it had an answer of which
+    it was not sure enough, the surest first, as if it had spoken. Questions that it said it does
+    not know are of no use.
+
+    Args:
+        requests: with the memories' beliefs.
+        answers: gold answers; None: from outside.
+        limit: of questions from outside.
+    """
+    pairs = list(zip(requests, answers, strict=True))
+    inside = [Example(request, answer) for request, answer in pairs if answer is not None]
+    outside = [request for request, answer in pairs if answer is None]
+    spoken = [request for request in outside if request.mixed]
+    unsure = [_spoken(request) for request in outside if not request.mixed]
+    unsure.sort(key=lambda r: max(belief.confidence for belief in r.beliefs), reverse=True)
+    useful = [request for request in [*spoken, *unsure] if request.mixed][:limit]
+    return [*inside, *(Example(request, None) for request in useful)]
+
+
+def _spoken(request: Request) -> Request:
+    """The request as if every memory with an answer were sure enough of it."""
+    beliefs = [
+        replace(belief, silent=not belief.draft or is_abstention(belief.draft))
+        for belief in request.beliefs
+    ]
+    return replace(request, beliefs=tuple(beliefs))
+
+
 def _held_out(
     run: RunFolder, shards: Sequence[int], config: Config
 ) -> tuple[list[str], list[str | None]]:
-    """Questions and gold answers (None: from outside), equally many of both where there are.
+    """Questions and gold answers (None: from outside): ``fusion.examples`` answers at most.
 
-    Outside are the run's own held-out abstention questions and the fixed list of questions about
+    Outside are all held-out abstention questions of the run, and the fixed list of questions about
     the world at large.
     """
     rows = [
@@ -78,15 +115,14 @@ def _held_out(
         for shard in shards
         for row in atomic.read_jsonl(run.train(shard) / HELD_OUT)
     ]
-    limit = config.fusion.examples
-    inside = [row for row in rows if row.kind != "abstain"][:limit]
-    abstain = [row.question for row in rows if row.kind == "abstain"][: limit // 2]
+    inside = [row for row in rows if row.kind != "abstain"][: config.fusion.examples]
     if not inside:
         raise RunError(
             "this run held no answers out, so there is nothing to fit a gate on: train it with"
             " memory.calibration_facts above 0, or use fusion.gate=entropy"
         )
-    outside = [*abstain, *outside_questions()[: limit - len(abstain)]]
+    abstain = [row.question for row in rows if row.kind == "abstain"]
+    outside = dict.fromkeys([*abstain, *outside_questions()])
     questions = [*(row.question for row in inside), *outside]
     return questions, [*(row.answer for row in inside), *[None] * len(outside)]
 
