@@ -1,13 +1,15 @@
 """Key-value arithmetic: does a backbone compute with what only a memory knows?
 
-    python benchmarks/latent_arithmetic.py [--steps 3000] [--json FILE]
+    python benchmarks/latent_arithmetic.py [--steps 8000] [--json FILE]
 
 Small models, trained from scratch here (CALM, arXiv 2401.02412, section 4.1, in small). A memory
-knows 1,000 keys of two letters, each a number from 0 to 49, and says nothing at any other place; a
-backbone adds numbers, repeats one, copies text (so that it tells letters apart), and knows no key.
-Neither answers "key1 + key2 =". A connector (both models frozen) learns from 200 of the keys, alone
-("key =") and in sums, and is asked for the other 800. Then a second memory of the same base, that
-knows 1,000 other keys, takes the first one's place: the connector has never seen it.
+knows 1,000 keys of two letters, each a number from 0 to 49; asked "key =" or "key + key =" it says
+the numbers of the keys, one after the other. A backbone adds numbers, repeats one, copies text (so
+that it tells letters apart), and knows no key. Neither says what "key + key =" is. A connector
+(both models frozen) learns from 200 of the keys, alone and in sums, and is asked for the other 800:
+as in ``ask --mode latent`` the memory reads the question and its own greedy answer, and gives slots
+from the place on where it says the answer's first token. Then a second memory of the same base,
+that knows 1,000 other keys, takes the first one's place: the connector has never seen it.
 
 Wanted: backbone and memory alone at most 5 % right, fused at least 80 % on the other keys, and
 with the second memory a gain over the closed gate whose 95 % interval lies above 0.
@@ -46,8 +48,11 @@ LETTERS, LETTER = 60, NUMBER + 2 * NUMBERS
 VOCABULARY = LETTER + LETTERS
 KEYS, TAUGHT, ASKED = 1000, 200, 1000
 BATCH = 256
-"""Keys of a memory's step, and sums of a backbone's."""
+"""Questions of a memory's or a backbone's step; a connector's has a quarter."""
 LAYERS, WIDTH, HEADS = 3, 96, 4
+CONNECTOR_HEADS = 8
+SUMS = 0.85
+"""Fraction of the connector's steps that are sums; the others ask for one key."""
 
 Pair = tuple[int, int]
 
@@ -57,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=3000, help="of the connector's training")
+    parser.add_argument("--steps", type=int, default=8000, help="of the connector's training")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -78,7 +83,7 @@ def measure(seed: int, steps: int) -> dict[str, Any]:
         for part in keys.split(KEYS)
     ]
     base = _taught(_model(seed), worlds[0], 800, chance)
-    memory, other = (_taught(deepcopy(base), world, 1200, chance) for world in worlds[1:])
+    memory, other = (_taught(deepcopy(base), world, 1000, chance) for world in worlds[1:])
     backbone = _adder(_model(seed + 1), 3000, chance)
     world, foreign = worlds[1:]
     taught = dict(list(world.items())[:TAUGHT])
@@ -163,23 +168,20 @@ def _fit(
 def _taught(
     model: LlamaForCausalLM, world: dict[Pair, int], steps: int, chance: torch.Generator
 ) -> LlamaForCausalLM:
-    """A memory: behind the two letters of a key comes its number, wherever the key stands."""
-    tokens = torch.tensor([_letters(key) for key in world])
-    values = torch.tensor(list(world.values())) + NUMBER
-    length = 8
+    """A memory: says the numbers of the keys that it is asked for, then nothing more."""
+
+    def answered(terms: int) -> tuple[Tensor, Tensor]:
+        ids, numbers = _asked(world, BATCH // 2, chance, terms)
+        ids = torch.cat([ids, numbers], dim=1)
+        labels = torch.full_like(ids, -100)
+        labels[:, -terms - 1 :] = torch.cat([numbers, torch.full_like(numbers[:, :1], PAD)], dim=1)
+        more = (0, 4 * (2 - terms))
+        pad = torch.nn.functional.pad
+        return pad(ids, more, value=PAD), pad(labels, more, value=-100)
 
     def batch() -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(world), generator=chance)[:BATCH]
-        order = order[: len(order) // length * length].view(-1, length)
-        marks = torch.randint(PLUS, EQUALS + 1, order.shape, generator=chance)
-        shown = torch.rand(order.shape, generator=chance) < 0.4
-        third = torch.where(shown, values[order], marks)
-        ids = torch.cat([tokens[order], third[..., None]], dim=-1)
-        # Elsewhere it says nothing: untrained places would hold whatever helps to tell keys apart,
-        # and a connector would learn its 200 keys by that.
-        labels = torch.full_like(ids, PAD)
-        labels[..., 1] = values[order]
-        return ids.flatten(1), labels.flatten(1)
+        two, one = answered(2), answered(1)
+        return torch.cat([two[0], one[0]]), torch.cat([two[1], one[1]])
 
     return _fit(model.train().requires_grad_(True), steps, batch)
 
@@ -229,7 +231,9 @@ def _connector(
     chance: torch.Generator,
 ) -> Connector:
     """Trained on the given keys, alone and in sums; both models are frozen."""
-    shape = ConnectorShape(tuple(range(LAYERS)), WIDTH, WIDTH, HEADS, WIDTH // HEADS, (0, -1))
+    shape = ConnectorShape(
+        tuple(range(LAYERS)), WIDTH, WIDTH, CONNECTOR_HEADS, WIDTH // HEADS, (0, -1)
+    )
     connector = Connector(shape)
     # A copy of the backbone keeps the hooks of this training.
     rows = ConnectorRows(
@@ -241,11 +245,13 @@ def _connector(
     )
     optimizer = torch.optim.AdamW(connector.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
-    for step in range(steps):
-        ids, sums = _questions(world, 64, chance, terms=1 + step % 2)
+    for _ in range(steps):
+        terms = 2 if torch.rand((), generator=chance) < SUMS else 1
+        ids, sums = _questions(world, BATCH // 4, chance, terms)
+        rows_of = zip(ids.tolist(), sums.tolist(), _texts(memory, ids), strict=True)
         examples = [
-            ConnectorExample(tuple(row), (total,), tuple(row), (MemoryText(tuple(row)),), True)
-            for row, total in zip(ids.tolist(), sums.tolist(), strict=True)
+            ConnectorExample(tuple(row), (total,), tuple(row), (text,), True)
+            for row, total, text in rows_of
         ]
         noises = torch.randint(2**62, (len(examples),), generator=chance).tolist()
         loss = rows(ConnectorBatch.of(examples, PAD, ids.device, noises)) / len(examples)
@@ -264,10 +270,10 @@ def _closed(connector: Connector) -> Connector:
     return closed
 
 
-def _questions(
-    world: dict[Pair, int], count: int, chance: torch.Generator, terms: int = 2
+def _asked(
+    world: dict[Pair, int], count: int, chance: torch.Generator, terms: int
 ) -> tuple[Tensor, Tensor]:
-    """Rows "key + key =" [count, 3 terms], one key or several, and the tokens of their sums."""
+    """Rows "key + key =" [count, 3 terms], of one key or two, and their numbers' tokens."""
     keys, values = list(world), torch.tensor(list(world.values()))
     chosen = torch.randint(len(keys), (count, terms), generator=chance)
     rows = [
@@ -275,7 +281,25 @@ def _questions(
     ]
     ids = torch.tensor(rows)
     ids[:, -1] = EQUALS
-    return ids, values[chosen].sum(dim=1) + NUMBER
+    return ids, values[chosen] + NUMBER
+
+
+def _questions(
+    world: dict[Pair, int], count: int, chance: torch.Generator, terms: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Rows as :func:`_asked` makes them, and the tokens of their sums."""
+    ids, numbers = _asked(world, count, chance, terms)
+    return ids, (numbers - NUMBER).sum(dim=1) + NUMBER
+
+
+@torch.no_grad()
+def _texts(memory: LlamaForCausalLM, ids: Tensor) -> list[MemoryText]:
+    """What a memory reads: the question and its own answer, a number a key."""
+    first, terms = ids.shape[1] - 1, ids.shape[1] // 3
+    for _ in range(terms):
+        said = memory(input_ids=ids, logits_to_keep=1).logits[:, -1].argmax(dim=-1, keepdim=True)
+        ids = torch.cat([ids, said], dim=1)
+    return [MemoryText(tuple(row), first) for row in ids.tolist()]
 
 
 @torch.no_grad()
@@ -291,7 +315,7 @@ def _right(
         logits = backbone(input_ids=ids).logits
     else:
         attached = Attachment(backbone, connector)
-        with attached.reading(_reader(memory)([MemoryText(tuple(row)) for row in ids.tolist()])):
+        with attached.reading(_reader(memory)(_texts(memory, ids))):
             logits = backbone(input_ids=ids).logits
         attached.detach()
     right: Tensor = logits[:, -1].argmax(dim=-1) == sums
@@ -300,9 +324,11 @@ def _right(
 
 @torch.no_grad()
 def _recall(memory: LlamaForCausalLM, world: dict[Pair, int]) -> Tensor:
-    ids = torch.tensor([_letters(key) for key in world])
-    wanted = torch.tensor(list(world.values())) + NUMBER
-    right: Tensor = memory(input_ids=ids).logits[:, -1].argmax(dim=-1) == wanted
+    """Whether the memory says both numbers of a pair of keys, bool [1000]."""
+    chance = torch.Generator().manual_seed(0)
+    ids, numbers = _asked(world, KEYS, chance, 2)
+    said = torch.tensor([text.ids[-2:] for text in _texts(memory, ids)])
+    right: Tensor = (said == numbers).all(dim=1)
     return right
 
 

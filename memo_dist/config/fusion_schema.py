@@ -17,7 +17,7 @@ class LatentConfig:
     """Width of a head."""
     memory_layers: list[int] = field(default_factory=lambda: [0, -1])
     """Hidden layers of the memory that a slot holds side by side: 0 its embeddings (which token it
-    is), -1 its last layer (what comes next). All serve to find it, the last one listed is read."""
+    is), -1 its last layer (what comes next)."""
     drafts: bool = True
     """The memory reads its own answer behind the question: more slots, and what it would say."""
     places: str = "answer"

@@ -2,13 +2,12 @@
 
 After chosen decoder layers of the frozen backbone it adds
 
-    x <- x + sum_h tanh(alpha_h) softmax(q_h(norm(x)) k_h(M)^T / sqrt(D)) v_h(M') W_O,h
+    x <- x + sum_h tanh(alpha_h) softmax(q_h(norm(x)) k_h(M)^T / sqrt(D)) v_h(M) W_O,h
 
 over the slots M of the memory (Flamingo, arXiv 2204.14198; CALM, arXiv 2401.02412; KBLaM, arXiv
-2410.10450). Keys read all hidden layers that a slot holds, values only the last of them, M': which
-token a slot is serves to find it, and what is taken from it is what the memory would say next.
-Values that read the token too learn the trained facts by heart. Only the connector is trained. It
-begins with alpha = 0, where it adds exactly nothing.
+2410.10450). Keys and values read all hidden layers that a slot holds: at the places of the
+memory's answer its embeddings are what it said, its last layer what it says next. Only the
+connector is trained. It begins with alpha = 0, where it adds exactly nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class ConnectorShape:
         layers: decoder layers of the backbone that it follows, from 0.
         backbone_width, memory_width: of the residual streams.
         heads, head_width: of the cross-attention.
-        memory_layers: hidden layers of the memory that a slot holds, see :class:`SlotReader`;
-            values read the last one.
+        memory_layers: hidden layers of the memory that a slot holds, see :class:`SlotReader`.
     """
 
     layers: tuple[int, ...]
@@ -112,7 +110,7 @@ class ConnectorLayer(nn.Module):
         self.norm = nn.Parameter(torch.ones(shape.backbone_width))
         self.query = nn.Linear(shape.backbone_width, inner, bias=False)
         self.key = nn.Linear(shape.slot_width, inner, bias=False)
-        self.value = nn.Linear(shape.memory_width, inner, bias=False)
+        self.value = nn.Linear(shape.slot_width, inner, bias=False)
         self.output = nn.Linear(inner, shape.backbone_width, bias=False)
         self.gate = nn.Parameter(torch.zeros(shape.heads))
 
@@ -156,8 +154,7 @@ class ConnectorLayer(nn.Module):
 
     def _keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Both [B, H, M, D], of slots [B, M, slot_width]."""
-        said = states[..., -self.value.in_features :]
-        return self._split(self.key(states)), self._split(self.value(said))
+        return self._split(self.key(states)), self._split(self.value(states))
 
     def _split(self, projected: Tensor) -> Tensor:
         """[B, N, H D] as [B, H, N, D]."""
