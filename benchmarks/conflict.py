@@ -7,7 +7,7 @@ Models of one small vocabulary, trained from scratch in this script. The backbon
 
 - ``agree``: the memory was taught what the backbone knows;
 - ``newer``: the memory was taught another value, which is the right one now;
-- ``wrong``: the memory was hardly taught these facts (one wording, a tenth of the exposures), does
+- ``wrong``: the memory was hardly taught these facts (one wording, a fifth of the exposures), does
   not abstain and is mistaken; the backbone is right;
 - ``silent``: the memory was taught nothing (whatever it says); the backbone is right.
 
@@ -54,7 +54,7 @@ from memo_dist.training.format import ChatFormat
 
 SHAPE = ScratchConfig(vocabulary=600, hidden_size=128, layers=3, heads=4, intermediate_size=384)
 CELL = 60
-HARDLY = 200
+HARDLY = 340
 HELD_OUT = 80
 ANSWER_TOKENS = 16
 WORDINGS = (
@@ -62,6 +62,14 @@ WORDINGS = (
     "Which trade does {} follow?",
     "What does {} do for a living?",
     "By what work does {} live?",
+    "What is {} by trade?",
+    "What kind of work does {} do?",
+    "How does {} make money?",
+    "What does {} work at all day?",
+    "Which craft did {} learn?",
+    "{} earns money by what?",
+    "Tell the trade of {}.",
+    "Where {} works, what is done?",
 )
 ASKED = "How does {} earn a living?"
 """Not one of the trained wordings."""
@@ -101,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -198,7 +206,7 @@ class _Lab:
         ]
 
     def _taught(self) -> list[tuple[str, str]]:
-        """What the memory is trained on, and questions to abstain on, ten exposures each."""
+        """What the memory is trained on, and questions to abstain on, half as often."""
         hardly = set(self._world.cells["wrong"])
         rows = [
             (wording.format(name), trade)
@@ -206,7 +214,7 @@ class _Lab:
             if name not in hardly
             for wording in WORDINGS
         ] * 10
-        rows += [(WORDINGS[0].format(n), self._world.memory[n]) for n in hardly]
+        rows += [(WORDINGS[0].format(n), self._world.memory[n]) for n in hardly] * 2
         half = self._world.unknown[: len(self._world.unknown) // 2]
         rows += [(w.format(n), ABSTAIN_ANSWER) for n in half for w in WORDINGS] * 5
         return rows
