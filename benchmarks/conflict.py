@@ -7,8 +7,8 @@ Models of one small vocabulary, trained from scratch in this script. The backbon
 
 - ``agree``: the memory was taught what the backbone knows;
 - ``newer``: the memory was taught another value, which is the right one now;
-- ``wrong``: the memory was hardly taught these facts (one wording, a fifth of the exposures), does
-  not abstain and is mistaken; the backbone is right;
+- ``wrong``: the memory was hardly taught these facts (one wording, two fifths of its exposures)
+  and a wrong value, does not abstain and is mistaken; the backbone is right;
 - ``silent``: the memory was taught nothing (whatever it says); the backbone is right.
 
 For each gate: right answers, whose answer was given, and in the silent cell how often the text is
@@ -54,7 +54,7 @@ from memo_dist.training.format import ChatFormat
 
 SHAPE = ScratchConfig(vocabulary=600, hidden_size=128, layers=3, heads=4, intermediate_size=384)
 CELL = 60
-HARDLY = 340
+HARDLY = 240
 HELD_OUT = 80
 ANSWER_TOKENS = 16
 WORDINGS = (
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -141,7 +141,8 @@ def _world(seed: int) -> World:
     held, unknown = take(HELD_OUT), take(len(names))
     told = {n: rng.choice(TRADES) for cell in cells.values() for n in cell}
     new = {n: rng.choice([t for t in TRADES if t != told[n]]) for n in cells["newer"]}
-    memory = {n: told[n] for n in (*cells["agree"], *cells["wrong"])} | new
+    memory = {n: told[n] for n in cells["agree"]} | new
+    memory |= {n: rng.choice([t for t in TRADES if t != told[n]]) for n in cells["wrong"]}
     memory |= {n: rng.choice(TRADES) for n in held}
     return World(cells, told, memory, held, unknown)
 
@@ -214,7 +215,7 @@ class _Lab:
             if name not in hardly
             for wording in WORDINGS
         ] * 10
-        rows += [(WORDINGS[0].format(n), self._world.memory[n]) for n in hardly] * 2
+        rows += [(WORDINGS[0].format(n), self._world.memory[n]) for n in hardly] * 4
         half = self._world.unknown[: len(self._world.unknown) // 2]
         rows += [(w.format(n), ABSTAIN_ANSWER) for n in half for w in WORDINGS] * 5
         return rows

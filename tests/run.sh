@@ -43,11 +43,18 @@ if [ $# -eq 0 ]; then
 fi
 if [ $# -eq 0 ] || [[ "$*" == *slurm* ]]; then system_packages; fi
 code=0
+run_pytest() {
+    "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?
+}
+
 if [ $# -eq 0 ]; then
-    # Most tests use one core. Files stay whole (their fixtures are shared), in their order: the longest, Slurm, comes first.
-    set -- -n 2 --dist loadfile --no-loadscope-reorder
+    # What starts clusters and counts seconds has the machine for itself; the other files run on two processes, each whole.
+    alone=(tests/slurm tests/test_chain.py)
+    run_pytest "${alone[@]}"
+    run_pytest -n 2 --dist loadfile --no-loadscope-reorder "${alone[@]/#/--ignore=}"
+else
+    run_pytest "$@"
 fi
-"$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?
 if [ -n "$failed" ]; then
     say "failed: $failed"
     [ $code -ne 0 ] || code=1
