@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Installs memo-dist with its test extra into .venv (the first time), and as root Slurm's packages
-# where apt has them, then runs ruff, mypy and pytest on two processes. With arguments only pytest runs, with these
-# arguments: bash tests/run.sh -k corpus
+# where apt has them, then runs ruff, mypy and pytest. With arguments only pytest runs, with these arguments: bash tests/run.sh -k corpus
 # Exit code: pytest's; 1 if pytest passed and ruff or mypy did not.
 set -euo pipefail
 
@@ -43,18 +42,7 @@ if [ $# -eq 0 ]; then
 fi
 if [ $# -eq 0 ] || [[ "$*" == *slurm* ]]; then system_packages; fi
 code=0
-run_pytest() {
-    "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?
-}
-
-if [ $# -eq 0 ]; then
-    # What starts clusters and counts seconds has the machine for itself; the other files run on two processes, each whole.
-    alone=(tests/slurm tests/test_chain.py)
-    run_pytest "${alone[@]}"
-    run_pytest -n 2 --dist loadfile --no-loadscope-reorder "${alone[@]/#/--ignore=}"
-else
-    run_pytest "$@"
-fi
+"$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?
 if [ -n "$failed" ]; then
     say "failed: $failed"
     [ $code -ne 0 ] || code=1
