@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from transformers import (
 from memo_dist.cli.main import run as run_cli
 from memo_dist.config import Config, to_yaml
 from memo_dist.corpus.types import Chunk
+from memo_dist.errors import UsageError
 from memo_dist.fusion.backbone import Backbone, Prompt
 from memo_dist.fusion.latent import (
     Attachment,
@@ -34,11 +37,14 @@ from memo_dist.fusion.latent import (
     Slots,
     attached_layers,
     join_slots,
+    prepare,
 )
 from memo_dist.fusion.latent.connector import GATE_PACE
 from memo_dist.fusion.latent.fusion import LatentFusion
 from memo_dist.fusion.latent.job import rank_batches, step_examples
+from memo_dist.fusion.latent.prepare import connector_job
 from memo_dist.fusion.latent.slots import MemoryText, noisy
+from memo_dist.fusion.latent.store import load_connector
 from memo_dist.fusion.logits.types import Belief, Request, Settings
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -388,6 +394,22 @@ def test_status_tells_how_the_connector_is(fused, capsys):
     assert run_cli(["status", str(run.root), "--json"]) == 0
     state = json.loads(capsys.readouterr().out)[f"fuse {folder_of(run).parent.name}"]
     assert (state["state"], state["step"]) == ("done", state["steps"])
+
+
+def test_a_connector_of_another_format_is_refused_and_would_be_trained_again(
+    fused, tmp_path, monkeypatch
+):
+    run, _ = fused
+    folder = tmp_path / "latent"
+    shutil.copytree(folder_of(run), folder)
+    card = atomic.read_json(folder / "connector.json")
+    atomic.write_json(folder / "connector.json", card | {"schema_version": 1})
+    with pytest.raises(UsageError, match="of format 1, 2 is wanted; run memo-dist fuse"):
+        load_connector(folder, {})
+    config, base = Config(), SimpleNamespace(weights_hash="a", path="b", name="c")
+    now = connector_job(run, config, base, 1).identity
+    monkeypatch.setattr(prepare, "FORMAT", 3)
+    assert connector_job(run, config, base, 1).identity != now
 
 
 def training_of(run):

@@ -18,7 +18,7 @@ from memo_dist.fusion.latent.connector import Connector, ConnectorShape
 from memo_dist.fusion.latent.examples import ConnectorExample, write_examples
 from memo_dist.fusion.latent.fusion import LatentFusion
 from memo_dist.fusion.latent.job import HELD_OUT, TRAINED, TRAINING_FOLDER, ConnectorJob
-from memo_dist.fusion.latent.store import connector_identity
+from memo_dist.fusion.latent.store import FORMAT, connector_identity
 from memo_dist.fusion.logits.types import Request, Settings
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash, stable_modulo
@@ -67,7 +67,7 @@ def connector_job(run: RunFolder, config: Config, base: BaseModel, threads: int)
             **connector_identity(base, manifest),
         },
         seed=config.run.seed,
-        identity=short_hash([made_from, asdict(latent), deciding]),
+        identity=short_hash([FORMAT, made_from, asdict(latent), deciding]),
         threads=threads,
     )
 

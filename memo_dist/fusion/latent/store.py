@@ -16,7 +16,8 @@ from memo_dist.memory.manifest import BankManifest
 
 CARD = "connector.json"
 WEIGHTS = "connector.safetensors"
-_SCHEMA = 1
+FORMAT = 2
+"""Of the connector's weights; 1: values read the last of a slot's layers."""
 _AGAIN = "run memo-dist fuse RUN --mode latent"
 
 
@@ -46,7 +47,7 @@ def save_card(
         nats: {before, after: {inside, outside: {arm: nats a token}}} on held-out examples.
     """
     values = {
-        "schema_version": _SCHEMA,
+        "schema_version": FORMAT,
         **card,
         "shape": shape.to_json(),
         "settings": asdict(settings),
@@ -72,6 +73,10 @@ def load_connector(folder: Path, wanted: Mapping[str, str]) -> tuple[Connector, 
     if not path.is_file():
         raise UsageError(f"there is no connector: '{path}' is missing; {_AGAIN}")
     card = atomic.read_json(path)
+    if card.get("schema_version") != FORMAT:
+        raise UsageError(
+            f"'{folder}' is of format {card.get('schema_version')}, {FORMAT} is wanted; {_AGAIN}"
+        )
     for key, value in wanted.items():
         if card.get(key) != value:
             raise UsageError(
