@@ -23,7 +23,9 @@ import json
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +57,7 @@ SUMS = 0.85
 """Fraction of the connector's steps that are sums; the others ask for one key."""
 
 Pair = tuple[int, int]
+Weights = dict[str, Tensor]
 
 
 def main() -> None:
@@ -82,9 +85,7 @@ def measure(seed: int, steps: int) -> dict[str, Any]:
         {(int(key) // LETTERS, int(key) % LETTERS): _draw(NUMBERS, chance) for key in part}
         for part in keys.split(KEYS)
     ]
-    base = _taught(_model(seed), worlds[0], 800, chance)
-    memory, other = (_taught(deepcopy(base), world, 1000, chance) for world in worlds[1:])
-    backbone = _adder(_model(seed + 1), 3000, chance)
+    backbone, memory, other = _models(seed, worlds)
     world, foreign = worlds[1:]
     taught = dict(list(world.items())[:TAUGHT])
     unseen = dict(list(world.items())[TAUGHT:])
@@ -122,6 +123,34 @@ def measure(seed: int, steps: int) -> dict[str, Any]:
         "asked": ASKED,
         "steps": steps,
     }
+
+
+def _models(seed: int, worlds: list[dict[Pair, int]]) -> list[LlamaForCausalLM]:
+    """Backbone, memory and second memory; backbone and memories are trained side by side."""
+    # A forked process would inherit locks of torch's threads.
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        parts = [
+            processes.submit(_trained_backbone, seed),
+            processes.submit(_trained_memories, seed, worlds),
+        ]
+        weights = [found for part in parts for found in part.result()]
+    models = [_model(seed) for _ in weights]
+    for model, tensors in zip(models, weights, strict=True):
+        model.load_state_dict(tensors)
+        model.eval().requires_grad_(False)
+    return models
+
+
+def _trained_backbone(seed: int) -> list[Weights]:
+    chance = torch.Generator().manual_seed(seed + 1)
+    return [_adder(_model(seed + 1), 3000, chance).state_dict()]
+
+
+def _trained_memories(seed: int, worlds: list[dict[Pair, int]]) -> list[Weights]:
+    """The two memories, of one base that knows the first of the worlds."""
+    chance = torch.Generator().manual_seed(seed + 2)
+    base = _taught(_model(seed), worlds[0], 800, chance)
+    return [_taught(deepcopy(base), world, 1000, chance).state_dict() for world in worlds[1:]]
 
 
 def _digest(model: LlamaForCausalLM) -> str:

@@ -58,19 +58,23 @@ class ConnectorRows(nn.Module):
             want: ``loss``: the sum over the examples, a scalar; ``arms``: float32 [B, 3], the
                 mean negative log-prob of each target in nats, see :data:`ARMS`.
         """
-        slots, plain = self._slots(batch), want == "arms"
-        with torch.no_grad():
-            taught = self._log_probs(batch.teacher, batch)
-            alone = self._log_probs(batch.student, batch) if plain else None
+        slots = self._slots(batch)
         with self._frozen[0][1].reading(slots, live=True):
             fused = self._log_probs(batch.student, batch)
-        if alone is not None:
-            arms = [_nats(part, batch) for part in (alone, fused, taught)]
-            return torch.stack(arms, dim=-1)
-        return self._loss(fused, taught, batch)
+        if want == "loss":
+            return self._loss(fused, batch)
+        with torch.no_grad():
+            alone, taught = (
+                self._log_probs(rows, batch) for rows in (batch.student, batch.teacher)
+            )
+        return torch.stack([_nats(part, batch) for part in (alone, fused, taught)], dim=-1)
 
-    def _loss(self, fused: Tensor, taught: Tensor, batch: ConnectorBatch) -> Tensor:
+    def _loss(self, fused: Tensor, batch: ConnectorBatch) -> Tensor:
         settings = self._settings
+        if not settings.distill and bool(batch.inside.all()):
+            return _nats(fused, batch).sum()  # nothing asks for the teacher
+        with torch.no_grad():
+            taught = self._log_probs(batch.teacher, batch)
         divergence = (taught.exp() * (taught - fused)).nan_to_num(0.0).sum(dim=-1)
         divergence = (divergence * batch.counted).sum(dim=-1)
         inside = _nats(fused, batch) + settings.distill * divergence
