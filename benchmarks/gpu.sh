@@ -25,6 +25,13 @@ speed             1  1.5B shape, random weights: ours against TRL published, and
 equal             1  stop and resume on one GPU, in fp32
 ranks             2  one GPU = two GPUs = every ZeRO stage, changes of ranks and stage, on NCCL
 ranks-bf16        2  the same in bf16, within 2 %
+ops               1  fusion kernels against the formulas, all dtypes and shapes
+memcheck          1  compute-sanitizer: memory errors in the fusion kernels
+initcheck         1  compute-sanitizer: reads of what nothing has written
+racecheck         1  compute-sanitizer: races in shared memory
+bandwidth         1  mix_logits: bandwidth as a share of a copy, eager PyTorch, torch.compile
+attention         1  memory_attention and its decoding form against their composition in PyTorch
+decoding          1  time a token of fused decoding against the backbone alone, 7B shape
 launchers         2  torchrun and deepspeed start the same training
 '
 
@@ -61,6 +68,31 @@ step_ranks-bf16() {
         --out "$OUT/ranks-bf16.json"
 }
 
+step_ops() {
+    MEMO_DIST_REQUIRE_KERNELS=1 "$PYTHON" -m pytest -q tests/test_ops_mix_logits.py tests/test_ops_mix_gradients.py \
+        tests/test_ops_attention.py tests/test_ops_cuda.py
+}
+
+sanitized() {
+    MEMO_DIST_REQUIRE_KERNELS=1 compute-sanitizer --tool "$1" --error-exitcode 9 "$PYTHON" -m pytest -q -x \
+        tests/test_ops_mix_logits.py tests/test_ops_attention.py \
+        -k "cuda and (shape4 or shape6 or topk or target)"
+}
+
+step_memcheck() { sanitized memcheck; }
+
+step_initcheck() { sanitized initcheck; }
+
+step_racecheck() { sanitized racecheck; }
+
+step_bandwidth() { "$PYTHON" benchmarks/gpu_kernels.py --out "$OUT/mix_logits.json"; }
+
+step_attention() {
+    "$PYTHON" benchmarks/memory_attention.py --device cuda --json "$OUT/memory_attention.json"
+}
+
+step_decoding() { "$PYTHON" benchmarks/gpu_decoding.py --out "$OUT/decoding.json"; }
+
 step_launchers() {
     local run="$OUT/launchers-run" keys=(train.max_steps=20 train.precision=bf16)
     rm -rf "$run" "$run-2"
@@ -86,7 +118,7 @@ run_step() {
     fi
     echo "== $name"
     mkdir -p "$OUT"
-    export -f "step_$name"
+    export -f "step_$name" sanitized
     export PYTHON OUT
     timeout "$STEP_SECONDS" bash -euo pipefail -c "step_$name" 2>&1 | tee "$OUT/$name.log"
 }
