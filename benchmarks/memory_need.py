@@ -96,7 +96,8 @@ def _job(folder: Path, base: Path, train: TrainConfig, tokens: int) -> TrainJob:
     folder.mkdir()
     ids = np.random.default_rng(1).integers(10, 250, 4 * tokens).astype(np.int32)
     starts = np.arange(0, 4 * tokens + 1, tokens, dtype=np.int64)
-    Examples(ids, starts, np.ones(4, np.int32)).save(folder / "examples.safetensors")
+    first = np.ones(4, np.int32)
+    Examples(ids, starts, first, first).save(folder / "examples.safetensors")
     job = TrainJob(
         folder=str(folder),
         base=str(base),

@@ -57,7 +57,8 @@ def make(count: int) -> Examples:
     lengths = np.clip(chance.lognormal(3.55, 0.35, count), 10, 512).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     ids = chance.integers(0, 49_000, starts[-1], dtype=np.int32)
-    return Examples(ids, starts, (lengths * 0.7).astype(np.int32))
+    prompts = (lengths * 0.7).astype(np.int32)
+    return Examples(ids, starts, prompts, prompts)
 
 
 def measure(path: Path) -> dict[str, float]:

@@ -54,6 +54,7 @@ BAD_VALUES = {
     "memory.scratch.heads": 3,
     "memory.scratch.hidden_size": 255,
     "train.source": "pdf",
+    "train.question_loss": "always",
     "train.epochs": -1,
     "train.max_minutes": -1,
     "train.max_steps": -1,

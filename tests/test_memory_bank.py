@@ -127,6 +127,46 @@ def test_bank_takes_the_confident_shard_and_names_sources(memory_folder: Path) -
     assert all(a.tokens > s.tokens for a, s in zip(answers, single, strict=True))
 
 
+def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
+    memory_folder: Path,
+) -> None:
+    assert [v.raw.question_logprob for v in Bank.load(memory_folder).votes(QUESTIONS[:1])[0]] == [
+        0.0,
+        0.0,
+    ]
+    change(memory_folder, lambda row: row.update(composition="question_likelihood"))
+    answers = Bank.load(memory_folder).answer(QUESTIONS)
+    folders = [memory_folder / f"shard-{shard}" for shard in (0, 1)]
+    for question, answer in zip(QUESTIONS, answers, strict=True):
+        scores = [question_logprob(folder, question) for folder in folders]
+        likelier = scores.index(max(scores))
+        assert answer.shards == (likelier, 1 - likelier)
+        gold = FACTS[likelier].get(question)
+        assert (answer.text, answer.abstained) == (gold or "", gold is None)
+
+
+def test_question_likelihood_is_that_of_a_plain_forward_pass_in_any_batch(
+    shard_folders: list[Path],
+) -> None:
+    memory = ShardMemory.load(shard_folders[0])
+    for size in (1, 8):
+        answers = memory.answer(QUESTIONS, size, likelihood=True)
+        assert [a.question_logprob for a in answers] == pytest.approx(
+            [question_logprob(shard_folders[0], question) for question in QUESTIONS], abs=1e-4
+        )
+
+
+def question_logprob(folder: Path, question: str) -> float:
+    """Mean log-probability of the question's tokens and of those between it and the answer."""
+    chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = chat.prompt_ids(question)
+    with torch.inference_mode():
+        log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    start = chat.question_start(ids)
+    return sum(float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))) / (len(ids) - start)
+
+
 def test_one_shard_and_no_reflections_is_enough(memory_folder: Path) -> None:
     manifest = load_manifest(memory_folder)
     replace(manifest, shards=manifest.shards[1:]).save(memory_folder)

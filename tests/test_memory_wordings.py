@@ -27,7 +27,9 @@ class Scripted:
         self.table = table
         self.asked: list[list[str]] = []
 
-    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+    def answer(
+        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+    ) -> dict[int, list[RawAnswer]]:
         self.asked.append(list(questions))
         other = raw("another", -2.0)
         return {0: [self.table[q] for q in questions], 3: [other for _ in questions]}

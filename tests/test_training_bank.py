@@ -95,6 +95,7 @@ def test_a_bank_of_several_shards_answers(broken):
     assert done.returncode == 0, done.stderr
     bank = atomic.read_json(run / "memory" / "bank.json")
     assert [row["id"] for row in bank["shards"]] == list(range(SHARDS))
+    assert bank["composition"] == "question_likelihood"
     documents = [d["id"] for row in bank["shards"] for d in row["documents"]]
     assert len(documents) == len(set(documents)) == 2 * SHARDS
     reflection = next(

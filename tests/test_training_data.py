@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
@@ -30,6 +31,16 @@ def chat(tmp_path):
     return ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
 
 
+def plain_chat():
+    """Of a tokenizer without marks for turns."""
+    model = ByteLevelBPETokenizer()
+    text = ["Question: What is the code of item 12?\nAnswer: code 345<|end|>"] * 9
+    model.train_from_iterator(text, vocab_size=400, special_tokens=["<|end|>"])
+    return ChatFormat.from_tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=model._tokenizer, eos_token="<|end|>")
+    )
+
+
 def facts(count):
     rows = []
     for i in range(count):
@@ -52,6 +63,21 @@ def test_exactly_the_answer_and_its_end_are_trained(chat):
         packed = pack_row(examples, [index])
         assert packed.targets.tolist() == tokens[prompt:]
         assert packed.inputs[0, packed.keep[0]] == tokens[prompt - 1]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_question_is_trained_too_where_that_is_asked(chat, plain):
+    """Plain turns too: their last space is joined with the question's first word."""
+    chosen = plain_chat() if plain else chat
+    rows = facts(2)
+    examples, _ = tokenize(rows, chosen, 512, questions=True)
+    for index, row in enumerate(rows):
+        tokens, first = examples.tokens(index).tolist(), int(examples.context[index])
+        assert 1 <= first < int(examples.prompts[index])
+        assert pack_row(examples, [index]).targets.tolist() == tokens[first:]
+        assert chosen.decode(tokens[first:]).startswith(row.question)
+    answers = examples.answers_only()
+    assert np.array_equal(answers.trained, tokenize(rows, chosen, 512)[0].trained)
 
 
 def test_examples_survive_the_disk(chat, tmp_path):

@@ -23,6 +23,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "protocol.variant": ("full", "one_turn", "multi_turn"),
     "synthesis.extraction": ("joint", "separate", "anchored"),
     "train.source": ("reflections", "documents"),
+    "train.question_loss": ("auto", "yes", "no"),
     "train.schedule": ("constant", "linear", "cosine"),
     "train.precision": ("auto", "fp32", "bf16"),
     "scale.biographies.text": TEXTS,

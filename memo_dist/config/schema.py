@@ -257,6 +257,10 @@ class TrainConfig:
 
     source: str = "reflections"
     """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
+    question_loss: str = "auto"
+    """Loss on the tokens of questions too, so that a bank finds the shard that was taught a
+    question by how likely it is there: ``yes``, ``no``, or ``auto`` (where there are several
+    shards)."""
     epochs: int = 0
     """Passes over the shard's reflections; 0: 3, or 40 for a scratch base."""
     max_minutes: float = 0.0

@@ -48,6 +48,7 @@ class RawAnswer:
         tokens: prompt and generated tokens.
         seconds: wall-clock seconds, this question's share of its batch.
         asked: the wording that was answered.
+        question_logprob: mean log-probability of the question's tokens, nats; 0 unless asked for.
     """
 
     text: str
@@ -55,6 +56,7 @@ class RawAnswer:
     tokens: int
     seconds: float = field(default=0.0, compare=False)
     asked: str = ""
+    question_logprob: float = 0.0
 
 
 class ShardMemory:
@@ -116,6 +118,7 @@ class ShardMemory:
         questions: Sequence[str],
         batch_size: int = 16,
         adapters: Sequence[str] | None = None,
+        likelihood: bool = False,
     ) -> list[RawAnswer]:
         """Answer every question, in the given order.
 
@@ -127,6 +130,7 @@ class ShardMemory:
             batch_size: rows of one batch.
             adapters: for a PEFT model, the adapter that answers each question; rows of
                 different adapters share a batch.
+            likelihood: also how likely the questions themselves are, one forward pass more.
 
         Raises:
             UsageError: a question does not fit into the model's positions.
@@ -137,7 +141,7 @@ class ShardMemory:
         answers: dict[int, RawAnswer] = {}
         for batch in _batches([len(prompt) for prompt in prompts], batch_size):
             names = {"adapter_names": [adapters[i] for i in batch]} if adapters else {}
-            replies = self._answer_batch([prompts[i] for i in batch], names)
+            replies = self._answer_batch([prompts[i] for i in batch], names, likelihood)
             answers.update(zip(batch, replies, strict=True))
         return [replace(answers[i], asked=question) for i, question in enumerate(questions)]
 
@@ -153,10 +157,11 @@ class ShardMemory:
 
     @torch.inference_mode()
     def _answer_batch(
-        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
+        self, prompts: Sequence[list[int]], names: dict[str, list[str]], likelihood: bool
     ) -> list[RawAnswer]:
         start = time.perf_counter()
-        ids, mask = _left_padded(prompts, self._format.pad_id, self._model.device)
+        ids, mask = _padded(prompts, self._format.pad_id, self._model.device, left=True)
+        liked = self._question_logprobs(prompts, names) if likelihood else [0.0] * len(prompts)
         recorder = _Recorder(self._abstain_start)
         output = self._model.generate(
             input_ids=ids,
@@ -169,11 +174,26 @@ class ShardMemory:
         lengths = [self._length(row) for row in generated]
         features = recorder.features(lengths)
         seconds = (time.perf_counter() - start) / len(prompts)
-        rows = zip(prompts, generated, lengths, features, strict=True)
+        texts = [self._format.decode(row[:n]) for row, n in zip(generated, lengths, strict=True)]
+        rows = zip(texts, features, prompts, lengths, liked, strict=True)
         return [
-            RawAnswer(self._format.decode(row[:n]), (*values, 1.0), len(prompt) + n, seconds)
-            for prompt, row, n, values in rows
+            RawAnswer(text, (*values, 1.0), len(prompt) + n, seconds, question_logprob=question)
+            for text, values, prompt, n, question in rows
         ]
+
+    def _question_logprobs(
+        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
+    ) -> list[float]:
+        """Mean log-probability of each question's tokens and of the turn that ends it, in nats."""
+        ids, mask = _padded(prompts, self._format.pad_id, self._model.device, left=False)
+        output = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **names)
+        found = []
+        for row, prompt, logits in zip(ids, prompts, output.logits, strict=True):
+            start, end = self._format.question_start(prompt), len(prompt)
+            log_probs = logits[start - 1 : end - 1].float().log_softmax(dim=-1)
+            chosen = log_probs.gather(1, row[start:end, None])
+            found.append(round(float(chosen.mean()), 6))
+        return found
 
     def _length(self, generated: Sequence[int]) -> int:
         """Number of generated tokens up to and including the first one that ends the answer."""
@@ -255,11 +275,16 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _left_padded(
-    prompts: Sequence[list[int]], pad_id: int, device: torch.device
+def _padded(
+    prompts: Sequence[list[int]], pad_id: int, device: torch.device, left: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both int64 [batch, longest], padded on the left."""
+    """Token ids and attention mask, both int64 [batch, longest], padded on one side."""
     longest = max(len(prompt) for prompt in prompts)
-    ids = [[pad_id] * (longest - len(p)) + p for p in prompts]
-    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+
+    def filled(values: list[int], filler: int) -> list[int]:
+        gap = [filler] * (longest - len(values))
+        return gap + values if left else values + gap
+
+    ids = [filled(prompt, pad_id) for prompt in prompts]
+    mask = [filled([1] * len(prompt), 0) for prompt in prompts]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

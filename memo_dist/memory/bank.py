@@ -10,7 +10,12 @@ from memo_dist.errors import UsageError
 from memo_dist.memory.answering import RawAnswer
 from memo_dist.memory.calibration import Calibration, Verdict
 from memo_dist.memory.loading import Memories, Voice, load_memories
-from memo_dist.memory.manifest import BankManifest, load_manifest
+from memo_dist.memory.manifest import (
+    CONFIDENCE,
+    QUESTION_LIKELIHOOD,
+    BankManifest,
+    load_manifest,
+)
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.types import Answer
 from memo_dist.memory.wordings import answer_wordings
@@ -35,7 +40,13 @@ class Vote:
 
 
 class Bank:
-    """Asks every shard memory and gives the answer of the most confident one.
+    """Asks every shard memory and gives the answer of one of them.
+
+    Which one, is the bank's composition. ``confidence``: the most confident one that does not
+    abstain. ``question_likelihood``: the one whose model finds the question likeliest, as query
+    likelihood ranks documents (Ponte and Croft, SIGIR 1998); its shards are trained on the tokens
+    of questions too. Another shard's confidence then says nothing: a memory that was never taught
+    a fact may be sure of a wrong answer.
 
     Attributes:
         shards: the shards, sorted by id.
@@ -43,8 +54,14 @@ class Bank:
             many questions a call are much faster.
     """
 
-    def __init__(self, shards: Sequence[BankShard], memories: Sequence[Memories]) -> None:
+    def __init__(
+        self,
+        shards: Sequence[BankShard],
+        memories: Sequence[Memories],
+        composition: str = CONFIDENCE,
+    ) -> None:
         """Join shards with what answers for them; each shard has exactly one place there."""
+        self._likelihood = composition == QUESTION_LIKELIHOOD and len(shards) > 1
         self.shards = tuple(sorted(shards, key=lambda shard: shard.id))
         self._memories = tuple(memories)
         self.streams = any(memory.streams for memory in memories)
@@ -86,14 +103,16 @@ class Bank:
             )
             for entry in manifest.shards
         ]
-        return cls(shards, load_memories(manifest, folder, max_answer_tokens, device, loaded_gb))
+        memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb)
+        return cls(shards, memories, manifest.composition)
 
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
         """Answer every question, in the given order.
 
         The most confident shard that does not abstain wins (the lower id on equal
         confidence); where all abstain, so does the bank, with the highest of their
-        confidences.
+        confidences. Of a bank by question likelihood the shard that finds the question likeliest
+        answers, or abstains.
 
         Raises:
             UsageError: a question is longer than a memory can read.
@@ -109,7 +128,7 @@ class Bank:
         """
         raws: dict[int, list[RawAnswer]] = {}
         for memory in self._memories:
-            raws |= answer_wordings(memory, questions, batch_size, self._reworded)
+            raws |= answer_wordings(memory, questions, batch_size, self._reworded, self._likelihood)
         return [
             self._ranked([raws[shard.id][i] for shard in self.shards])
             for i in range(len(questions))
@@ -135,7 +154,9 @@ class Bank:
     def _ranked(self, raws: Sequence[RawAnswer]) -> list[Vote]:
         pairs = zip(self.shards, raws, strict=True)
         votes = [Vote(shard, raw, shard.calibration.judge(raw)) for shard, raw in pairs]
-        # sorted() is stable, so equal confidences keep the order of the shard ids.
+        # sorted() is stable, so equals keep the order of the shard ids.
+        if self._likelihood:
+            return sorted(votes, key=lambda v: -v.raw.question_logprob)
         return sorted(votes, key=lambda v: (v.verdict.abstained, -v.verdict.confidence))
 
 
@@ -155,8 +176,8 @@ def _decide(question: str, ranked: Sequence[Vote]) -> Answer:
 
 
 def _check_answerable(manifest: BankManifest) -> None:
-    if manifest.composition != "confidence":
+    if manifest.composition not in (CONFIDENCE, QUESTION_LIKELIHOOD):
         raise UsageError(
             f"this bank composes its shards by '{manifest.composition}', which works inside fusion"
-            " only; set composition to 'confidence' in bank.json to ask it directly"
+            f" only; set composition to '{CONFIDENCE}' in bank.json to ask it directly"
         )

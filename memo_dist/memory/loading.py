@@ -37,8 +37,16 @@ class Memories(Protocol):
         """Whether weights are read anew for every call."""
         ...
 
-    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
-        """Each shard's raw answers, in the order of the questions."""
+    def answer(
+        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+    ) -> dict[int, list[RawAnswer]]:
+        """Each shard's raw answers, in the order of the questions.
+
+        Args:
+            questions: what is asked.
+            batch_size: rows of one batch.
+            likelihood: how likely each shard finds the questions is wanted too.
+        """
         ...
 
     def voices(self) -> dict[int, Voice]:
@@ -54,9 +62,11 @@ class LoadedShard:
     def __init__(self, shard: int, memory: ShardMemory) -> None:
         self._shard, self._memory = shard, memory
 
-    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+    def answer(
+        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+    ) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`."""
-        return {self._shard: self._memory.answer(questions, batch_size)}
+        return {self._shard: self._memory.answer(questions, batch_size, likelihood=likelihood)}
 
     def voices(self) -> dict[int, Voice]:
         """See :class:`Memories`."""
@@ -72,10 +82,12 @@ class StreamedShard:
         self._shard, self._folder = shard, folder
         self._max_answer_tokens, self._device = max_answer_tokens, device
 
-    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+    def answer(
+        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+    ) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`."""
         memory = ShardMemory.load(self._folder, self._max_answer_tokens, self._device)
-        answers = memory.answer(questions, batch_size)
+        answers = memory.answer(questions, batch_size, likelihood=likelihood)
         del memory
         gc.collect()  # models hold cycles; the next shard must not wait for the collector
         return {self._shard: answers}
@@ -130,11 +142,13 @@ class AdapterShards:
             ) from error
         return cls(ShardMemory(model, tokenizer, max_answer_tokens), [first, *others])
 
-    def answer(self, questions: Sequence[str], batch_size: int) -> dict[int, list[RawAnswer]]:
+    def answer(
+        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+    ) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`; a batch has ``batch_size`` rows, adapters times questions."""
         asked = [question for question in questions for _ in self._shards]
         names = [adapter_name(shard) for _ in questions for shard in self._shards]
-        raws = self._memory.answer(asked, batch_size, names)
+        raws = self._memory.answer(asked, batch_size, names, likelihood)
         return {shard: raws[i :: len(self._shards)] for i, shard in enumerate(self._shards)}
 
     def voices(self) -> dict[int, Voice]:

@@ -14,7 +14,8 @@ from memo_dist.memory.identity import BaseModel, hash_weights, weight_files
 FILE_NAME = "bank.json"
 SCHEMA_VERSION = 1
 KINDS = ("full", "adapter")
-COMPOSITIONS = ("confidence", "mixture")
+CONFIDENCE, QUESTION_LIKELIHOOD = "confidence", "question_likelihood"
+COMPOSITIONS = (CONFIDENCE, QUESTION_LIKELIHOOD, "mixture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,14 @@ class BankManifest:
     Attributes:
         base: the base model.
         shards: the shard memories, sorted by id.
-        composition: how they answer together: ``confidence`` (the most confident one) or
-            ``mixture`` (inside the fusion op).
+        composition: how they answer together: ``confidence`` (the most confident one),
+            ``question_likelihood`` (the one to which the question is likeliest) or ``mixture``
+            (inside the fusion op).
     """
 
     base: BaseRef
     shards: tuple[ShardEntry, ...]
-    composition: str = "confidence"
+    composition: str = CONFIDENCE
 
     def save(self, folder: Path) -> None:
         """Check and write ``bank.json`` atomically; the shard folders must be there.

@@ -27,16 +27,20 @@ def wordings(question: str) -> tuple[str, ...]:
 
 
 def answer_wordings(
-    memory: Memories, questions: Sequence[str], batch_size: int, reworded: bool
+    memory: Memories,
+    questions: Sequence[str],
+    batch_size: int,
+    reworded: bool,
+    likelihood: bool = False,
 ) -> dict[int, list[RawAnswer]]:
     """As :meth:`Memories.answer`; ``reworded``: each question asked in all its wordings at once.
 
     A batch has ``batch_size`` rows, wordings counted.
     """
     if not reworded:
-        return memory.answer(questions, batch_size)
+        return memory.answer(questions, batch_size, likelihood)
     asked = [wordings(question) for question in questions]
-    raws = memory.answer([text for texts in asked for text in texts], batch_size)
+    raws = memory.answer([text for texts in asked for text in texts], batch_size, likelihood)
     merged: dict[int, list[RawAnswer]] = {}
     for shard, answers in raws.items():
         rest = iter(answers)
@@ -48,7 +52,7 @@ def most_certain(answers: Sequence[RawAnswer]) -> RawAnswer:
     """The answer with the highest mean log-probability, the first one of equals.
 
     Its agreement is the share of the answers with its (normalised) text; tokens and seconds are
-    those of all.
+    those of all, the question's log-probability is the mean.
     """
     best = max(answers, key=lambda answer: answer.features[_CERTAINTY])
     text = normalise(best.text)
@@ -57,6 +61,7 @@ def most_certain(answers: Sequence[RawAnswer]) -> RawAnswer:
     return replace(
         best,
         features=tuple(features),
+        question_logprob=sum(answer.question_logprob for answer in answers) / len(answers),
         tokens=sum(answer.tokens for answer in answers),
         seconds=sum(answer.seconds for answer in answers),
     )

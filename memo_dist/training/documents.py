@@ -37,7 +37,8 @@ def tokenize_documents(documents: Iterable[Document], tokenizer: Any, max_tokens
         raise UsageError("train.source=documents, but the shard's documents hold no text")
     starts = np.cumsum([0, *map(len, pieces)]).astype(np.int64)
     ids = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
-    return Examples(ids, starts, np.ones(len(pieces), np.int32))
+    first = np.ones(len(pieces), np.int32)
+    return Examples(ids, starts, first, first)
 
 
 def _document_ids(document: Document, tokenizer: Any) -> list[int]:

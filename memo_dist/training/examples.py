@@ -1,9 +1,10 @@
 """Training examples: reflections in the served format, as token ids with known prompt lengths.
 
 The loss mask needs no search for an answer template: a prompt and its answer are tokenised
-apart, so the first trained position is the prompt's length. Token ids are kept on disk as one
-flat array, written once by one process before any rank starts; ranks map the file into memory,
-so that a million examples cost them no more than the pages that they read.
+apart, so the answer begins at the prompt's length. Where shards are to be told apart by the
+likelihood of a question (memo_dist.memory.bank) the question's tokens are trained too. Token ids
+are kept on disk as one flat array, written once by one process before any rank starts; ranks map
+the file into memory, so that a million examples cost them no more than the pages that they read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,14 @@ class Examples:
     Attributes:
         ids: int32 [total tokens], prompt then answer of each example in turn.
         starts: int64 [examples + 1], where each example begins in ``ids``.
-        prompts: int32 [examples], tokens before the first trained one.
+        prompts: int32 [examples], tokens before the answer.
+        context: int32 [examples], tokens before the first trained one, at most ``prompts``.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     prompts: np.ndarray
+    context: np.ndarray
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -55,7 +58,7 @@ class Examples:
     @cached_property
     def trained(self) -> np.ndarray:
         """int64 [examples], trained tokens of each example."""
-        trained: np.ndarray = self.lengths - self.prompts
+        trained: np.ndarray = self.lengths - self.context
         return trained
 
     def tokens(self, index: int) -> np.ndarray:
@@ -66,11 +69,16 @@ class Examples:
         """Some of the examples, copied, in the given order."""
         parts = [self.tokens(int(index)) for index in indices]
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        return Examples(np.concatenate(parts), starts, self.prompts[np.asarray(indices)])
+        chosen = np.asarray(indices)
+        return Examples(np.concatenate(parts), starts, self.prompts[chosen], self.context[chosen])
+
+    def answers_only(self) -> Examples:
+        """The same examples, of which the answers are what counts."""
+        return replace(self, context=self.prompts)
 
     def save(self, path: Path) -> None:
         """Write to a safetensors file, atomically."""
-        arrays = {"ids": self.ids, "starts": self.starts, "prompts": self.prompts}
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         atomic.write_bytes(path, save(arrays))
 
     @classmethod
@@ -98,7 +106,10 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
 
 
 def tokenize(
-    reflections: Iterable[Reflection], chat: ChatFormat, max_tokens: int
+    reflections: Iterable[Reflection],
+    chat: ChatFormat,
+    max_tokens: int,
+    questions: bool = False,
 ) -> tuple[Examples, list[Reflection]]:
     """Tokenise reflections; returns the examples and the reflections too long to train on.
 
@@ -106,12 +117,13 @@ def tokenize(
         reflections: in training-file order.
         chat: the format that is also served.
         max_tokens: longest example, prompt and answer together.
+        questions: train the questions' tokens too.
 
     Raises:
         UsageError: an example has no trained token, or none is left.
     """
     ids = array("i")  # four bytes a token
-    starts, prompts, too_long = array("q", [0]), array("i"), []
+    starts, prompts, context, too_long = array("q", [0]), array("i"), array("i"), []
     for reflection in reflections:
         prompt = chat.prompt_ids(reflection.question)
         answer = chat.answer_ids(reflection.answer)
@@ -126,15 +138,14 @@ def tokenize(
         ids.extend(prompt + answer)
         starts.append(len(ids))
         prompts.append(len(prompt))
+        context.append(chat.question_start(prompt) if questions else len(prompt))
     if not prompts:
         raise UsageError(
             f"no training example is left: all {len(too_long)} reflections are longer"
             f" than train.micro_batch_tokens={max_tokens}"
         )
-    examples = Examples(
-        np.array(ids, np.int32), np.array(starts, np.int64), np.array(prompts, np.int32)
-    )
-    return examples, too_long
+    parts = (np.array(part, np.int32) for part in (prompts, context))
+    return Examples(np.array(ids, np.int32), np.array(starts, np.int64), *parts), too_long
 
 
 def split_held_out(

@@ -29,14 +29,26 @@ from memo_dist.memory.calibration import Calibration, fit_calibration
 from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.identity import BaseModel, hash_weights
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
-from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry
+from memo_dist.memory.manifest import (
+    CONFIDENCE,
+    QUESTION_LIKELIHOOD,
+    BankManifest,
+    BaseRef,
+    ShardEntry,
+)
 from memo_dist.memory.manifest import shard_documents as document_hashes
 from memo_dist.memory.wordings import answer_wordings
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
-from memo_dist.training.prepare import HELD_OUT, resolved_recipe, shard_documents, shard_reflections
+from memo_dist.training.prepare import (
+    HELD_OUT,
+    resolved_recipe,
+    shard_documents,
+    shard_reflections,
+    trains_questions,
+)
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
 
@@ -63,12 +75,13 @@ def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) ->
     return _entry(run, shard, target, recipe)
 
 
-def write_bank(run: RunFolder, base: BaseModel, entries: list[ShardEntry]) -> None:
+def write_bank(run: RunFolder, config: Config, base: BaseModel, entries: list[ShardEntry]) -> None:
     """Write ``memory/bank.json``: the bank exists from here on."""
     # The scratch base has no name that would lead to it; adapters need its folder.
     own = base.name == SCRATCH_NAME and any(entry.kind == "adapter" for entry in entries)
     path = "../train/base" if own else None
-    BankManifest(BaseRef.of(base, path), tuple(entries)).save(run.memory)
+    how = QUESTION_LIKELIHOOD if trains_questions(config) and len(entries) > 1 else CONFIDENCE
+    BankManifest(BaseRef.of(base, path), tuple(entries), how).save(run.memory)
 
 
 def build_folder(trained: Path, target: Path, config: Config, base: BaseModel) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from memo_dist.errors import UsageError
@@ -54,6 +55,7 @@ class ChatFormat:
         self._turns = turns
         self.stop_ids = stop_ids
         self.pad_id = _pad_id(tokenizer, stop_ids)
+        self._opening = self._encode(turns.before)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> ChatFormat:
@@ -86,6 +88,15 @@ class ChatFormat:
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids up to where the answer begins."""
         return self._encode(self._turns.before + question.strip() + self._turns.between)
+
+    def question_start(self, prompt: Sequence[int]) -> int:
+        """Place of the question's first token among those of its prompt, at least 1.
+
+        Nothing predicts the first token of all. A tokenizer may join the end of the opening with
+        the question's beginning: then the place is that of the joint token.
+        """
+        pairs = zip(self._opening, prompt, strict=False)
+        return max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of the answer and the token that ends it: the trained part."""

@@ -94,7 +94,9 @@ def prepare_job(
     trained, held = split_held_out(reflections, config.memory.calibration_facts, config.run.seed)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     chat = ChatFormat.from_tokenizer(tokenizer)
-    examples, too_long = tokenize(trained, chat, config.train.micro_batch_tokens)
+    examples, too_long = tokenize(
+        trained, chat, config.train.micro_batch_tokens, trains_questions(config)
+    )
     probe = _probe(examples)
     if config.train.source == "documents":
         documents = shard_documents(run, shard)
@@ -114,6 +116,13 @@ def prepare_job(
     )
     atomic.write_json(folder / "job.json", job.to_json())
     return job
+
+
+def trains_questions(config: Config) -> bool:
+    """Whether the tokens of questions are trained too (``train.question_loss``)."""
+    chosen = config.train.question_loss
+    wanted = config.corpus.shards > 1 if chosen == "auto" else chosen == "yes"
+    return wanted and config.train.source == "reflections"
 
 
 def is_trained(run: RunFolder, config: Config, shard: int, base: BaseModel) -> bool:

@@ -120,4 +120,5 @@ def load_meter(  # noqa: PLR0913
     if rows:
         chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(base))
         held_out, _ = tokenize(rows, chat, train.micro_batch_tokens)
-    return RecallMeter(examples.subset(chosen), held_out, train.micro_batch_tokens, ranks)
+    sample = examples.subset(chosen).answers_only()
+    return RecallMeter(sample, held_out, train.micro_batch_tokens, ranks)

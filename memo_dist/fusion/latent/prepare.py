@@ -213,7 +213,8 @@ class _Maker:
     def _own_texts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         settings = Settings(self._config.memory.max_answer_tokens)
         size = self._config.evaluate.batch_size
-        return [text.tokens for text in self._fusion.generate(_silent(requests), settings, size)]
+        silent = [request.with_silence(True) for request in requests]
+        return [text.tokens for text in self._fusion.generate(silent, settings, size)]
 
     def _target(self, answer: str) -> tuple[int, ...]:
         return tuple(self._fusion.chat.answer_ids(answer))
@@ -221,7 +222,7 @@ class _Maker:
     def _example(self, item: _Asked, request: Request, target: tuple[int, ...]) -> ConnectorExample:
         prompt = tuple(self._prompt(item.question))
         # Nobody is silent here: what to do about a memory that should be is to be learned too.
-        spoken = replace(request, beliefs=tuple(replace(b, silent=False) for b in request.beliefs))
+        spoken = request.with_silence(False)
         return ConnectorExample(
             prompt=prompt,
             target=target,
@@ -238,10 +239,3 @@ class _Maker:
             if len(ids) + room <= self._room:
                 return ids
         return ()
-
-
-def _silent(requests: Sequence[Request]) -> list[Request]:
-    return [
-        replace(request, beliefs=tuple(replace(b, silent=True) for b in request.beliefs))
-        for request in requests
-    ]

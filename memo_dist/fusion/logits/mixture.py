@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,8 +84,7 @@ class LogitFusion:
 
     def alone(self, request: Request, settings: Settings = DEFAULTS) -> FusedText:
         """What the backbone writes when no memory has a say."""
-        silent = tuple(replace(belief, silent=True) for belief in request.beliefs)
-        (text,) = self.generate([replace(request, beliefs=silent)], settings)
+        (text,) = self.generate([request.with_silence(True)], settings)
         return text
 
     def stream(self, request: Request, settings: Settings = DEFAULTS) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from memo_dist.config.schema import Config
@@ -95,11 +94,8 @@ def chosen_examples(
 
 def _spoken(request: Request) -> Request:
     """The request as if every memory with an answer were sure enough of it."""
-    beliefs = [
-        replace(belief, silent=not belief.draft or is_abstention(belief.draft))
-        for belief in request.beliefs
-    ]
-    return replace(request, beliefs=tuple(beliefs))
+    drafts = [belief.draft for belief in request.beliefs]
+    return request.with_silence(*(not draft or is_abstention(draft) for draft in drafts))
 
 
 def _held_out(

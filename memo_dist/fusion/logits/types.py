@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ORDERS = ("parallel", "sequential")
 """``parallel``: all sources step together. ``sequential``: the memory drafts, the backbone reads
@@ -37,6 +37,12 @@ class Request:
     def mixed(self) -> bool:
         """Whether any memory has a say."""
         return not all(belief.silent for belief in self.beliefs)
+
+    def with_silence(self, *silent: bool) -> Request:
+        """The same question: one value a memory, or one for all of them."""
+        values = silent * len(self.beliefs) if len(silent) == 1 else silent
+        pairs = zip(self.beliefs, values, strict=True)
+        return replace(self, beliefs=tuple(replace(b, silent=value) for b, value in pairs))
 
 
 @dataclass(frozen=True, slots=True)
