@@ -135,7 +135,9 @@ def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
         0.0,
     ]
     change(memory_folder, lambda row: row.update(composition="question_likelihood"))
-    answers = Bank.load(memory_folder).answer(QUESTIONS)
+    bank = Bank.load(memory_folder)
+    assert all(vote.verdict.abstained for row in bank.votes(QUESTIONS) for vote in row[1:])
+    answers = bank.answer(QUESTIONS)
     folders = [memory_folder / f"shard-{shard}" for shard in (0, 1)]
     for question, answer in zip(QUESTIONS, answers, strict=True):
         scores = [question_logprob(folder, question) for folder in folders]

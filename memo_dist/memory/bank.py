@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memo_dist.errors import UsageError
@@ -123,6 +123,8 @@ class Bank:
     def votes(self, questions: Sequence[str], batch_size: int = 16) -> list[list[Vote]]:
         """What every shard says to each question: by question, then most believed first.
 
+        Where one shard is chosen by the question's likelihood the others count as abstaining.
+
         Raises:
             UsageError: a question is longer than a memory can read.
         """
@@ -156,8 +158,14 @@ class Bank:
         votes = [Vote(shard, raw, shard.calibration.judge(raw)) for shard, raw in pairs]
         # sorted() is stable, so equals keep the order of the shard ids.
         if self._likelihood:
-            return sorted(votes, key=lambda v: -v.raw.question_logprob)
+            first, *others = sorted(votes, key=lambda v: -v.raw.question_logprob)
+            return [first, *map(_unheard, others)]
         return sorted(votes, key=lambda v: (v.verdict.abstained, -v.verdict.confidence))
+
+
+def _unheard(vote: Vote) -> Vote:
+    """A vote of a shard that is not asked: it has no say in fusion either."""
+    return replace(vote, verdict=replace(vote.verdict, abstained=True))
 
 
 def _decide(question: str, ranked: Sequence[Vote]) -> Answer:
