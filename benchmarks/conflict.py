@@ -1,6 +1,6 @@
 """When memory and backbone disagree: four cells, each with at least 50 questions.
 
-    python benchmarks/conflict.py [--steps 1600] [--out FILE]
+    python benchmarks/conflict.py [--steps 2000] [--out FILE]
 
 Models of one small vocabulary, trained from scratch in this script. The backbone knows 240 facts
 (NAME's trade); the memory is trained from the same base on documents of its own:
