@@ -21,10 +21,10 @@ class Recall:
 
     Attributes:
         n: questions.
-        bank: the most confident shard's answer is right and it does not abstain (as served).
+        bank: the heard shard's answer is right and it does not abstain (as served).
         spoken: the same, abstentions by threshold counted as the answers they hold back.
         own: the question's own shard is right, whoever else speaks.
-        routed: the most confident shard is the question's own.
+        routed: the heard shard is the question's own.
     """
 
     n: int

@@ -89,7 +89,7 @@ def run_export(run: RunFolder, config: Config) -> None:
     for shard in shards:
         if not checkpoint.is_complete(run.train(shard) / "final"):
             raise UsageError(f"shard {shard} of {run.root} is not trained; `memo-dist train` first")
-    write_bank(run, config, base, [export_shard(run, config, shard, base) for shard in shards])
+    write_bank(run, base, [export_shard(run, config, shard, base) for shard in shards])
 
 
 def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -> None:

@@ -15,6 +15,8 @@ from trained_bank import train_shards, write_bank
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.errors import RunError, UsageError
+from memo_dist.fusion.bank_beliefs import requests_of
+from memo_dist.memory import answering
 from memo_dist.memory.answering import FEATURES, ShardMemory
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import fit_calibration
@@ -136,7 +138,11 @@ def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
     ]
     change(memory_folder, lambda row: row.update(composition="question_likelihood"))
     bank = Bank.load(memory_folder)
-    assert all(vote.verdict.abstained for row in bank.votes(QUESTIONS) for vote in row[1:])
+    votes = bank.votes(QUESTIONS)
+    assert all(vote.verdict.abstained for row in votes for vote in row[1:])
+    for request, row in zip(requests_of(bank, QUESTIONS, votes), votes, strict=True):
+        speaking = [not belief.silent for belief in request.spoken().beliefs]
+        assert speaking == [shard.id == row[0].shard.id for shard in bank.shards]
     answers = bank.answer(QUESTIONS)
     folders = [memory_folder / f"shard-{shard}" for shard in (0, 1)]
     for question, answer in zip(QUESTIONS, answers, strict=True):
@@ -148,10 +154,11 @@ def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
 
 
 def test_question_likelihood_is_that_of_a_plain_forward_pass_in_any_batch(
-    shard_folders: list[Path],
+    shard_folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = ShardMemory.load(shard_folders[0])
-    for size in (1, 8):
+    for size, room in ((1, 1 << 27), (8, 1 << 27), (8, 30_000)):
+        monkeypatch.setattr(answering, "_MOST_LOGITS", room)  # 30,000: a few rows at once
         answers = memory.answer(QUESTIONS, size, likelihood=True)
         assert [a.question_logprob for a in answers] == pytest.approx(
             [question_logprob(shard_folders[0], question) for question in QUESTIONS], abs=1e-4

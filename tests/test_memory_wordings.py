@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,12 @@ def test_the_more_certain_wording_answers() -> None:
     assert best.text == "ten years"
     assert best.features[AGREEMENT] == 0.5
     assert (best.tokens, best.seconds) == (20, 1.0)
+
+
+def test_the_question_counts_in_all_its_wordings() -> None:
+    likelihoods = (-2.0, -0.5, -3.5)
+    answers = [replace(raw("ice", -1.0), question_logprob=value) for value in likelihoods]
+    assert most_certain(answers).question_logprob == -2.0
 
 
 def test_agreement_is_counted_on_normalised_text_and_the_first_of_equals_wins() -> None:

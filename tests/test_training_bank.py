@@ -17,6 +17,7 @@ from memo_dist.config import load_config
 from memo_dist.corpus.manifest import shard_of
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
+from memo_dist.memory.bank import Bank
 
 SHARDS = 3
 SETTINGS = (*TINY, f"corpus.shards={SHARDS}", "train.max_failures=0")
@@ -98,16 +99,30 @@ def test_a_bank_of_several_shards_answers(broken):
     assert bank["composition"] == "question_likelihood"
     documents = [d["id"] for row in bank["shards"] for d in row["documents"]]
     assert len(documents) == len(set(documents)) == 2 * SHARDS
-    reflection = next(
-        row
-        for row in atomic.read_jsonl(run / "reflections.jsonl")
-        if row["shard"] == 2 and row["kind"] == "direct"
-    )
+    direct = [
+        row for row in atomic.read_jsonl(run / "reflections.jsonl") if row["kind"] == "direct"
+    ]
+    votes = Bank.load(run / "memory").votes([row["question"] for row in direct])
+    own = [vote[0].shard.id == row["shard"] for vote, row in zip(votes, direct, strict=True)]
+    assert sum(own) >= 0.9 * len(own), "questions go to the shard that was taught them"
+    reflection = next(row for row in direct if row["shard"] == 2)
     answers = [_ask(run, reflection["question"], limit) for limit in (0, 1e-6)]
     for answer in answers:
         del answer["seconds"]
         assert sorted(answer["shards"]) == list(range(SHARDS))
     assert answers[0] == answers[1], "streamed shards answer like loaded ones"
+
+
+def test_a_bank_whose_questions_were_not_trained_is_composed_by_confidence(broken):
+    """Not what the configuration says by now counts, but how a shard was trained."""
+    run, _, _ = broken
+    job = run / "train" / "shard-0" / "job.json"
+    values = atomic.read_json(job)
+    del values["train"]["question_loss"]  # as of a version that did not know the key
+    atomic.write_json(job, values)
+    done = memo_dist("export", run, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert atomic.read_json(run / "memory" / "bank.json")["composition"] == "confidence"
 
 
 def have(cores: int, gpus: int) -> Resources:

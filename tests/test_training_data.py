@@ -72,7 +72,7 @@ def test_the_question_is_trained_too_where_that_is_asked(chat, plain):
     rows = facts(2)
     examples, _ = tokenize(rows, chosen, 512, questions=True)
     for index, row in enumerate(rows):
-        tokens, first = examples.tokens(index).tolist(), int(examples.context[index])
+        tokens, first = examples.tokens(index).tolist(), int(examples.untrained[index])
         assert 1 <= first < int(examples.prompts[index])
         assert pack_row(examples, [index]).targets.tolist() == tokens[first:]
         assert chosen.decode(tokens[first:]).startswith(row.question)

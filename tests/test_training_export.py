@@ -258,16 +258,19 @@ def test_kept_adapter_is_a_peft_folder_without_a_machine_path(adapters, base):
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_adapters_in_one_batch_answer_like_each_alone(batch_size, adapters, base):
     together = AdapterShards.load(base.path, adapters, max_answer_tokens=8)
-    answers = together.answer(QUESTIONS, batch_size)
+    answers = together.answer(QUESTIONS, batch_size, likelihood=True)
     assert list(answers) == [0, 1, 2]
     first = FEATURES.index("first_logprob")
     for shard, folder in adapters.items():
         alone = AdapterShards.load(base.path, {shard: folder}, max_answer_tokens=8)
-        for one, other in zip(answers[shard], alone.answer(QUESTIONS, 1)[shard], strict=True):
+        others = alone.answer(QUESTIONS, 1, likelihood=True)[shard]
+        for one, other in zip(answers[shard], others, strict=True):
+            assert one.question_logprob == pytest.approx(other.question_logprob, abs=1e-3)
             assert one.text == other.text
             assert one.tokens == other.tokens
             assert one.features == pytest.approx(other.features, abs=1e-3)
     assert len({answers[shard][0].features[first] for shard in adapters}) == 3
+    assert len({answers[shard][0].question_logprob for shard in adapters}) == 3
 
 
 def test_adapters_hold_the_base_once(adapters, base):

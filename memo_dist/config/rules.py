@@ -306,6 +306,8 @@ def _train(config: Config) -> Iterator[str]:
         yield f"train.zero_stage={train.zero_stage} must be 0, 1, 2 or 3"
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         yield f"train.betas={train.betas} must be two numbers in [0, 1)"
+    if train.question_loss == "yes" and train.source == "documents":
+        yield "train.question_loss='yes' needs questions: set train.source=reflections"
     measured = train.eval_steps or train.eval_minutes
     for key in ("eval_patience", "eval_target"):
         if getattr(train, key) and not measured:

@@ -37,7 +37,7 @@ def fused_answers(
 
 def _belief(vote: Vote) -> Belief:
     raw, verdict = vote.raw, vote.verdict
-    return Belief(raw.asked, verdict.confidence, verdict.abstained, raw.text)
+    return Belief(raw.asked, verdict.confidence, verdict.abstained, raw.text, vote.heard)
 
 
 def _answer(question: str, votes: Sequence[Vote], text: FusedText) -> Answer:

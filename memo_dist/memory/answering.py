@@ -36,6 +36,7 @@ question's wordings that got this answer (1 where only one was asked, see ``word
 
 _FLOOR = -100.0  # log-probabilities below it say nothing more and would become -inf in float16
 _DEFAULT_POSITIONS = 2048
+_MOST_LOGITS = 1 << 27  # that exist at once: half a GiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class RawAnswer:
         tokens: prompt and generated tokens.
         seconds: wall-clock seconds, this question's share of its batch.
         asked: the wording that was answered.
-        question_logprob: mean log-probability of the question's tokens, nats; 0 unless asked for.
+        question_logprob: mean log-probability of the question's tokens and of the turn's end
+            behind them, nats; 0 unless asked for.
     """
 
     text: str
@@ -184,7 +186,21 @@ class ShardMemory:
     def _question_logprobs(
         self, prompts: Sequence[list[int]], names: dict[str, list[str]]
     ) -> list[float]:
-        """Mean log-probability of each question's tokens and of the turn that ends it, in nats."""
+        """Mean log-probability of each question's tokens and of the turn that ends it, in nats.
+
+        The logits of all positions are needed: as few rows run at once as keep them small.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        rows = max(1, _MOST_LOGITS // (longest * int(self._model.config.vocab_size)))
+        found: list[float] = []
+        for start in range(0, len(prompts), rows):
+            part = {key: values[start : start + rows] for key, values in names.items()}
+            found += self._some_question_logprobs(prompts[start : start + rows], part)
+        return found
+
+    def _some_question_logprobs(
+        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
+    ) -> list[float]:
         ids, mask = _padded(prompts, self._format.pad_id, self._model.device, left=False)
         output = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **names)
         found = []

@@ -32,11 +32,17 @@ class BankShard:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One shard's answer to a question, and what its calibration says of it."""
+    """One shard's answer to a question, and what its calibration says of it.
+
+    Attributes:
+        shard, raw, verdict: who, what, and how sure.
+        heard: it may answer; False where the question's likelihood has chosen another shard.
+    """
 
     shard: BankShard
     raw: RawAnswer
     verdict: Verdict
+    heard: bool = True
 
 
 class Bank:
@@ -164,8 +170,8 @@ class Bank:
 
 
 def _unheard(vote: Vote) -> Vote:
-    """A vote of a shard that is not asked: it has no say in fusion either."""
-    return replace(vote, verdict=replace(vote.verdict, abstained=True))
+    """The vote of a shard that another one was chosen over: it has no say in fusion either."""
+    return replace(vote, verdict=replace(vote.verdict, abstained=True), heard=False)
 
 
 def _decide(question: str, ranked: Sequence[Vote]) -> Answer:

@@ -72,7 +72,7 @@ def pack_row(
     lengths = examples.starts[np.asarray(indices) + 1] - starts
     offsets = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(offsets, lengths)
-    trained = positions >= np.repeat(examples.context[np.asarray(indices)], lengths)
+    trained = positions >= np.repeat(examples.untrained[np.asarray(indices)], lengths)
     flat = positions + np.repeat(starts, lengths)
     ids = torch.from_numpy(examples.ids[flat].astype(np.int64))
     inputs = ids if activations is None else as_tensor(activations[flat])

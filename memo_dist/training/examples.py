@@ -38,13 +38,13 @@ class Examples:
         ids: int32 [total tokens], prompt then answer of each example in turn.
         starts: int64 [examples + 1], where each example begins in ``ids``.
         prompts: int32 [examples], tokens before the answer.
-        context: int32 [examples], tokens before the first trained one, at most ``prompts``.
+        untrained: int32 [examples], tokens before the first trained one, at most ``prompts``.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     prompts: np.ndarray
-    context: np.ndarray
+    untrained: np.ndarray
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -58,7 +58,7 @@ class Examples:
     @cached_property
     def trained(self) -> np.ndarray:
         """int64 [examples], trained tokens of each example."""
-        trained: np.ndarray = self.lengths - self.context
+        trained: np.ndarray = self.lengths - self.untrained
         return trained
 
     def tokens(self, index: int) -> np.ndarray:
@@ -70,11 +70,12 @@ class Examples:
         parts = [self.tokens(int(index)) for index in indices]
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         chosen = np.asarray(indices)
-        return Examples(np.concatenate(parts), starts, self.prompts[chosen], self.context[chosen])
+        lengths = self.prompts[chosen], self.untrained[chosen]
+        return Examples(np.concatenate(parts), starts, *lengths)
 
     def answers_only(self) -> Examples:
         """The same examples, of which the answers are what counts."""
-        return replace(self, context=self.prompts)
+        return replace(self, untrained=self.prompts)
 
     def save(self, path: Path) -> None:
         """Write to a safetensors file, atomically."""
@@ -123,7 +124,7 @@ def tokenize(
         UsageError: an example has no trained token, or none is left.
     """
     ids = array("i")  # four bytes a token
-    starts, prompts, context, too_long = array("q", [0]), array("i"), array("i"), []
+    starts, prompts, untrained, too_long = array("q", [0]), array("i"), array("i"), []
     for reflection in reflections:
         prompt = chat.prompt_ids(reflection.question)
         answer = chat.answer_ids(reflection.answer)
@@ -138,13 +139,13 @@ def tokenize(
         ids.extend(prompt + answer)
         starts.append(len(ids))
         prompts.append(len(prompt))
-        context.append(chat.question_start(prompt) if questions else len(prompt))
+        untrained.append(chat.question_start(prompt) if questions else len(prompt))
     if not prompts:
         raise UsageError(
             f"no training example is left: all {len(too_long)} reflections are longer"
             f" than train.micro_batch_tokens={max_tokens}"
         )
-    parts = (np.array(part, np.int32) for part in (prompts, context))
+    parts = (np.array(part, np.int32) for part in (prompts, untrained))
     return Examples(np.array(ids, np.int32), np.array(starts, np.int64), *parts), too_long
 
 

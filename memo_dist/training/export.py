@@ -47,7 +47,7 @@ from memo_dist.training.prepare import (
     resolved_recipe,
     shard_documents,
     shard_reflections,
-    trains_questions,
+    trained_job,
 )
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
@@ -75,12 +75,13 @@ def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) ->
     return _entry(run, shard, target, recipe)
 
 
-def write_bank(run: RunFolder, config: Config, base: BaseModel, entries: list[ShardEntry]) -> None:
+def write_bank(run: RunFolder, base: BaseModel, entries: list[ShardEntry]) -> None:
     """Write ``memory/bank.json``: the bank exists from here on."""
     # The scratch base has no name that would lead to it; adapters need its folder.
     own = base.name == SCRATCH_NAME and any(entry.kind == "adapter" for entry in entries)
     path = "../train/base" if own else None
-    how = QUESTION_LIKELIHOOD if trains_questions(config) and len(entries) > 1 else CONFIDENCE
+    asked = all(trained_job(run, entry.id).train.question_loss == "yes" for entry in entries)
+    how = QUESTION_LIKELIHOOD if asked and len(entries) > 1 else CONFIDENCE
     BankManifest(BaseRef.of(base, path), tuple(entries), how).save(run.memory)
 
 
@@ -194,6 +195,7 @@ def _hyperparameters(
     train = resolved_recipe(config.train, base)
     return {
         "trained on": train.source,
+        "loss on questions": trained_job(run, shard).train.question_loss,
         "epochs asked": train.epochs,
         "optimizer steps": state.step,
         "tokens read": state.consumed_tokens,

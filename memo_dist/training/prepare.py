@@ -40,6 +40,7 @@ from memo_dist.training.weight_files import StoredWeights
 
 PROBES = 4
 EXAMPLES = "examples.safetensors"
+JOB = "job.json"
 TOO_LONG = "too-long.jsonl"
 
 
@@ -104,17 +105,21 @@ def prepare_job(
     examples.save(folder / EXAMPLES)
     atomic.write_jsonl(folder / HELD_OUT, (row.to_json() for row in held))
     atomic.write_jsonl(folder / TOO_LONG, (row.to_json() for row in too_long))
+    recipe = replace(
+        resolved_recipe(config.train, base),
+        question_loss="yes" if trains_questions(config) else "no",
+    )
     job = TrainJob(
         folder=str(folder.absolute()),
         base=str(base.path.absolute()),
         examples=str((folder / EXAMPLES).absolute()),
         probe=probe,
-        train=_with_own_file(resolved_recipe(config.train, base), folder),
+        train=_with_own_file(recipe, folder),
         seed=config.run.seed,
         identity=training_identity(config, base, folder / EXAMPLES),
         threads=plan_placement(config, resources).threads,
     )
-    atomic.write_json(folder / "job.json", job.to_json())
+    atomic.write_json(folder / JOB, job.to_json())
     return job
 
 
@@ -123,6 +128,11 @@ def trains_questions(config: Config) -> bool:
     chosen = config.train.question_loss
     wanted = config.corpus.shards > 1 if chosen == "auto" else chosen == "yes"
     return wanted and config.train.source == "reflections"
+
+
+def trained_job(run: RunFolder, shard: int) -> TrainJob:
+    """How a shard was trained, whatever the configuration says by now."""
+    return TrainJob.from_json(atomic.read_json(run.train(shard) / JOB))
 
 
 def is_trained(run: RunFolder, config: Config, shard: int, base: BaseModel) -> bool:

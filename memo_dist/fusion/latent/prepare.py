@@ -213,7 +213,7 @@ class _Maker:
     def _own_texts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         settings = Settings(self._config.memory.max_answer_tokens)
         size = self._config.evaluate.batch_size
-        silent = [request.with_silence(True) for request in requests]
+        silent = [request.silenced() for request in requests]
         return [text.tokens for text in self._fusion.generate(silent, settings, size)]
 
     def _target(self, answer: str) -> tuple[int, ...]:
@@ -222,7 +222,7 @@ class _Maker:
     def _example(self, item: _Asked, request: Request, target: tuple[int, ...]) -> ConnectorExample:
         prompt = tuple(self._prompt(item.question))
         # Nobody is silent here: what to do about a memory that should be is to be learned too.
-        spoken = request.with_silence(False)
+        spoken = request.spoken()
         return ConnectorExample(
             prompt=prompt,
             target=target,

@@ -84,7 +84,7 @@ class LogitFusion:
 
     def alone(self, request: Request, settings: Settings = DEFAULTS) -> FusedText:
         """What the backbone writes when no memory has a say."""
-        (text,) = self.generate([request.with_silence(True)], settings)
+        (text,) = self.generate([request.silenced()], settings)
         return text
 
     def stream(self, request: Request, settings: Settings = DEFAULTS) -> Iterator[str]:

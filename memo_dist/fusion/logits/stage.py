@@ -87,7 +87,7 @@ def chosen_examples(
     outside = [request for request, answer in pairs if answer is None]
     spoken = [request for request in outside if request.mixed]
     unsure = [_spoken(request) for request in outside if not request.mixed]
-    unsure.sort(key=lambda r: max(belief.confidence for belief in r.beliefs), reverse=True)
+    unsure.sort(key=_surest, reverse=True)
     useful = [request for request in [*spoken, *unsure] if request.mixed][:limit]
     return [*inside, *(Example(request, None) for request in useful)]
 
@@ -95,7 +95,12 @@ def chosen_examples(
 def _spoken(request: Request) -> Request:
     """The request as if every memory with an answer were sure enough of it."""
     drafts = [belief.draft for belief in request.beliefs]
-    return request.with_silence(*(not draft or is_abstention(draft) for draft in drafts))
+    return request.with_silence([not draft or is_abstention(draft) for draft in drafts])
+
+
+def _surest(request: Request) -> float:
+    """The highest confidence among the memories that speak."""
+    return max((b.confidence for b in request.beliefs if not b.silent), default=0.0)
 
 
 def _held_out(

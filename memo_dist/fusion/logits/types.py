@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 ORDERS = ("parallel", "sequential")
@@ -18,12 +19,14 @@ class Belief:
         confidence: calibrated probability that its own answer is right.
         silent: it abstains; the mixture does not read it.
         draft: its own answer, where sequential writing begins.
+        heard: the bank asks it; if not, it is silent whatever it believes.
     """
 
     question: str
     confidence: float = 0.5
     silent: bool = False
     draft: str = ""
+    heard: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,19 @@ class Request:
         """Whether any memory has a say."""
         return not all(belief.silent for belief in self.beliefs)
 
-    def with_silence(self, *silent: bool) -> Request:
-        """The same question: one value a memory, or one for all of them."""
-        values = silent * len(self.beliefs) if len(silent) == 1 else silent
-        pairs = zip(self.beliefs, values, strict=True)
-        return replace(self, beliefs=tuple(replace(b, silent=value) for b, value in pairs))
+    def with_silence(self, silent: Sequence[bool]) -> Request:
+        """The same question with other silent memories; those that are not heard stay silent."""
+        pairs = zip(self.beliefs, silent, strict=True)
+        beliefs = (replace(b, silent=value or not b.heard) for b, value in pairs)
+        return replace(self, beliefs=tuple(beliefs))
+
+    def silenced(self) -> Request:
+        """The same question, of which no memory has anything to say."""
+        return self.with_silence([True] * len(self.beliefs))
+
+    def spoken(self) -> Request:
+        """The same question, on which every memory that is heard speaks, sure or not."""
+        return self.with_silence([False] * len(self.beliefs))
 
 
 @dataclass(frozen=True, slots=True)
