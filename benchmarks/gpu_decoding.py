@@ -26,13 +26,13 @@ import torch
 from gpu_kernels import capture
 from machine import machine
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.fusion import ops
-from memo_dist.fusion.latent import Attachment, Connector, ConnectorShape
-from memo_dist.fusion.latent.connector import attached_layers
+from memo_dist.fusion.latent import Attachment, Connector
 from memo_dist.fusion.latent.slots import Slots
+from memo_dist.fusion.latent.training import connector_shape
 from memo_dist.fusion.ops import loading
 from memo_dist.io import atomic
 
@@ -92,7 +92,7 @@ def _shape(width: int, inner: int, layers: int, heads: int) -> LlamaConfig:
 def measure(shape: Shapes, device: torch.device) -> dict[str, Any]:
     """Milliseconds a token of each peer, and its ratio to the backbone alone."""
     backbone, memory = (_model(s, shape.dtype, device) for s in (shape.backbone, shape.memory))
-    attachment = Attachment(backbone, _connector(shape, device))
+    attachment = Attachment(backbone, _connector(backbone, memory))
     rows = [_row(backbone, memory, attachment, batch) for batch in BATCHES]
     sizes = {name: m.num_parameters() for name, m in (("backbone", backbone), ("memory", memory))}
     return {"parameters": sizes, "prompt": PROMPT, "slots": SLOTS, "rows": rows}
@@ -100,28 +100,15 @@ def measure(shape: Shapes, device: torch.device) -> dict[str, Any]:
 
 def _model(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
+    with device:
+        model: LlamaForCausalLM = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 
-def _connector(shape: Shapes, device: torch.device) -> Connector:
+def _connector(backbone: LlamaForCausalLM, memory: LlamaForCausalLM) -> Connector:
     """Random, with open gates, of the shape that ``fuse`` makes by default."""
-    latent = LatentConfig()
-    made = ConnectorShape(
-        layers=attached_layers(shape.backbone.num_hidden_layers, latent.every),
-        backbone_width=shape.backbone.hidden_size,
-        memory_width=shape.memory.hidden_size,
-        heads=latent.heads,
-        head_width=latent.head_width,
-        memory_layers=tuple(latent.memory_layers),
-    )
-    connector = Connector(made).to(device, shape.dtype).requires_grad_(False)
+    connector = Connector(connector_shape(LatentConfig(), backbone, memory))
+    connector.to(backbone.device, backbone.dtype).requires_grad_(False)
     for layer in connector.attentions:
         layer.gate.fill_(0.05)
     return connector
@@ -154,7 +141,7 @@ def _row(
 
 def _seconds_a_token(models: tuple[LlamaForCausalLM, ...], prompt: Tensor) -> float:
     caches = [StaticCache(config=model.config, max_cache_len=ROOM) for model in models]
-    step = _stepper(models, caches)
+    step = _stepper(models, caches, len(prompt))
     tokens = step(prompt)
 
     def advance() -> None:
@@ -177,17 +164,17 @@ def _seconds_a_token(models: tuple[LlamaForCausalLM, ...], prompt: Tensor) -> fl
     return _median_seconds(move, prompt.device)
 
 
-def _stepper(models: tuple[LlamaForCausalLM, ...], caches: list[StaticCache]) -> Step:
+def _stepper(models: tuple[LlamaForCausalLM, ...], caches: list[StaticCache], batch: int) -> Step:
     def step(ids: Tensor) -> Tensor:
         rows = [
             model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
             for model, cache in zip(models, caches, strict=True)
         ]
-        best = ops.mix_logits_argmax([row[:, -1] for row in rows], weights[: len(ids)])
+        best = ops.mix_logits_argmax([row[:, -1] for row in rows], weights)
         return best.tokens[:, None]
 
     count = len(models)
-    weights = torch.full((max(BATCHES), count), 1 / count, device=models[0].device).log()
+    weights = torch.full((batch, count), 1 / count, device=models[0].device).log()
     return step
 
 

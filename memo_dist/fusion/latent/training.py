@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import STOP
+from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.errors import RunError, UsageError
 from memo_dist.fusion.latent.connector import Connector, ConnectorShape, attached_layers
 from memo_dist.fusion.latent.examples import ConnectorBatch, ConnectorExample, read_examples
@@ -40,7 +41,6 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import short_hash
 from memo_dist.memory.answering import load_frozen
 from memo_dist.memory.bank import Bank
-from memo_dist.memory.loading import Voice
 from memo_dist.observability.status import StatusWriter
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import Engine, engine_config, zero_stage
@@ -57,14 +57,13 @@ Watch = Callable[[int, dict[str, float]], None]
 """What rank 0 calls after each step: (steps done, numbers to show)."""
 
 
-def connector_shape(job: ConnectorJob, backbone: Any, voices: Sequence[Voice]) -> ConnectorShape:
-    """What the configuration makes of a backbone and its memories.
+def connector_shape(latent: LatentConfig, backbone: Any, memory: Any) -> ConnectorShape:
+    """What the configuration makes of two causal LMs, the backbone and a memory.
 
     Raises:
         UsageError: the memory has no such layer.
     """
-    latent = job.latent
-    depth = int(voices[0].memory.model.config.num_hidden_layers)
+    depth = int(memory.config.num_hidden_layers)
     wrong = [layer for layer in latent.memory_layers if not -depth - 1 <= layer <= depth]
     if wrong:
         raise UsageError(
@@ -74,7 +73,7 @@ def connector_shape(job: ConnectorJob, backbone: Any, voices: Sequence[Voice]) -
     return ConnectorShape(
         attached_layers(len(decoder_layers(backbone)), latent.every),
         int(backbone.config.hidden_size),
-        int(voices[0].memory.model.config.hidden_size),
+        int(memory.config.hidden_size),
         latent.heads,
         latent.head_width,
         tuple(latent.memory_layers),
@@ -122,7 +121,7 @@ class ConnectorTrainer:
         tokenizer = AutoTokenizer.from_pretrained(job.backbone, trust_remote_code=False)
         self._pad = ChatFormat.from_tokenizer(tokenizer).pad_id
         voices = list(Bank.load(Path(job.memory)).voices().values())
-        shape = connector_shape(job, backbone, voices)
+        shape = connector_shape(job.latent, backbone, voices[0].memory.model)
         connector = Connector(shape, job.seed).to(backbone.device)
         readers = [SlotReader(voice, shape.memory_layers) for voice in voices]
         self._shape = shape
