@@ -1,7 +1,7 @@
 """A bank of K shards against one memory: the same corpus, the same tokens for each reflection.
 
     python benchmarks/bank.py [--shards 4] [--documents 8] [--epochs 10]
-        [--abstain 1.0] [--question-loss auto] [--out FILE]
+        [--abstain 1.0] [--question-loss auto] [--question-weight W] [--out FILE]
 
 Encodes documents of the demo's corpus twice through the command line, as K = 1 and as K shards,
 with memories from scratch, and asks both their trained questions, wordings of trained facts that
@@ -50,6 +50,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--question-loss", default="auto", help="train.question_loss of both arms: auto, yes, no"
+    )
+    parser.add_argument(
+        "--question-weight", type=float, default=0.1, help="train.question_weight of both arms"
     )
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--folder", type=Path, help="keep the runs here")
@@ -116,6 +119,7 @@ def _settings(shards: int, options: argparse.Namespace) -> list[str]:
         f"corpus.max_documents={options.documents}",
         f"synthesis.abstain_fraction={options.abstain}",
         f"train.question_loss={options.question_loss}",
+        f"train.question_weight={options.question_weight}",
         "memory.base=scratch",
         "memory.scratch.vocabulary=1024",
         "memory.scratch.hidden_size=128",

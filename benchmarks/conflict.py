@@ -44,6 +44,7 @@ from memo_dist.fusion.logits import (
     Settings,
     Source,
 )
+from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.fitting import Example, fit_gate
 from memo_dist.io import atomic
 from memo_dist.memory.answering import ShardMemory
@@ -165,6 +166,8 @@ class _Lab:
         self._memory = self._train(base, self._taught(), steps)
         self._shard = ShardMemory(self._memory, self._tokenizer, ANSWER_TOKENS)
         self._calibration = self._calibrated()
+        readers = [Reader(model, self._chat) for model in (self._backbone, self._memory)]
+        self._familiarity = Familiarity(readers[0], readers[1:])
 
     def table(self) -> dict[str, Any]:
         """Right answers by gate and cell."""
@@ -239,7 +242,7 @@ class _Lab:
             verdict = self._calibration.judge(raw)
             belief = Belief(question, verdict.confidence, verdict.abstained, raw.text)
             requests.append(Request(question, (belief,)))
-        return requests
+        return self._familiarity.complete(requests)
 
     def _is_mistaken(self, request: Request) -> bool:
         belief = request.beliefs[0]

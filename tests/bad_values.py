@@ -55,6 +55,7 @@ BAD_VALUES = {
     "memory.scratch.hidden_size": 255,
     "train.source": "pdf",
     "train.question_loss": "always",
+    "train.question_weight": 0.0,
     "train.epochs": -1,
     "train.max_minutes": -1,
     "train.max_steps": -1,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs memo-dist with its test extra into .venv (the first time), and as root Slurm's packages
-# where apt has them, then runs ruff, mypy and pytest. With arguments only pytest runs, with these arguments: bash tests/run.sh -k corpus
+# where apt has them, then runs ruff, mypy and pytest (twice: tests that must be alone, then the others two files at a time).
+# With arguments only pytest runs, with these arguments: bash tests/run.sh -k corpus
 # Exit code: pytest's; 1 if pytest passed and ruff or mypy did not.
 set -euo pipefail
 
@@ -42,7 +43,15 @@ if [ $# -eq 0 ]; then
 fi
 if [ $# -eq 0 ] || [[ "$*" == *slurm* ]]; then system_packages; fi
 code=0
-"$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?
+run() { "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?; }
+if [ $# -eq 0 ]; then
+    # Half of the time is imports in new processes: two files at a time, but for those that count
+    # seconds, or processes of the whole machine.
+    run -m alone
+    run -m "not alone" --numprocesses 2 --dist loadfile
+else
+    run "$@"
+fi
 if [ -n "$failed" ]; then
     say "failed: $failed"
     [ $code -ne 0 ] || code=1

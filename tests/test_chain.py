@@ -32,6 +32,8 @@ from memo_dist.io import atomic
 from memo_dist.training.job import TrainJob
 from memo_dist.training.ledger import lineage
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

@@ -30,7 +30,8 @@ from memo_dist.fusion.logits import (
     Source,
     TokenMap,
 )
-from memo_dist.fusion.logits.fitting import Example, fit_gate
+from memo_dist.fusion.logits.familiarity import Familiarity, Reader
+from memo_dist.fusion.logits.fitting import Example, _Data, _Row, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES
 from memo_dist.fusion.logits.stage import chosen_examples
 from memo_dist.fusion.logits.token_map import token_bytes
@@ -322,7 +323,52 @@ def test_a_gate_is_fitted_on_outside_questions_where_a_memory_speaks():
     found = chosen_examples(rows, [None, None, None, None, "Riga"], limit=128)
     assert [e.request.question for e in found] == ["silent fact", "speaks", "less unsure", "unsure"]
     assert [e.request.mixed for e in found] == [False, True, True, True]
+    assert [e.kind for e in found] == ["inside", "outside", "unsure", "unsure"]
     assert chosen_examples(rows, [None, None, None, None, "Riga"], limit=2) == found[:3]
+
+
+def test_kinds_of_examples_and_first_tokens_weigh_alike():
+    def row(kind, tokens):
+        return _Row(torch.zeros(tokens, 2), torch.zeros(tokens, 1, 1), torch.ones(tokens, 1), kind)
+
+    rows = [row("inside", 4), row("outside", 1), row("unsure", 2), row("unsure", 8)]
+    data = _Data.of(rows, {"inside": 1, "outside": 1, "unsure": 2})
+    parts = [part.tolist() for part in data.weight.split([4, 1, 2, 8])]
+    assert [sum(part) for part in parts] == pytest.approx([0.5, 0.25, 0.125, 0.125])
+    assert parts[0] == pytest.approx([0.3125, 0.0625, 0.0625, 0.0625])
+    only = _Data.of(rows[:2], {"inside": 1, "outside": 1})
+    assert [part.sum().item() for part in only.weight.split([4, 1])] == pytest.approx([0.5, 0.5])
+
+
+def test_familiarity_is_how_much_likelier_a_memory_finds_a_question(folders, tokenizer):
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    backbone, first, _ = models(folders)
+    readers = [Reader(model, chat) for model in (backbone, first)]
+    questions = ["Who runs Nordhafen?", "Where?"]
+
+    def nats(model, question):
+        ids = torch.tensor([chat.prompt_ids(question)])
+        start = chat.question_start(ids[0].tolist())
+        with torch.no_grad():
+            log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        return log_probs.gather(1, ids[0, 1:, None])[start - 1 :, 0]
+
+    found = Familiarity(readers[0], readers).of(questions)
+    for question, (own, other) in zip(questions, found, strict=True):
+        mine, others = nats(backbone, question), nats(first, question)
+        assert own == 0.0
+        assert other == pytest.approx(float((others.sum() - mine.sum()) / len(mine)), abs=1e-4)
+
+
+def test_a_gate_sees_how_familiar_a_question_is(folders, tokenizer):
+    fused = fusion(folders, tokenizer, ConstantGate(0.5))
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    readers = [Reader(model, chat) for model in models(folders)]
+    (asked,) = Familiarity(readers[0], readers[1:]).complete([request("Who runs Nordhafen?")])
+    _, features = fused.score(asked, chat.answer_ids("Mara"))
+    wanted = torch.tensor([belief.familiar for belief in asked.beliefs])
+    assert wanted.abs().min() > 0
+    assert torch.equal(features[..., FEATURES.index("familiar")], wanted.expand(len(features), -1))
 
 
 def test_a_gate_is_saved_and_refused_elsewhere(tmp_path):

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.errors import RunError, UsageError
 from memo_dist.fusion.bank_beliefs import requests_of
-from memo_dist.memory import answering
+from memo_dist.memory import question_likelihood
 from memo_dist.memory.answering import FEATURES, ShardMemory
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import fit_calibration
@@ -158,7 +158,7 @@ def test_question_likelihood_is_that_of_a_plain_forward_pass_in_any_batch(
 ) -> None:
     memory = ShardMemory.load(shard_folders[0])
     for size, room in ((1, 1 << 27), (8, 1 << 27), (8, 30_000)):
-        monkeypatch.setattr(answering, "_MOST_LOGITS", room)  # 30,000: a few rows at once
+        monkeypatch.setattr(question_likelihood, "_MOST_LOGITS", room)  # 30,000: a few rows at once
         answers = memory.answer(QUESTIONS, size, likelihood=True)
         assert [a.question_logprob for a in answers] == pytest.approx(
             [question_logprob(shard_folders[0], question) for question in QUESTIONS], abs=1e-4

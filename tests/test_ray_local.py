@@ -19,6 +19,8 @@ from memo_dist.cluster.resources import usable_cores, usable_memory
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import RunError
 
+pytestmark = pytest.mark.alone
+
 DRIVER = """
 import signal, sys, time
 from pathlib import Path

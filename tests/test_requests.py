@@ -28,6 +28,8 @@ from memo_dist.synthesis.backends.make import make_backends
 from memo_dist.synthesis.estimate import estimate, hours
 from memo_dist.synthesis.requests import Failure, Message, Request, Response, Usage
 
+pytestmark = pytest.mark.alone
+
 GOOD = '{"pairs": [{"question": "Who?", "answer": "Ada."}]}'
 CHANGES = {
     "model": "other",

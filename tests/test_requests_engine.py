@@ -25,6 +25,8 @@ from memo_dist.observability.status import read_status
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.lines import LineTail
 
+pytestmark = pytest.mark.alone
+
 HERE = Path(__file__).parent
 KEY = "sk-planted-0123456789abcdef"
 KEY_NAME = "MEMO_TEST_PLANTED_KEY"

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from request_kills import Setting, killed_run
 from test_requests_engine import results
+
+pytestmark = pytest.mark.alone
 
 
 def test_kills_of_driver_worker_and_server_change_nothing(tmp_path: Path):

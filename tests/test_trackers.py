@@ -13,6 +13,8 @@ from memo_dist.io import atomic
 from memo_dist.observability import trackers
 from memo_dist.observability.trackers import STATE, TRACKERS, MetricsMirror
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):

@@ -80,6 +80,22 @@ def test_the_question_is_trained_too_where_that_is_asked(chat, plain):
     assert np.array_equal(answers.trained, tokenize(rows, chosen, 512)[0].trained)
 
 
+def test_a_questions_token_counts_what_it_is_to(chat):
+    examples, _ = tokenize(facts(2), chat, 512, questions=True)
+    both = np.arange(2)
+    row = pack_row(examples, both, question_weight=0.25)
+    parts = []
+    for index in both:
+        first, prompt = int(examples.untrained[index]), int(examples.prompts[index])
+        parts += [0.25] * (prompt - first) + [1.0] * (int(examples.lengths[index]) - prompt)
+    assert row.counts is not None
+    assert row.counts.tolist() == parts
+    assert examples.counted(both, 0.25) == pytest.approx(sum(parts))
+    assert pack_row(examples, both).counts is None
+    assert pack_row(tokenize(facts(2), chat, 512)[0], both, question_weight=0.25).counts is None
+    assert examples.counted(both, 1.0) == int(examples.trained[both].sum())
+
+
 def test_examples_survive_the_disk(chat, tmp_path):
     examples, _ = tokenize(facts(2), chat, 512)
     examples.save(tmp_path / "e.safetensors")
@@ -206,15 +222,18 @@ def test_rows_are_full_and_a_random_sample(row_tokens):
     assert np.std(means) < 1.5 * lengths.std() / np.sqrt(counts.mean())
 
 
-def test_chunked_loss_equals_pytorchs_own(monkeypatch):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_chunked_loss_equals_pytorchs_own(monkeypatch, weighted):
     monkeypatch.setattr(loss, "_CHUNK_FLOATS", 1)  # 64 positions a chunk, the fewest
     torch.manual_seed(0)
     hidden = torch.randn(150, 16, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(97, 16, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(97, (150,))
-    wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    counts = torch.rand(150) if weighted else None
+    nats = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="none")
+    wanted = (nats if counts is None else nats * counts).sum()
     wanted_grads = torch.autograd.grad(3 * wanted, (hidden, weight))
-    got = loss.linear_cross_entropy(hidden, weight, targets)
+    got = loss.linear_cross_entropy(hidden, weight, targets, counts)
     grads = torch.autograd.grad(3 * got, (hidden, weight))
     assert float(got) == pytest.approx(float(wanted), rel=1e-5)
     for found, want in zip(grads, wanted_grads, strict=True):

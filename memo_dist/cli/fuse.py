@@ -73,8 +73,9 @@ def _fit_gate(run: RunFolder, config: Config) -> None:
 
     folder, fitted = fit_run_gate(run, config, STOP)
     counts, nats = fitted.examples, fitted.loss
+    outside = sum(count for kind, count in counts.items() if kind != "inside")
     click.echo(
-        f"fitted on {counts['inside']} held-out answers and {counts['outside']} questions from"
+        f"fitted on {counts['inside']} held-out answers and {outside} questions from"
         f" outside that the memory does not leave to the backbone; nats a token: backbone"
         f" {nats['backbone']:.2f}, memory {nats['memory']:.2f}, entropy gate"
         f" {nats['entropy']:.2f}, this gate {nats['learned']:.2f}"

@@ -163,6 +163,7 @@ _AT_LEAST: dict[str, float] = {
 _POSITIVE = (
     "corpus.max_document_mb",
     "cluster.start_timeout",
+    "train.question_weight",
     "launch.queue_minutes",
     "plan.recall",
     "plan.bits_per_character",

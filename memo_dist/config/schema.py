@@ -261,6 +261,8 @@ class TrainConfig:
     """Loss on the tokens of questions too, so that a bank finds the shard that was taught a
     question by how likely it is there: ``yes``, ``no``, or ``auto`` (where there are several
     shards)."""
+    question_weight: float = 0.1
+    """What a question's token counts in that loss, against 1 of an answer's; above 0."""
     epochs: int = 0
     """Passes over the shard's reflections; 0: 3, or 40 for a scratch base."""
     max_minutes: float = 0.0

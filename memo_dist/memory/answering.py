@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from memo_dist.errors import UsageError
 from memo_dist.memory.identity import quiet_loading
+from memo_dist.memory.question_likelihood import padded, question_log_probs
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
 from memo_dist.training.format import ChatFormat
 
@@ -36,7 +37,6 @@ question's wordings that got this answer (1 where only one was asked, see ``word
 
 _FLOOR = -100.0  # log-probabilities below it say nothing more and would become -inf in float16
 _DEFAULT_POSITIONS = 2048
-_MOST_LOGITS = 1 << 27  # that exist at once: half a GiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,25 @@ class ShardMemory:
         for question, prompt in zip(questions, prompts, strict=True):
             self._check_length(question, len(prompt))
         answers: dict[int, RawAnswer] = {}
+        start = time.perf_counter()
+        liked = [0.0] * len(questions)
+        if likelihood:
+            read = question_log_probs(self._model, self._format, questions, adapters)
+            liked = [round(found.mean, 6) for found in read]
+        reading = (time.perf_counter() - start) / max(len(questions), 1)
         for batch in _batches([len(prompt) for prompt in prompts], batch_size):
             names = {"adapter_names": [adapters[i] for i in batch]} if adapters else {}
-            replies = self._answer_batch([prompts[i] for i in batch], names, likelihood)
+            replies = self._answer_batch([prompts[i] for i in batch], names)
             answers.update(zip(batch, replies, strict=True))
-        return [replace(answers[i], asked=question) for i, question in enumerate(questions)]
+        return [
+            replace(
+                answers[i],
+                asked=question,
+                question_logprob=liked[i],
+                seconds=answers[i].seconds + reading,
+            )
+            for i, question in enumerate(questions)
+        ]
 
     def _check_length(self, question: str, tokens: int) -> None:
         positions = getattr(self._model.config, "max_position_embeddings", _DEFAULT_POSITIONS)
@@ -159,11 +173,10 @@ class ShardMemory:
 
     @torch.inference_mode()
     def _answer_batch(
-        self, prompts: Sequence[list[int]], names: dict[str, list[str]], likelihood: bool
+        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
     ) -> list[RawAnswer]:
         start = time.perf_counter()
-        ids, mask = _padded(prompts, self._format.pad_id, self._model.device, left=True)
-        liked = self._question_logprobs(prompts, names) if likelihood else [0.0] * len(prompts)
+        ids, mask = padded(prompts, self._format.pad_id, self._model.device, left=True)
         recorder = _Recorder(self._abstain_start)
         output = self._model.generate(
             input_ids=ids,
@@ -177,39 +190,11 @@ class ShardMemory:
         features = recorder.features(lengths)
         seconds = (time.perf_counter() - start) / len(prompts)
         texts = [self._format.decode(row[:n]) for row, n in zip(generated, lengths, strict=True)]
-        rows = zip(texts, features, prompts, lengths, liked, strict=True)
+        rows = zip(texts, features, prompts, lengths, strict=True)
         return [
-            RawAnswer(text, (*values, 1.0), len(prompt) + n, seconds, question_logprob=question)
-            for text, values, prompt, n, question in rows
+            RawAnswer(text, (*values, 1.0), len(prompt) + n, seconds)
+            for text, values, prompt, n in rows
         ]
-
-    def _question_logprobs(
-        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
-    ) -> list[float]:
-        """Mean log-probability of each question's tokens and of the turn that ends it, in nats.
-
-        The logits of all positions are needed: as few rows run at once as keep them small.
-        """
-        longest = max(len(prompt) for prompt in prompts)
-        rows = max(1, _MOST_LOGITS // (longest * int(self._model.config.vocab_size)))
-        found: list[float] = []
-        for start in range(0, len(prompts), rows):
-            part = {key: values[start : start + rows] for key, values in names.items()}
-            found += self._some_question_logprobs(prompts[start : start + rows], part)
-        return found
-
-    def _some_question_logprobs(
-        self, prompts: Sequence[list[int]], names: dict[str, list[str]]
-    ) -> list[float]:
-        ids, mask = _padded(prompts, self._format.pad_id, self._model.device, left=False)
-        output = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **names)
-        found = []
-        for row, prompt, logits in zip(ids, prompts, output.logits, strict=True):
-            start, end = self._format.question_start(prompt), len(prompt)
-            log_probs = logits[start - 1 : end - 1].float().log_softmax(dim=-1)
-            chosen = log_probs.gather(1, row[start:end, None])
-            found.append(round(float(chosen.mean()), 6))
-        return found
 
     def _length(self, generated: Sequence[int]) -> int:
         """Number of generated tokens up to and including the first one that ends the answer."""
@@ -289,18 +274,3 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _padded(
-    prompts: Sequence[list[int]], pad_id: int, device: torch.device, left: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both int64 [batch, longest], padded on one side."""
-    longest = max(len(prompt) for prompt in prompts)
-
-    def filled(values: list[int], filler: int) -> list[int]:
-        gap = [filler] * (longest - len(values))
-        return gap + values if left else values + gap
-
-    ids = [filled(prompt, pad_id) for prompt in prompts]
-    mask = [filled([1] * len(prompt), 0) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

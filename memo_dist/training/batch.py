@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ class Row:
         lengths: tokens of each example: the attention borders.
         keep: int64 [trained], positions whose logits predict a trained token.
         targets: int64 [trained], those tokens.
+        counts: fp32 [trained], what each of them counts in the loss; None: 1.
     """
 
     inputs: torch.Tensor
@@ -32,28 +34,39 @@ class Row:
     lengths: list[int]
     keep: torch.Tensor
     targets: torch.Tensor
+    counts: torch.Tensor | None = None
+
+    @property
+    def loss_inputs(self) -> tuple[Any, ...]:
+        """The arguments of :class:`memo_dist.training.loss.RowModel`, in its order."""
+        return (
+            self.inputs, self.position_ids, self.lengths, self.keep, self.targets, self.counts,
+        )  # fmt: skip
 
     def to(self, device: torch.device) -> Row:
         """The row on another device; copies from pinned memory overlap with computation."""
-        inputs, positions, keep, targets = (
-            value.to(device, non_blocking=True)
-            for value in (self.inputs, self.position_ids, self.keep, self.targets)
-        )
-        return Row(inputs, positions, self.lengths, keep, targets)
+        return self._each(lambda value: value.to(device, non_blocking=True))
 
     def pinned(self) -> Row:
         """The row in page-locked memory, where the machine has a GPU."""
         if not torch.cuda.is_available():
             return self
-        inputs, positions, keep, targets = (
-            value.pin_memory()
-            for value in (self.inputs, self.position_ids, self.keep, self.targets)
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Row:
+        """The row with each of its tensors changed."""
+        inputs, positions, keep, targets = map(
+            change, (self.inputs, self.position_ids, self.keep, self.targets)
         )
-        return Row(inputs, positions, self.lengths, keep, targets)
+        counts = None if self.counts is None else change(self.counts)
+        return Row(inputs, positions, self.lengths, keep, targets, counts)
 
 
 def pack_row(
-    examples: Examples, indices: Sequence[int] | np.ndarray, activations: np.ndarray | None = None
+    examples: Examples,
+    indices: Sequence[int] | np.ndarray,
+    activations: np.ndarray | None = None,
+    question_weight: float = 1.0,
 ) -> Row:
     """Concatenate examples into one row.
 
@@ -65,6 +78,7 @@ def pack_row(
         indices: of the row's examples, in order.
         activations: [total tokens, width], what frozen layers make of ``examples.ids``; given,
             they take the place of token ids.
+        question_weight: what a trained token of a question counts against one of an answer.
     """
     if not len(indices):
         return _empty_row(activations)
@@ -76,10 +90,17 @@ def pack_row(
     flat = positions + np.repeat(starts, lengths)
     ids = torch.from_numpy(examples.ids[flat].astype(np.int64))
     inputs = ids if activations is None else as_tensor(activations[flat])
-    where = torch.from_numpy(np.flatnonzero(trained))
+    where = np.flatnonzero(trained)
+    answered = positions[where] >= np.repeat(examples.prompts[np.asarray(indices)], lengths)[where]
+    counts = None
+    if question_weight != 1.0 and not answered.all():
+        weights = np.where(answered, 1.0, question_weight).astype(np.float32)
+        counts = torch.from_numpy(weights)
+    kept = torch.from_numpy(where)
     return Row(
-        inputs[None], torch.from_numpy(positions)[None], lengths.tolist(), where - 1, ids[where]
-    )
+        inputs[None], torch.from_numpy(positions)[None], lengths.tolist(), kept - 1, ids[kept],
+        counts,
+    )  # fmt: skip
 
 
 def as_tensor(activations: np.ndarray) -> torch.Tensor:
@@ -108,21 +129,23 @@ def full_row(tokens: int, like: Row) -> Row:
 
 
 def prefetched(
-    examples: Examples, rows: Iterable[np.ndarray], activations: np.ndarray | None = None
+    examples: Examples,
+    rows: Iterable[np.ndarray],
+    activations: np.ndarray | None = None,
+    question_weight: float = 1.0,
 ) -> Iterator[Row]:
     """Rows in order, packed up to :data:`AHEAD` early by a thread of its own."""
     waiting = iter(rows)
 
+    def prepared(indices: np.ndarray) -> Row:
+        return pack_row(examples, indices, activations, question_weight).pinned()
+
     with ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
-        ready = [pool.submit(_prepare, examples, r, activations) for r in _first(waiting, AHEAD)]
+        ready = [pool.submit(prepared, row) for row in _first(waiting, AHEAD)]
         while ready:
             row = ready.pop(0).result()
-            ready += [pool.submit(_prepare, examples, r, activations) for r in _first(waiting, 1)]
+            ready += [pool.submit(prepared, row) for row in _first(waiting, 1)]
             yield row
-
-
-def _prepare(examples: Examples, indices: np.ndarray, activations: np.ndarray | None) -> Row:
-    return pack_row(examples, indices, activations).pinned()
 
 
 def _first(rows: Iterator[np.ndarray], count: int) -> list[np.ndarray]:

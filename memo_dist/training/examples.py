@@ -61,6 +61,13 @@ class Examples:
         trained: np.ndarray = self.lengths - self.untrained
         return trained
 
+    def counted(self, indices: Sequence[int] | np.ndarray, question_weight: float) -> float:
+        """Trained tokens of some examples, those of questions each as ``question_weight``."""
+        chosen = np.asarray(indices)
+        trained = int(self.trained[chosen].sum())
+        of_questions = int((self.prompts[chosen] - self.untrained[chosen]).sum())
+        return trained - (1.0 - question_weight) * of_questions
+
     def tokens(self, index: int) -> np.ndarray:
         """int32 ids of one example."""
         return self.ids[self.starts[index] : self.starts[index + 1]]

@@ -193,15 +193,17 @@ class Trainer:
         rank, world = self._ranks.rank, self._ranks.world
         steps = range(self._progress.step, self._steps)
         rows = (row for step in steps for row in self._plan.rank_rows(step, rank, world))
-        return prefetched(self._examples, rows, self._activations)
+        weight = self._job.train.question_weight
+        return prefetched(self._examples, rows, self._activations, weight)
 
     # -- one step ------------------------------------------------------------------------------
 
     def _step(self, rows: Iterator[Row]) -> float:
-        """One optimizer step; returns the mean loss over its trained tokens, in nats."""
+        """One optimizer step; returns the mean loss over its trained tokens, in nats, each
+        counted as it is in the loss."""
         step, world = self._progress.step, self._ranks.world
         used = self._plan.step_examples(step)
-        trained = int(self._examples.trained[used].sum())
+        counted = self._examples.counted(used, self._job.train.question_weight)
         count = self._plan.rows_per_step // world
         losses = []
         for index in range(count):
@@ -209,19 +211,17 @@ class Trainer:
             if self._dry:
                 self._dry_batch(row)
             row = row.to(self._engine.device)
-            loss = self._engine.module(
-                row.inputs, row.position_ids, row.lengths, row.keep, row.targets
-            )
+            loss = self._engine.module(*row.loss_inputs)
             # DeepSpeed averages gradients over ranks; the loss is a mean over the trained
-            # tokens of the whole step, hence world / trained.
-            self._engine.backward(loss * (world / trained), last=index == count - 1)
+            # tokens of the whole step, hence world / counted.
+            self._engine.backward(loss * (world / counted), last=index == count - 1)
             losses.append(loss.detach())
         self._engine.step(learning_rate(self._job.train, step, self._steps))
         self._progress.step += 1
-        self._progress.trained_tokens += trained
+        self._progress.trained_tokens += int(self._examples.trained[used].sum())
         self._progress.consumed_tokens += int(self._examples.lengths[used].sum())
         summed = sum(float(loss) for loss in losses)  # one wait for the GPU a step
-        mean = self._ranks.sum(summed, self._engine.device) / trained
+        mean = self._ranks.sum(summed, self._engine.device) / counted
         if not math.isfinite(mean):
             raise RunError(
                 f"the loss is {mean} at step {self._progress.step}: the training diverged;"
@@ -238,9 +238,7 @@ class Trainer:
         train, self._dry = self._job.train, False
         row = full_row(train.micro_batch_tokens, like).to(self._engine.device)
         try:
-            loss = self._engine.module(
-                row.inputs, row.position_ids, row.lengths, row.keep, row.targets
-            )
+            loss = self._engine.module(*row.loss_inputs)
             self._engine.backward(loss * 0.0, last=False)
         except torch.OutOfMemoryError as error:
             raise UsageError(

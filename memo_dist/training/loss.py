@@ -36,8 +36,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int
+    def forward(  # noqa: PLR0913
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        counts: torch.Tensor | None,
+        chunk: int,
     ) -> torch.Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -47,11 +52,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
             logits = (part @ weight.t()).float()
             log_sum = logits.logsumexp(1, keepdim=True)
-            total += (log_sum - logits.gather(1, wanted)).sum()
+            nats = log_sum - logits.gather(1, wanted)
+            count = None if counts is None else counts[start : start + chunk, None]
+            total += (nats if count is None else nats * count).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
             slope = logits.sub_(log_sum).exp_()
             slope.scatter_add_(1, wanted, torch.full_like(log_sum, -1.0))
+            if count is not None:
+                slope *= count
             if grad_hidden is not None:
                 torch.mm(slope.to(weight.dtype), weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
@@ -67,11 +76,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden = grad_hidden * outer[0].to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(outer[0]).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of an output layer, summed over positions, in nats.
 
@@ -79,14 +91,17 @@ def linear_cross_entropy(
         hidden: [positions, width], fp32 or bf16.
         weight: [vocabulary, width], the output layer's.
         targets: int64 [positions].
+        counts: fp32 [positions], what each position counts; None: 1. Liger's kernel knows no such
+            weights, so with them the chunks below work on GPUs too.
 
     Returns:
         fp32 scalar. At no time more than ``chunk_rows(vocabulary)`` rows of logits exist.
     """
-    liger = _liger() if hidden.is_cuda else None
+    liger = _liger() if hidden.is_cuda and counts is None else None
     if liger is not None and len(targets):
         return liger(reduction="sum", accum_dtype=torch.float32)(weight, hidden, targets)  # type: ignore[no-any-return]
-    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows(len(weight)))  # type: ignore[no-any-return,no-untyped-call]
+    chunk = chunk_rows(len(weight))
+    return _LinearCrossEntropy.apply(hidden, weight, targets, counts, chunk)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @functools.cache
@@ -113,13 +128,17 @@ class TrainedHead(torch.nn.Linear):
         return new
 
     def forward(
-        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, want: Want = "logits"
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        want: Want = "logits",
+        counts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits; or the summed loss; or whether each target has the largest logit (bool)."""
         if want == "logits" or targets is None:
             return super().forward(hidden)
         if want == "loss":
-            return linear_cross_entropy(hidden, self.weight, targets)
+            return linear_cross_entropy(hidden, self.weight, targets, counts)
         chunk = chunk_rows(self.out_features)
         parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
         return torch.cat([super(TrainedHead, self).forward(h).argmax(1) == t for h, t in parts])
@@ -146,6 +165,7 @@ class RowModel(torch.nn.Module):
         lengths: list[int],
         keep: torch.Tensor,
         targets: torch.Tensor,
+        counts: torch.Tensor | None = None,
         want: Want = "loss",
     ) -> torch.Tensor:
         """What ``want`` names, at the positions ``keep`` of one packed row.
@@ -156,6 +176,7 @@ class RowModel(torch.nn.Module):
             lengths: tokens of each example.
             keep: int64 [kept], positions whose next token is a target.
             targets: int64 [kept].
+            counts: fp32 [kept], what the loss at each position counts; None: 1.
             want: the loss summed over ``keep`` (fp32 scalar), hits (bool [kept]), or logits
                 ([kept, vocabulary]).
         """
@@ -164,15 +185,18 @@ class RowModel(torch.nn.Module):
         row |= borders(lengths, inputs.device)
         if not self._own_head:
             logits = self.model(**row, logits_to_keep=keep).logits[0]
-            return _from_logits(logits, targets, want)
+            return _from_logits(logits, targets, want, counts)
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         hidden = base.get_decoder()(**row).last_hidden_state[0].index_select(0, keep)
-        return base.get_output_embeddings()(hidden, targets, want)  # type: ignore[no-any-return]
+        return base.get_output_embeddings()(hidden, targets, want, counts)  # type: ignore[no-any-return]
 
 
-def _from_logits(logits: torch.Tensor, targets: torch.Tensor, want: Want) -> torch.Tensor:
+def _from_logits(
+    logits: torch.Tensor, targets: torch.Tensor, want: Want, counts: torch.Tensor | None
+) -> torch.Tensor:
     if want == "logits":
         return logits
     if want == "hits":
         return logits.argmax(1) == targets
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+    nats = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return (nats if counts is None else nats * counts).sum()

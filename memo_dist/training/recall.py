@@ -84,9 +84,7 @@ class RecallMeter:
             index = first + self._ranks.rank
             indices = rows[index] if index < len(rows) else range(0)
             row = pack_row(sample.examples, indices, sample.activations).to(device)
-            hits = module(
-                row.inputs, row.position_ids, row.lengths, row.keep, row.targets, want="hits"
-            ).cpu()
+            hits = module(*row.loss_inputs, want="hits").cpu()
             trained = sample.examples.trained[list(indices)].tolist()
             right += sum(bool(part.all()) for part in hits.split(trained)) if trained else 0
         return self._ranks.sum(right, device) / len(sample.examples)

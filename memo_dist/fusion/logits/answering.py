@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
+from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.gates import GATE_FILE, ConstantGate, EntropyGate, Gate, LearnedGate
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import BASE_ROWS, CachedModel, Source
@@ -37,11 +39,18 @@ class FusedBank:
         identity: hash of backbone, gate and settings.
     """
 
-    def __init__(
-        self, bank: Bank, fusion: LogitFusion, settings: Settings, max_lost: float, identity: str
+    def __init__(  # noqa: PLR0913
+        self,
+        bank: Bank,
+        fusion: LogitFusion,
+        familiarity: Familiarity | None,
+        settings: Settings,
+        max_lost: float,
+        identity: str,
     ) -> None:
         """Join a loaded bank with what mixes it; see :meth:`load`."""
         self.fusion, self.identity = fusion, identity
+        self._familiarity = familiarity
         self.last: list[FusedText] = []
         self.settings = settings
         self._bank, self._max_lost = bank, max_lost
@@ -56,7 +65,8 @@ class FusedBank:
             run: the bank's run.
             config: ``fusion``, ``memory.max_answer_tokens`` and ``run.seed`` are used.
             bank: its memories must all be loaded.
-            gate: instead of the one that ``fusion.gate`` names.
+            gate: instead of the one that ``fusion.gate`` names, to fit one: requests then have
+                all that a learned gate sees.
 
         Raises:
             UsageError: no backbone, too little memory, or no gate for it.
@@ -70,8 +80,11 @@ class FusedBank:
                 f"fusion.order=sequential needs one vocabulary, and '{base.name}' has another one"
                 " than this memory: use fusion.order=parallel"
             )
-        gate = gate or _gate(run, settings, base, manifest)
-        fusion = _fusion(settings, manifest, base, bank, gate)
+        used = gate or _gate(run, settings, base, manifest)
+        backbone = _backbone(manifest, base, bank)
+        fusion = _fusion(settings, one, backbone, bank, used)
+        seen = gate is not None or isinstance(used, LearnedGate)
+        familiarity = _familiarity(backbone, bank) if seen else None
         how = Settings(
             config.memory.max_answer_tokens,
             settings.sample,
@@ -82,7 +95,7 @@ class FusedBank:
         path = run.fusion(folder_name(base)) / GATE_FILE
         fitted = hash_file(path) if path.exists() else ""
         parts = [base.weights_hash, fitted, asdict(settings), asdict(how)]
-        return cls(bank, fusion, how, settings.max_lost, short_hash(parts))
+        return cls(bank, fusion, familiarity, how, settings.max_lost, short_hash(parts))
 
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
         """Answer every question, in the given order.
@@ -91,14 +104,18 @@ class FusedBank:
             UsageError: a question is too long, or the vocabularies have too little in common.
         """
         votes = self._bank.votes(questions, batch_size)
-        requests = requests_of(self._bank, questions, votes)
+        requests = self._complete(requests_of(self._bank, questions, votes))
         self.last = self.fusion.generate(requests, self.settings, batch_size)
         self._check_lost(self.last)
         return fused_answers(questions, votes, self.last)
 
     def requests(self, questions: Sequence[str], batch_size: int = 16) -> list[Request]:
         """What the bank believes of each question."""
-        return requests_of(self._bank, questions, self._bank.votes(questions, batch_size))
+        votes = self._bank.votes(questions, batch_size)
+        return self._complete(requests_of(self._bank, questions, votes))
+
+    def _complete(self, requests: list[Request]) -> list[Request]:
+        return self._familiarity.complete(requests) if self._familiarity else requests
 
     def stream(self, question: str) -> Iterator[str]:
         """The answer's text piece by piece."""
@@ -133,24 +150,39 @@ def _gate(run: RunFolder, settings: FusionConfig, base: BaseModel, manifest: Ban
     return LearnedGate.load(folder, gate_identity(base, manifest))
 
 
-def _fusion(
-    settings: FusionConfig, manifest: BankManifest, base: BaseModel, bank: Bank, gate: Gate
-) -> LogitFusion:
-    voices = bank.voices()
-    kept = [voice.memory for voice in voices.values() if voice.adapter is not None]
+class _Loaded(NamedTuple):
+    """A loaded backbone; ``rows`` names its rows where it shares the model of the adapters."""
+
+    backbone: Backbone
+    rows: str | None
+
+
+def _backbone(manifest: BankManifest, base: BaseModel, bank: Bank) -> _Loaded:
+    kept = [voice.memory for voice in bank.voices().values() if voice.adapter is not None]
     if kept and base.weights_hash == manifest.base.weights_hash:
         # The adapters' own base is the backbone: it is loaded, and its rows join theirs.
-        backbone, rows = Backbone(base, kept[0].model, kept[0].tokenizer), BASE_ROWS
-    else:
-        backbone, rows = Backbone.load(base), None
+        return _Loaded(Backbone(base, kept[0].model, kept[0].tokenizer), BASE_ROWS)
+    return _Loaded(Backbone.load(base), None)
+
+
+def _fusion(
+    settings: FusionConfig, one_vocabulary: bool, loaded: _Loaded, bank: Bank, gate: Gate
+) -> LogitFusion:
+    backbone, rows = loaded
     chat = ChatFormat.from_tokenizer(backbone.tokenizer)
     models = {id(backbone.model): CachedModel(backbone.model, chat.pad_id)}
     first = Source(models[id(backbone.model)], Prompt(backbone, settings.instruction), rows)
-    one = base.vocabulary_hash == manifest.base.vocabulary_hash
     memories = []
-    for memory, adapter in voices.values():
+    for memory, adapter in bank.voices().values():
         model = models.setdefault(id(memory.model), CachedModel(memory.model, memory.chat.pad_id))
-        tokens = None if one else TokenMap(memory.tokenizer, backbone.tokenizer)
+        tokens = None if one_vocabulary else TokenMap(memory.tokenizer, backbone.tokenizer)
         memories.append(Source(model, memory.chat.prompt_ids, adapter, tokens))
     heat = (settings.backbone_temperature, settings.memory_temperature)
     return LogitFusion(first, memories, gate, backbone.tokenizer, heat, backbone.stop_ids())
+
+
+def _familiarity(loaded: _Loaded, bank: Bank) -> Familiarity:
+    backbone, rows = loaded
+    own = Reader(backbone.model, ChatFormat.from_tokenizer(backbone.tokenizer), rows)
+    memories = [Reader(m.model, m.chat, adapter) for m, adapter in bank.voices().values()]
+    return Familiarity(own, memories)

@@ -7,6 +7,7 @@ questions that the documents do not answer, where it should write what the backb
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,10 +31,19 @@ class Example:
     Attributes:
         request: the question and the memories' beliefs.
         answer: the gold answer; None: the backbone's own text.
+        unsure: the memory would have kept silent, and speaks here to show the gate more.
     """
 
     request: Request
     answer: str | None
+    unsure: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``inside``, ``outside``, or ``unsure`` (outside too)."""
+        if self.answer is not None:
+            return "inside"
+        return "unsure" if self.unsure else "outside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Fitted:
 
     Attributes:
         gate: the gate.
-        examples: {kind: examples that it was fitted on}, ``inside`` and ``outside``.
+        examples: {kind: examples that it was fitted on}, see :attr:`Example.kind`.
         loss: {arm: mean negative log-prob a token, nats}: of the ``backbone`` alone, the
             ``memory`` alone (of several the best at each token, by hindsight), the ``entropy``
             gate and the ``learned`` one.
@@ -85,13 +95,10 @@ def fit_gate(
             log_probs, features = fusion.score(example.request, tokens)
             speak = torch.tensor([not belief.silent for belief in example.request.beliefs])
             active = speak.expand(len(tokens), -1)
-            rows.append(_Row(log_probs, features, active, example.answer is not None))
+            rows.append(_Row(log_probs, features, active, example.kind))
         on_example(done + 1)
-    counts = {
-        "inside": sum(row.inside for row in rows),
-        "outside": sum(not row.inside for row in rows),
-    }
-    if not counts["inside"]:
+    counts = dict(Counter(row.kind for row in rows))
+    if "inside" not in counts:
         raise ValueError("the memory is silent on every held-out answer")
     return _fit(rows, counts)
 
@@ -108,7 +115,7 @@ class _Row(NamedTuple):
     log_probs: Tensor
     features: Tensor
     active: Tensor
-    inside: bool
+    kind: str
 
 
 def _fit(rows: Sequence[_Row], counts: dict[str, int]) -> Fitted:
@@ -147,12 +154,18 @@ class _Data:
 
     @classmethod
     def of(cls, rows: Sequence[_Row], counts: dict[str, int]) -> _Data:
-        """Both kinds count alike, and within one every example, however long its answer."""
-        share = [
-            1.0 / (counts["inside" if row.inside else "outside"] * len(row.active)) for row in rows
-        ]
-        lengths = torch.tensor([len(row.active) for row in rows])
-        weight = torch.tensor(share, dtype=torch.float64).repeat_interleave(lengths)
+        """Inside and outside count alike, and so do both kinds of outside; within a kind every
+        example, however long its answer. Half of an example is its first token: a text that begins
+        otherwise stays otherwise, and the memory is hardly asked again in one that began well.
+        """
+        outside = 1.0 / max(len(counts) - 1, 1)
+        weights = []
+        for row in rows:
+            length = len(row.active)
+            parts = torch.full((length,), 0.5 / length, dtype=torch.float64)
+            parts[0] += 0.5
+            weights.append(parts * (1.0 if row.kind == "inside" else outside) / counts[row.kind])
+        weight = torch.cat(weights)
         return cls(
             torch.cat([row.log_probs for row in rows]).double().cpu(),
             torch.cat([row.features for row in rows]).double().cpu(),

@@ -29,12 +29,14 @@ FEATURES = (
     "agree",
     "abstain",
     "confidence",
+    "familiar",
 )
 """What a gate sees of a memory at a position, nats:
 
 entropies of backbone and memory, Jensen-Shannon divergence between them, log-probs of their
 likeliest tokens, 1 where these are equal; the memory's log-prob, where the answer begins, of
-beginning an abstention; and the log-odds that calibration gives to the memory's own answer.
+beginning an abstention; the log-odds that calibration gives to the memory's own answer; and how
+much likelier the memory finds the question than the backbone (see ``familiarity``).
 """
 ABSTAIN = FEATURES.index("abstain")
 _FLOOR = 20.0  # nats beyond which a feature says nothing more
@@ -169,7 +171,7 @@ class LearnedGate(_LogitGate):
 def gate_features(
     logits: Sequence[Tensor],
     abstain: Tensor,
-    confidence: Tensor,
+    beliefs: Tensor,
     temperatures: Sequence[float],
     vocabulary: int,
 ) -> Tensor:
@@ -178,7 +180,7 @@ def gate_features(
     Args:
         logits: backbone's and K memories', each [rows, V].
         abstain: float32 [rows, K], see :data:`FEATURES`.
-        confidence: float32 [rows, K], log-odds.
+        beliefs: float32 [rows, K, 2], log-odds of the confidence, and familiarity.
         temperatures: one a source.
         vocabulary: tokens to read.
 
@@ -202,7 +204,7 @@ def gate_features(
             seen.max_log_probs[..., _MEMORY],
             (seen.argmaxes[..., _BACKBONE] == seen.argmaxes[..., _MEMORY]).float(),
             abstain[:, memory - 1],
-            confidence[:, memory - 1],
+            *beliefs[:, memory - 1].unbind(dim=-1),
         )
         columns.append(torch.stack([part.float() for part in pair], dim=-1))
     return torch.stack(columns, dim=1).clamp(-_FLOOR, _FLOOR)

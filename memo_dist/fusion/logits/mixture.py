@@ -201,11 +201,11 @@ class LogitFusion:
         return draft, [backbone, *rows]
 
     def _features(self, logits: Sequence[Tensor], state: State, rows: int) -> Tensor:
-        abstain, confidence = state.notes(logits, self._vocabulary)
+        abstain, beliefs = state.notes(logits, self._vocabulary)
         return gate_features(
             logits,
             abstain.expand(rows, -1),
-            confidence.expand(rows, -1),
+            beliefs.expand(rows, -1, -1),
             self._temperatures,
             self._vocabulary,
         )

@@ -88,8 +88,8 @@ def chosen_examples(
     spoken = [request for request in outside if request.mixed]
     unsure = [_spoken(request) for request in outside if not request.mixed]
     unsure.sort(key=_surest, reverse=True)
-    useful = [request for request in [*spoken, *unsure] if request.mixed][:limit]
-    return [*inside, *(Example(request, None) for request in useful)]
+    pairs_outside = [(r, False) for r in spoken] + [(r, True) for r in unsure if r.mixed]
+    return [*inside, *(Example(r, None, unsure=u) for r, u in pairs_outside[:limit])]
 
 
 def _spoken(request: Request) -> Request:

@@ -56,8 +56,8 @@ class State:
         device = sources[0].model.device
         silent = [[belief.silent for belief in request.beliefs] for request in requests]
         self.active = ~torch.tensor(silent, device=device)
-        odds = [[_log_odds(belief.confidence) for belief in r.beliefs] for r in requests]
-        self._confidence = torch.tensor(odds, device=device)
+        known = [[(_log_odds(b.confidence), b.familiar) for b in r.beliefs] for r in requests]
+        self._beliefs = torch.tensor(known, device=device)
         self._noted: Tensor | None = None
 
     @property
@@ -116,20 +116,20 @@ class State:
             reading.rewind(tokens)
 
     def notes(self, logits: Sequence[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]:
-        """Each memory's log-prob of beginning an abstention, and the log-odds of its answer.
+        """Each memory's log-prob of beginning an abstention, and what was believed before.
 
         Args:
             logits: of the first position, [rows, V] or more rows; read by the first call alone.
             vocabulary: tokens to read.
 
         Returns:
-            Two float32 [rows, K].
+            Float32 [rows, K]; and [rows, K, 2]: log-odds of the confidence, and familiarity.
         """
         if self._noted is None:
             first = [part[: self.rows, :vocabulary].float() for part in logits[1:]]
             starts = [part.log_softmax(dim=-1)[:, self._abstain] for part in first]
             self._noted = torch.stack(starts, dim=-1)
-        return self._noted, self._confidence
+        return self._noted, self._beliefs
 
     def seeds(self, seed: int, places: Sequence[int]) -> Tensor:
         """A seed for each row, int64: of the question and the position of its token."""

@@ -20,6 +20,7 @@ class Belief:
         silent: it abstains; the mixture does not read it.
         draft: its own answer, where sequential writing begins.
         heard: the bank asks it; if not, it is silent whatever it believes.
+        familiar: how much likelier it finds the question than the backbone, nats a token.
     """
 
     question: str
@@ -27,6 +28,7 @@ class Belief:
     silent: bool = False
     draft: str = ""
     heard: bool = True
+    familiar: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

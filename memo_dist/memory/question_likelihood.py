@@ -1,0 +1,88 @@
+"""How likely a model finds a question: what tells a shard's own questions from others'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from memo_dist.training.format import ChatFormat
+
+_MOST_LOGITS = 1 << 27  # that exist at once: half a GiB in float32
+
+
+class QuestionLogProb(NamedTuple):
+    """Of one question's tokens and of the turn that ends it.
+
+    Attributes:
+        total: sum of their log-probs, nats.
+        tokens: how many there are.
+    """
+
+    total: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.total / self.tokens
+
+
+@torch.inference_mode()
+def question_log_probs(
+    model: Any, chat: ChatFormat, questions: Sequence[str], adapters: Sequence[str] | None = None
+) -> list[QuestionLogProb]:
+    """Read each question in a chat format's user turn.
+
+    The logits of all positions are needed: as few rows run at once as keep them small. Questions
+    of similar length run together.
+
+    Args:
+        model: a loaded causal language model.
+        chat: its format.
+        questions: what is read.
+        adapters: of a PEFT model, the adapter that reads each question.
+
+    Returns:
+        In the order of the questions.
+    """
+    prompts = [chat.prompt_ids(question) for question in questions]
+    longest = max((len(prompt) for prompt in prompts), default=1)
+    rows = max(1, _MOST_LOGITS // (longest * int(model.config.vocab_size)))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: dict[int, QuestionLogProb] = {}
+    for start in range(0, len(order), rows):
+        part = order[start : start + rows]
+        names = {"adapter_names": [adapters[i] for i in part]} if adapters else {}
+        found.update(zip(part, _read(model, chat, [prompts[i] for i in part], names), strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def _read(
+    model: Any, chat: ChatFormat, prompts: Sequence[list[int]], names: dict[str, list[str]]
+) -> list[QuestionLogProb]:
+    ids, mask = padded(prompts, chat.pad_id, model.device, left=False)
+    output = model(input_ids=ids, attention_mask=mask, use_cache=False, **names)
+    found = []
+    for row, prompt, logits in zip(ids, prompts, output.logits, strict=True):
+        start, end = chat.question_start(prompt), len(prompt)
+        log_probs = logits[start - 1 : end - 1].float().log_softmax(dim=-1)
+        total = log_probs.gather(1, row[start:end, None]).sum()
+        found.append(QuestionLogProb(float(total), end - start))
+    return found
+
+
+def padded(
+    prompts: Sequence[list[int]], pad_id: int, device: torch.device, left: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both int64 [batch, longest], padded on one side."""
+    longest = max(len(prompt) for prompt in prompts)
+
+    def filled(values: list[int], filler: int) -> list[int]:
+        gap = [filler] * (longest - len(values))
+        return gap + values if left else values + gap
+
+    ids = [filled(prompt, pad_id) for prompt in prompts]
+    mask = [filled([1] * len(prompt), 0) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
