@@ -1,5 +1,6 @@
 """F1: a frozen backbone and its memories mixed in the space of next-token distributions."""
 
+from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.gates import ConstantGate, EntropyGate, Gate, LearnedGate
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import CachedModel, Source
@@ -11,10 +12,12 @@ __all__ = [
     "CachedModel",
     "ConstantGate",
     "EntropyGate",
+    "Familiarity",
     "FusedText",
     "Gate",
     "LearnedGate",
     "LogitFusion",
+    "Reader",
     "Request",
     "Settings",
     "Source",
