@@ -48,6 +48,7 @@ if [ $# -eq 0 ]; then
     # Half of the time is imports in new processes: two files at a time, but for those that count
     # seconds, or processes of the whole machine.
     run -m alone
+    [ $code -ne 2 ] || exit 2 # Ctrl-C
     run -m "not alone" --numprocesses 2 --dist loadfile
 else
     run "$@"

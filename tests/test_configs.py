@@ -319,6 +319,7 @@ NO_IDENTITY = {
     "train.deepspeed",
     "train.gradient_checkpointing",
     "train.compile",
+    "train.question_weight",  # of one shard: its questions are not trained
 }
 
 
@@ -340,6 +341,17 @@ def with_value(key, value):
         node = getattr(node, part)
     setattr(node, name, value)
     return config
+
+
+def test_the_weight_of_questions_is_identity_where_they_are_trained():
+    assert _hash_of(1, 0.1) == _hash_of(1, 0.5)
+    assert _hash_of(3, 0.1) != _hash_of(3, 0.5)
+
+
+def _hash_of(shards, weight):
+    config = with_value("train.question_weight", weight)
+    config.corpus.shards = shards
+    return stage_hash(config, "train")
 
 
 @pytest.mark.parametrize("key", known_keys())

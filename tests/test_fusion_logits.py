@@ -11,6 +11,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from protocol_cases import CHOIR, FACTS, OUTSIDE
+from safetensors import safe_open
+from safetensors.torch import save_file
 from trained_bank import train_shards, write_bank
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
@@ -353,18 +355,37 @@ def test_familiarity_is_how_much_likelier_a_memory_finds_a_question(folders, tok
             log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         return log_probs.gather(1, ids[0, 1:, None])[start - 1 :, 0]
 
-    found = Familiarity(readers[0], readers).of(questions)
-    for question, (own, other) in zip(questions, found, strict=True):
-        mine, others = nats(backbone, question), nats(first, question)
+    asked = [request(question) for question in questions]
+    for found in Familiarity(readers[0], readers).complete(asked):
+        mine, others = nats(backbone, found.question), nats(first, found.question)
+        own, other = (belief.familiar for belief in found.beliefs)
         assert own == 0.0
         assert other == pytest.approx(float((others.sum() - mine.sum()) / len(mine)), abs=1e-4)
+
+
+def test_familiarity_reads_no_memory_that_is_silent(folders, tokenizer):
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    familiarity = Familiarity(*_readers(folders, chat))
+    asked = [
+        request("Who runs Nordhafen?", silent=(True, True)),
+        request("Where is it?", silent=(True, False)),
+    ]
+    for all_of_them in (False, True):
+        rows = familiarity.complete(asked, silent_too=all_of_them)
+        read = [[belief.familiar != 0.0 for belief in row.beliefs] for row in rows]
+        assert read == ([[True, True]] * 2 if all_of_them else [[False, False], [False, True]])
+        assert [row.with_silence([False, False]).mixed for row in rows] == [True, True]
+
+
+def _readers(folders, chat):
+    first, *rest = [Reader(model, chat) for model in models(folders)]
+    return first, rest
 
 
 def test_a_gate_sees_how_familiar_a_question_is(folders, tokenizer):
     fused = fusion(folders, tokenizer, ConstantGate(0.5))
     chat = ChatFormat.from_tokenizer(tokenizer)
-    readers = [Reader(model, chat) for model in models(folders)]
-    (asked,) = Familiarity(readers[0], readers[1:]).complete([request("Who runs Nordhafen?")])
+    (asked,) = Familiarity(*_readers(folders, chat)).complete([request("Who runs Nordhafen?")])
     _, features = fused.score(asked, chat.answer_ids("Mara"))
     wanted = torch.tensor([belief.familiar for belief in asked.beliefs])
     assert wanted.abs().min() > 0
@@ -378,6 +399,13 @@ def test_a_gate_is_saved_and_refused_elsewhere(tmp_path):
     features = torch.randn(3, 2, len(FEATURES))
     active = torch.tensor([[True, True], [True, False], [False, False]])
     assert torch.equal(gate.log_weights(features, active), again.log_weights(features, active))
+    with safe_open(tmp_path / "gate.safetensors", "pt") as file:
+        older = {**file.metadata(), "features": ",".join(FEATURES[:-1])}
+    save_file({"weights": gate.weights[:-1], "bias": torch.tensor(0.25)}, tmp_path / "o", older)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "o").rename(tmp_path / "old" / "gate.safetensors")
+    with pytest.raises(UsageError, match=r"another version .* run memo-dist fuse"):
+        LearnedGate.load(tmp_path / "old", {"backbone": "aa", "memory": "bb"})
     with pytest.raises(UsageError, match="fitted for backbone aa, this is cc"):
         LearnedGate.load(tmp_path, {"backbone": "cc", "memory": "bb"})
     (tmp_path / "gate.safetensors").write_bytes(b"junk")

@@ -153,6 +153,23 @@ def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
         assert (answer.text, answer.abstained) == (gold or "", gold is None)
 
 
+def test_one_long_question_does_not_part_the_others(shard_folders: list[Path]) -> None:
+    memory = ShardMemory.load(shard_folders[0])
+    rows: list[int] = []
+    hook = memory.model.register_forward_pre_hook(
+        lambda _, args, named: rows.append(len(named["input_ids"])), with_kwargs=True
+    )
+    with hook, pytest.MonkeyPatch.context() as patch:
+        room = 64 * 100 * memory.model.config.vocab_size
+        patch.setattr(question_likelihood, "_MOST_LOGITS", room)
+        questions = ["Where is it? " * 12, *["Where?"] * 40]
+        question_likelihood.question_log_probs(memory.model, memory.chat, questions, 16)
+    assert rows[0] < 41
+    assert sum(rows) == 41
+    assert max(rows) <= 16
+    assert len(rows) <= 5
+
+
 def test_question_likelihood_is_that_of_a_plain_forward_pass_in_any_batch(
     shard_folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,7 +263,7 @@ def read_jsonl_lines(run: RunFolder):
         yield from (json.loads(line) for line in path.read_bytes().splitlines())
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

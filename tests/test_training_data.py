@@ -13,7 +13,7 @@ from memo_dist.errors import UsageError
 from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
 from memo_dist.training import attention, loss
-from memo_dist.training.batch import pack_row
+from memo_dist.training.batch import full_row, pack_row
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
@@ -238,6 +238,21 @@ def test_chunked_loss_equals_pytorchs_own(monkeypatch, weighted):
     assert float(got) == pytest.approx(float(wanted), rel=1e-5)
     for found, want in zip(grads, wanted_grads, strict=True):
         assert torch.allclose(found, want, rtol=1e-3, atol=1e-5)
+
+
+def test_models_with_logits_of_their_own_weigh_positions_too(chat):
+    logits, targets, counts = torch.randn(9, 7), torch.randint(7, (9,)), torch.rand(9)
+    nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    found = [float(loss._from_logits(logits, targets, "loss", c)) for c in (None, counts)]
+    assert found == pytest.approx([float(nats.sum()), float((nats * counts).sum())], rel=1e-6)
+
+
+def test_a_dry_row_has_the_loss_of_real_ones(chat):
+    """What is tried before the run is the code that runs: weights choose another kernel."""
+    examples, _ = tokenize(facts(2), chat, 512, questions=True)
+    for weight in (1.0, 0.25):
+        real = pack_row(examples, [0, 1], question_weight=weight)
+        assert (full_row(64, real).counts is None) == (real.counts is None)
 
 
 def test_no_more_than_a_chunk_of_logits_exists():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -16,7 +18,7 @@ from memo_dist.io import atomic
 from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
-from memo_dist.training.examples import tokenize
+from memo_dist.training.examples import Examples, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import STOP_REQUEST, TrainJob
 from memo_dist.training.ledger import Ledger, lineage
@@ -87,6 +89,22 @@ def test_two_ranks_at_any_zero_stage_equal_one_rank(stage, inputs, reference, tm
     assert weights.keys() == reference[2].keys()
     for name, value in reference[2].items():
         assert torch.allclose(weights[name], value, atol=2e-4), name
+
+
+def test_questions_that_count_less_are_trained_alike_by_one_and_two_ranks(inputs, tmp_path):
+    """Two ranks at ZeRO 3, rows with more and with fewer questions, an empty row at the end."""
+    asked = tmp_path / "inputs"
+    shutil.copytree(inputs, asked)
+    examples = Examples.load(inputs / "examples.safetensors")
+    first = np.minimum(examples.prompts, 6).astype(np.int32)
+    replace(examples, untrained=first).save(asked / "examples.safetensors")
+    weighted = {"question_weight": 0.1}
+    one = train(asked, tmp_path / "one", **weighted)
+    two = train(asked, tmp_path / "two", 2, zero_stage=3, **weighted)
+    even = train(asked, tmp_path / "even", question_weight=1.0)
+    assert one[0] == pytest.approx(two[0], rel=1e-3)
+    assert one[1] == pytest.approx(two[1], rel=1e-3)
+    assert one[0] != pytest.approx(even[0], rel=1e-2)
 
 
 def test_training_learns(reference):

@@ -57,13 +57,22 @@ _NOT_IDENTITY = frozenset(
         "train.max_failures",
     }
 )
+_QUESTION_WEIGHT = "train.question_weight"
+
+
+def trains_questions(config: Config) -> bool:
+    """Whether the tokens of questions are trained too (``train.question_loss``)."""
+    chosen = config.train.question_loss
+    wanted = config.corpus.shards > 1 if chosen == "auto" else chosen == "yes"
+    return wanted and config.train.source == "reflections"
 
 
 def stage_keys(config: Config, stage: str) -> dict[str, Any]:
     """The dotted keys and values that identify a stage's result."""
     tree = asdict(config)
     flat = flatten({group: tree[group] for group in _STAGE_GROUPS[stage]})
-    return {key: value for key, value in flat.items() if key not in _NOT_IDENTITY}
+    without = _NOT_IDENTITY if trains_questions(config) else {*_NOT_IDENTITY, _QUESTION_WEIGHT}
+    return {key: value for key, value in flat.items() if key not in without}
 
 
 def stage_hash(config: Config, stage: str) -> str:
@@ -74,4 +83,7 @@ def stage_hash(config: Config, stage: str) -> str:
 def changed_keys(old: Config, new: Config, stage: str) -> dict[str, tuple[Any, Any]]:
     """Keys of a stage whose values differ: {key: (old value, new value)}."""
     before, after = stage_keys(old, stage), stage_keys(new, stage)
-    return {key: (before[key], after[key]) for key in after if before[key] != after[key]}
+    both = before.keys() & after.keys()
+    return {
+        key: (before[key], after[key]) for key in after if key in both and before[key] != after[key]
+    }

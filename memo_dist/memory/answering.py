@@ -144,7 +144,7 @@ class ShardMemory:
         start = time.perf_counter()
         liked = [0.0] * len(questions)
         if likelihood:
-            read = question_log_probs(self._model, self._format, questions, adapters)
+            read = question_log_probs(self._model, self._format, questions, batch_size, adapters)
             liked = [round(found.mean, 6) for found in read]
         reading = (time.perf_counter() - start) / max(len(questions), 1)
         for batch in _batches([len(prompt) for prompt in prompts], batch_size):

@@ -143,7 +143,7 @@ class Bank:
         ]
 
     def voices(self) -> dict[int, Voice]:
-        """The loaded model of every shard, for fusion with a backbone.
+        """The loaded model of every shard, in the order of the shards, for fusion with a backbone.
 
         Raises:
             UsageError: not all shards fit into memory at once.
@@ -157,7 +157,7 @@ class Bank:
                 " once, and fusion needs all of them: raise memory.loaded_gb, use a larger"
                 " machine, or export adapters (export.adapter=kept)"
             )
-        return found
+        return {shard.id: found[shard.id] for shard in self.shards}
 
     def _ranked(self, raws: Sequence[RawAnswer]) -> list[Vote]:
         pairs = zip(self.shards, raws, strict=True)

@@ -31,7 +31,11 @@ class QuestionLogProb(NamedTuple):
 
 @torch.inference_mode()
 def question_log_probs(
-    model: Any, chat: ChatFormat, questions: Sequence[str], adapters: Sequence[str] | None = None
+    model: Any,
+    chat: ChatFormat,
+    questions: Sequence[str],
+    batch_size: int,
+    adapters: Sequence[str] | None = None,
 ) -> list[QuestionLogProb]:
     """Read each question in a chat format's user turn.
 
@@ -42,18 +46,20 @@ def question_log_probs(
         model: a loaded causal language model.
         chat: its format.
         questions: what is read.
+        batch_size: most rows of one forward pass.
         adapters: of a PEFT model, the adapter that reads each question.
 
     Returns:
         In the order of the questions.
     """
     prompts = [chat.prompt_ids(question) for question in questions]
-    longest = max((len(prompt) for prompt in prompts), default=1)
-    rows = max(1, _MOST_LOGITS // (longest * int(model.config.vocab_size)))
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     found: dict[int, QuestionLogProb] = {}
-    for start in range(0, len(order), rows):
-        part = order[start : start + rows]
+    while order:
+        longest = len(prompts[order[0]])
+        rows = max(1, min(batch_size, _MOST_LOGITS // (longest * vocabulary)))
+        part, order = order[:rows], order[rows:]
         names = {"adapter_names": [adapters[i] for i in part]} if adapters else {}
         found.update(zip(part, _read(model, chat, [prompts[i] for i in part], names), strict=True))
     return [found[i] for i in range(len(prompts))]

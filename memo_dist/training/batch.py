@@ -120,12 +120,13 @@ def full_row(tokens: int, like: Row) -> Row:
 
     Args:
         tokens: of the row.
-        like: a real row, for the kind of its inputs.
+        like: a real row, for the kind of its inputs and of its loss.
     """
     inputs = like.inputs[:, :1].expand(-1, tokens, *like.inputs.shape[2:]).contiguous()
     positions = torch.arange(tokens)
     targets = torch.zeros(tokens - 1, dtype=torch.int64)
-    return Row(inputs, positions[None], [tokens], positions[:-1], targets)
+    counts = None if like.counts is None else torch.ones(tokens - 1)
+    return Row(inputs, positions[None], [tokens], positions[:-1], targets, counts)
 
 
 def prefetched(

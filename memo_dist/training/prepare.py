@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from memo_dist.cluster.placement import Placement, plan_placement
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.config.schema import Config, TrainConfig
-from memo_dist.config.stages import stage_hash
+from memo_dist.config.stages import stage_hash, trains_questions
 from memo_dist.corpus.manifest import iter_documents, load_manifest, shard_of
 from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
@@ -121,13 +121,6 @@ def prepare_job(
     )
     atomic.write_json(folder / JOB, job.to_json())
     return job
-
-
-def trains_questions(config: Config) -> bool:
-    """Whether the tokens of questions are trained too (``train.question_loss``)."""
-    chosen = config.train.question_loss
-    wanted = config.corpus.shards > 1 if chosen == "auto" else chosen == "yes"
-    return wanted and config.train.source == "reflections"
 
 
 def trained_job(run: RunFolder, shard: int) -> TrainJob:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from memo_dist.config.fusion_schema import FusionConfig
@@ -47,10 +48,11 @@ class FusedBank:
         settings: Settings,
         max_lost: float,
         identity: str,
+        fitting: bool = False,
     ) -> None:
         """Join a loaded bank with what mixes it; see :meth:`load`."""
         self.fusion, self.identity = fusion, identity
-        self._familiarity = familiarity
+        self._familiarity, self._fitting = familiarity, fitting
         self.last: list[FusedText] = []
         self.settings = settings
         self._bank, self._max_lost = bank, max_lost
@@ -83,7 +85,8 @@ class FusedBank:
         used = gate or _gate(run, settings, base, manifest)
         backbone = _backbone(manifest, base, bank)
         fusion = _fusion(settings, one, backbone, bank, used)
-        seen = gate is not None or isinstance(used, LearnedGate)
+        fitting = gate is not None
+        seen = fitting or isinstance(used, LearnedGate)
         familiarity = _familiarity(backbone, bank) if seen else None
         how = Settings(
             config.memory.max_answer_tokens,
@@ -95,7 +98,8 @@ class FusedBank:
         path = run.fusion(folder_name(base)) / GATE_FILE
         fitted = hash_file(path) if path.exists() else ""
         parts = [base.weights_hash, fitted, asdict(settings), asdict(how)]
-        return cls(bank, fusion, familiarity, how, settings.max_lost, short_hash(parts))
+        identity = short_hash(parts)
+        return cls(bank, fusion, familiarity, how, settings.max_lost, identity, fitting)
 
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
         """Answer every question, in the given order.
@@ -104,18 +108,26 @@ class FusedBank:
             UsageError: a question is too long, or the vocabularies have too little in common.
         """
         votes = self._bank.votes(questions, batch_size)
-        requests = self._complete(requests_of(self._bank, questions, votes))
+        requests, reading = self._complete(requests_of(self._bank, questions, votes), batch_size)
         self.last = self.fusion.generate(requests, self.settings, batch_size)
         self._check_lost(self.last)
-        return fused_answers(questions, votes, self.last)
+        answers = fused_answers(questions, votes, self.last)
+        return [replace(answer, seconds=answer.seconds + reading) for answer in answers]
 
     def requests(self, questions: Sequence[str], batch_size: int = 16) -> list[Request]:
         """What the bank believes of each question."""
         votes = self._bank.votes(questions, batch_size)
-        return self._complete(requests_of(self._bank, questions, votes))
+        return self._complete(requests_of(self._bank, questions, votes), batch_size)[0]
 
-    def _complete(self, requests: list[Request]) -> list[Request]:
-        return self._familiarity.complete(requests) if self._familiarity else requests
+    def _complete(self, requests: list[Request], batch_size: int) -> tuple[list[Request], float]:
+        """What a learned gate sees beside, and the seconds that it took a question."""
+        if self._familiarity is None:
+            return requests, 0.0
+        for request in requests:
+            self.fusion.check(request, self.settings)
+        start = time.perf_counter()
+        found = self._familiarity.complete(requests, batch_size, self._fitting)
+        return found, (time.perf_counter() - start) / max(len(requests), 1)
 
     def stream(self, question: str) -> Iterator[str]:
         """The answer's text piece by piece."""

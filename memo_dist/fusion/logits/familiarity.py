@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memo_dist.fusion.logits.types import Request
+from memo_dist.fusion.logits.types import Belief, Request
 from memo_dist.memory.question_likelihood import QuestionLogProb, question_log_probs
 from memo_dist.training.format import ChatFormat
 
@@ -31,10 +31,10 @@ class Reader:
     chat: ChatFormat
     adapter: str | None = None
 
-    def read(self, questions: Sequence[str]) -> list[QuestionLogProb]:
+    def read(self, questions: Sequence[str], batch_size: int) -> list[QuestionLogProb]:
         """See :func:`~memo_dist.memory.question_likelihood.question_log_probs`."""
         names = [self.adapter] * len(questions) if self.adapter else None
-        return question_log_probs(self.model, self.chat, questions, names)
+        return question_log_probs(self.model, self.chat, questions, batch_size, names)
 
 
 class Familiarity:
@@ -44,28 +44,41 @@ class Familiarity:
         """Take the readers, the memories' in their order."""
         self._backbone, self._memories = backbone, tuple(memories)
 
-    def of(self, questions: Sequence[str]) -> list[tuple[float, ...]]:
-        """For each question and memory, log p(question) of the memory minus the backbone's.
+    def complete(
+        self, requests: Sequence[Request], batch_size: int = 16, silent_too: bool = False
+    ) -> list[Request]:
+        """The requests with the familiarity of each memory.
 
-        Returns:
-            Nats for each token of the backbone's (vocabularies may differ; the text is one).
+        Familiarity is log p(question) of the memory minus the backbone's, each of the question and
+        the turn that ends it in its own format, in nats for each token of the backbone's.
+
+        Args:
+            requests: what is asked. Each model reads the question itself, whatever wording the
+                memory is asked.
+            batch_size: most rows of one forward pass.
+            silent_too: for silent memories as well, which nobody reads unless they are made to
+                speak (to fit a gate); else theirs stays 0.
         """
-        own = self._backbone.read(questions)
-        columns = [
-            [
-                (memory.total - backbone.total) / backbone.tokens
-                for memory, backbone in zip(reader.read(questions), own, strict=True)
-            ]
-            for reader in self._memories
-        ]
-        return list(zip(*columns, strict=True))
 
-    def complete(self, requests: Sequence[Request]) -> list[Request]:
-        """The requests with the familiarity of each memory."""
-        found = []
-        rows = zip(requests, self.of([r.question for r in requests]), strict=True)
-        for request, values in rows:
-            pairs = zip(request.beliefs, values, strict=True)
-            beliefs = tuple(replace(belief, familiar=value) for belief, value in pairs)
-            found.append(replace(request, beliefs=beliefs))
-        return found
+        def wanted(request: Request, memory: int) -> bool:
+            return silent_too or not request.beliefs[memory].silent
+
+        def read(reader: Reader, rows: Sequence[int]) -> dict[int, QuestionLogProb]:
+            found = reader.read([requests[i].question for i in rows], batch_size)
+            return dict(zip(rows, found, strict=True))
+
+        places = range(len(self._memories))
+        asked = [[i for i, request in enumerate(requests) if wanted(request, k)] for k in places]
+        own = read(self._backbone, sorted(set().union(*asked)))
+        of_memories = [read(self._memories[k], asked[k]) for k in places]
+
+        def belief(i: int, k: int) -> Belief:
+            known, other = requests[i].beliefs[k], of_memories[k].get(i)
+            if other is None:
+                return known
+            return replace(known, familiar=(other.total - own[i].total) / own[i].tokens)
+
+        return [
+            replace(request, beliefs=tuple(belief(i, k) for k in places))
+            for i, request in enumerate(requests)
+        ]

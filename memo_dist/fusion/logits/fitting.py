@@ -83,7 +83,7 @@ def fit_gate(
 
     Raises:
         StoppedError: stopped before the end; nothing is kept.
-        ValueError: a kind has no example in which a memory speaks.
+        ValueError: the memory speaks on no held-out answer.
     """
     rows: list[_Row] = []
     own = Settings(max_new_tokens)

@@ -159,7 +159,12 @@ class LearnedGate(_LogitGate):
                 weights, bias = file.get_tensor("weights"), float(file.get_tensor("bias"))
         except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
             raise UsageError(f"'{path}' is no gate: {error}; run memo-dist fuse again") from error
-        for key, value in {**wanted, "features": ",".join(FEATURES)}.items():
+        if meta.get("features") != ",".join(FEATURES):
+            raise UsageError(
+                f"'{path}' was fitted by another version of memo-dist, whose gates see other"
+                " numbers; run memo-dist fuse again"
+            )
+        for key, value in wanted.items():
             if meta.get(key) != value:
                 raise UsageError(
                     f"'{path}' was fitted for {key} {str(meta.get(key))[:16]}, this is"

@@ -12,7 +12,7 @@ from torch import Tensor
 from memo_dist.fusion import ops
 from memo_dist.fusion.logits.gates import ConstantGate, Gate, gate_features
 from memo_dist.fusion.logits.source import Source
-from memo_dist.fusion.logits.state import State
+from memo_dist.fusion.logits.state import State, check_room
 from memo_dist.fusion.logits.types import FusedText, Request, Settings
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
@@ -81,6 +81,14 @@ class LogitFusion:
                 texts = self._write([requests[i] for i in batch], settings)
                 written.update(zip(batch, texts, strict=True))
         return [written[i] for i in range(len(requests))]
+
+    def check(self, request: Request, settings: Settings = DEFAULTS) -> None:
+        """Refuse a question that the backbone cannot read.
+
+        Raises:
+            UsageError: with its answer it is longer than the backbone's context.
+        """
+        check_room(self._sources[0], request.question, settings.max_new_tokens, "the backbone")
 
     def alone(self, request: Request, settings: Settings = DEFAULTS) -> FusedText:
         """What the backbone writes when no memory has a say."""
