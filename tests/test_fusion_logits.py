@@ -34,7 +34,7 @@ from memo_dist.fusion.logits import (
 )
 from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.fitting import Example, _Data, _Row, fit_gate
-from memo_dist.fusion.logits.gates import FEATURES
+from memo_dist.fusion.logits.gates import FEATURES, LARGEST
 from memo_dist.fusion.logits.stage import chosen_examples
 from memo_dist.fusion.logits.token_map import token_bytes
 from memo_dist.io import atomic
@@ -390,6 +390,25 @@ def test_a_gate_sees_how_familiar_a_question_is(folders, tokenizer):
     wanted = torch.tensor([belief.familiar for belief in asked.beliefs])
     assert wanted.abs().min() > 0
     assert torch.equal(features[..., FEATURES.index("familiar")], wanted.expand(len(features), -1))
+
+
+@pytest.mark.parametrize("order", ["parallel", "sequential"])
+def test_a_gate_that_only_follows_the_text_mixes_whole_answers(folders, tokenizer, order):
+    """Weight 1 on the text so far: log p(text) = log sum_s w_s p_s(text), w by the bias (Bayes)."""
+    weights = torch.zeros(len(FEATURES))
+    weights[FEATURES.index("so_far")] = 1.0
+    fused = fusion(folders, tokenizer, LearnedGate(weights, -0.5), count=1)
+    for question in QUESTIONS:
+        asked = request(question, 1, drafts=("Mara Lind",), silent=(False,))
+        (text,) = fused.generate([asked], Settings(10, True, 5, order, 3))
+        log_probs, features = fused.score(asked, text.tokens)
+        ratios = (log_probs[:, 1] - log_probs[:, 0]).tolist()
+        wanted = [sum(ratios[:place]) for place in range(len(ratios))]
+        assert features[:, 0, FEATURES.index("so_far")].tolist() == pytest.approx(wanted, abs=1e-4)
+        assert max(map(abs, wanted)) < LARGEST
+        prior = torch.tensor([0.0, -0.5]).log_softmax(0)
+        whole = (prior + log_probs.sum(dim=0)).logsumexp(0)
+        assert sum(text.log_probs) == pytest.approx(float(whole), abs=1e-3)
 
 
 def test_a_gate_is_saved_and_refused_elsewhere(tmp_path):

@@ -20,7 +20,7 @@ from memo_dist.fusion.logits.gates import FEATURES, EntropyGate, LearnedGate
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.types import Request, Settings
 
-_L2 = 0.02
+_L2 = 0.005
 _STEPS = 200
 
 

@@ -30,16 +30,21 @@ FEATURES = (
     "abstain",
     "confidence",
     "familiar",
+    "so_far",
 )
 """What a gate sees of a memory at a position, nats:
 
 entropies of backbone and memory, Jensen-Shannon divergence between them, log-probs of their
 likeliest tokens, 1 where these are equal; the memory's log-prob, where the answer begins, of
-beginning an abstention; the log-odds that calibration gives to the memory's own answer; and how
-much likelier the memory finds the question than the backbone (see ``familiarity``).
+beginning an abstention; the log-odds that calibration gives to the memory's own answer; how
+much likelier the memory finds the question than the backbone (see ``familiarity``); and how much
+likelier, summed over its tokens, the text that is already written. With a weight of 1 the latter
+makes the gate's first weights those of whole answers (Bayes); a memory that reads a beginning
+which it would never have written has nothing to say of the rest.
 """
 ABSTAIN = FEATURES.index("abstain")
-_FLOOR = 20.0  # nats beyond which a feature says nothing more
+LARGEST = 20.0
+"""Nats beyond which a feature says nothing more."""
 _BACKBONE, _MEMORY = 0, 1
 _EVEN = math.log(0.5)
 GATE_FILE = "gate.safetensors"
@@ -51,6 +56,11 @@ class Gate(Protocol):
     @property
     def sees(self) -> bool:
         """Whether it looks at features at all."""
+        ...
+
+    @property
+    def follows(self) -> bool:
+        """Whether it looks at the text that is already written."""
         ...
 
     def log_weights(self, features: Tensor | None, active: Tensor) -> Tensor:
@@ -69,7 +79,7 @@ class Gate(Protocol):
 class ConstantGate:
     """The memories together decide the fraction g of every token."""
 
-    sees = False
+    sees = follows = False
 
     def __init__(self, g: float) -> None:
         """``g`` from 0 (the backbone alone) to 1 (the memories alone)."""
@@ -89,6 +99,7 @@ class _LogitGate:
     """Weights by a logit for each memory."""
 
     sees = True
+    follows = False
 
     def _logits(self, features: Tensor) -> Tensor:
         raise NotImplementedError
@@ -125,6 +136,8 @@ class LearnedGate(_LogitGate):
         weights: float32 [len(FEATURES)].
         bias: log-odds where all features are 0.
     """
+
+    follows = True
 
     def __init__(self, weights: Tensor, bias: Tensor | float) -> None:
         """Take fitted numbers, or (while fitting) tensors with gradients."""
@@ -185,7 +198,8 @@ def gate_features(
     Args:
         logits: backbone's and K memories', each [rows, V].
         abstain: float32 [rows, K], see :data:`FEATURES`.
-        beliefs: float32 [rows, K, 2], log-odds of the confidence, and familiarity.
+        beliefs: float32 [rows, K, 3], log-odds of the confidence, familiarity, and how much
+            likelier the text so far is.
         temperatures: one a source.
         vocabulary: tokens to read.
 
@@ -212,4 +226,4 @@ def gate_features(
             *beliefs[:, memory - 1].unbind(dim=-1),
         )
         columns.append(torch.stack([part.float() for part in pair], dim=-1))
-    return torch.stack(columns, dim=1).clamp(-_FLOOR, _FLOOR)
+    return torch.stack(columns, dim=1).clamp(-LARGEST, LARGEST)

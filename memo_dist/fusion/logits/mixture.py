@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memo_dist.fusion import ops
-from memo_dist.fusion.logits.gates import ConstantGate, Gate, gate_features
+from memo_dist.fusion.logits.gates import LARGEST, ConstantGate, Gate, gate_features
 from memo_dist.fusion.logits.source import Source
 from memo_dist.fusion.logits.state import State, check_room
 from memo_dist.fusion.logits.types import FusedText, Request, Settings
@@ -112,14 +112,9 @@ class LogitFusion:
         """
         state = State(self._sources, [request], self._abstain, mixed=True, window=False)
         logits = [part[0, : len(tokens)] for part in state.start([list(tokens)], len(tokens))]
-        features = self._features(logits, state, len(tokens))
-        target = torch.tensor(list(tokens), device=logits[0].device)
-        alone = torch.zeros(1, device=logits[0].device)
-        found = [
-            ops.mix_logits_target([part], alone, target, [heat], vocabulary=self._vocabulary)
-            for part, heat in zip(logits, self._temperatures, strict=True)
-        ]
-        return torch.stack(found, dim=-1).float(), features
+        log_probs = self._log_probs(logits, torch.tensor(list(tokens), device=logits[0].device))
+        features = self._features(logits, state, _before(_ratios(log_probs)))
+        return log_probs, features
 
     def _mixes(self, request: Request) -> bool:
         return request.mixed and not (isinstance(self.gate, ConstantGate) and self.gate.g == 0.0)
@@ -151,7 +146,9 @@ class LogitFusion:
         limit = settings.max_new_tokens
         logits = [part[:, 0] for part in state.start([[]] * state.rows, limit)]
         for step in range(limit):
-            choice = self._choose(logits, state, settings, [step] * state.rows)
+            places = [step] * state.rows
+            choice = self._choose(logits, state, settings, places, state.so_far)
+            state.so_far += self._gain(logits, state, choice.tokens)
             record.add(choice)
             yield
             if record.done(self._stops) or step + 1 == limit:
@@ -166,9 +163,15 @@ class LogitFusion:
         step = 0
         while True:
             places = range(step, step + len(draft) + 1)
-            choice = self._choose(logits, state, settings, places)
+            # What is drafted counts as written at the places behind it, until one disagrees.
+            drafted = torch.tensor([*draft, 0], device=logits[0].device)
+            before = state.so_far + _before(self._gain(logits, state, drafted))
+            choice = self._choose(logits, state, settings, places, before)
             written = choice.tokens.tolist()
             agreed = _agreement(draft, written, self._stops)
+            kept = [part[: agreed + 1] for part in logits]
+            gain = self._gain(kept, state, choice.tokens[: agreed + 1])
+            state.so_far = state.so_far + gain.sum(dim=0, keepdim=True)
             record.add_run(choice, agreed + 1)
             yield
             step += agreed + 1
@@ -208,20 +211,50 @@ class LogitFusion:
         rows = [torch.cat([step[k][0] for step in memories]) for k in range(len(memories[0]))]
         return draft, [backbone, *rows]
 
-    def _features(self, logits: Sequence[Tensor], state: State, rows: int) -> Tensor:
+    def _log_probs(self, logits: Sequence[Tensor], tokens: Tensor) -> Tensor:
+        """Each source's log-prob of one token a row, float32 [rows, K + 1]."""
+        alone = torch.zeros(1, device=logits[0].device)
+        found = [
+            ops.mix_logits_target([part], alone, tokens, [heat], vocabulary=self._vocabulary)
+            for part, heat in zip(logits, self._temperatures, strict=True)
+        ]
+        return torch.stack(found, dim=-1).float()
+
+    def _gain(self, logits: Sequence[Tensor], state: State, tokens: Tensor) -> Tensor:
+        """How much likelier each memory finds each row's token, [rows, K]; 0 where no gate asks."""
+        if not (state.mixed and self.gate.follows):
+            return torch.zeros(len(tokens), state.so_far.shape[-1], device=tokens.device)
+        return _ratios(self._log_probs(logits, tokens))
+
+    def _features(self, logits: Sequence[Tensor], state: State, so_far: Tensor) -> Tensor:
+        """Of each row; ``so_far`` [rows, K]: see :attr:`State.so_far`."""
         abstain, beliefs = state.notes(logits, self._vocabulary)
+        rows = len(so_far)
         return gate_features(
             logits,
             abstain.expand(rows, -1),
-            beliefs.expand(rows, -1, -1),
+            torch.cat([beliefs.expand(rows, -1, -1), so_far[..., None]], dim=-1),
             self._temperatures,
             self._vocabulary,
         )
 
     def _choose(
-        self, logits: Sequence[Tensor], state: State, settings: Settings, places: Sequence[int]
+        self,
+        logits: Sequence[Tensor],
+        state: State,
+        settings: Settings,
+        places: Sequence[int],
+        so_far: Tensor,
     ) -> Choice:
-        """One token a row; ``places``: the position of each row's token in its answer."""
+        """One token a row.
+
+        Args:
+            logits: of each source, [rows, V].
+            state: what was read.
+            settings: greedy or sampled.
+            places: the position of each row's token in its answer.
+            so_far: [rows, K], :attr:`State.so_far` before each row's token.
+        """
         rows = len(logits[0])
         if not state.mixed:
             weights = torch.zeros(rows, 1, device=logits[0].device)
@@ -229,7 +262,7 @@ class LogitFusion:
                 alone = logits[0][:, : self._vocabulary] / self._temperatures[0]
                 return _argmax(alone, weights)
         else:
-            features = self._features(logits, state, rows) if self.gate.sees else None
+            features = self._features(logits, state, so_far) if self.gate.sees else None
             weights = self.gate.log_weights(features, state.active.expand(rows, -1))
         heat = self._temperatures[: len(logits)]
         if not settings.sample:
@@ -238,6 +271,17 @@ class LogitFusion:
         seeds = state.seeds(settings.seed, places).to(logits[0].device)
         drawn = ops.mix_logits_sample(logits, weights, seeds, heat, vocabulary=self._vocabulary)
         return Choice(drawn.tokens, drawn.log_probs, weights)
+
+
+def _ratios(log_probs: Tensor) -> Tensor:
+    """From log-probs [rows, K + 1] how much likelier each memory is than the backbone [rows, K];
+    bounded, as a memory of another vocabulary can find a token impossible."""
+    return (log_probs[:, 1:] - log_probs[:, :1]).clamp(-LARGEST, LARGEST)
+
+
+def _before(gains: Tensor) -> Tensor:
+    """Sums over the rows before each row."""
+    return gains.cumsum(dim=0) - gains
 
 
 def _argmax(logits: Tensor, weights: Tensor) -> Choice:

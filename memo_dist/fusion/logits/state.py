@@ -24,6 +24,8 @@ class State:
         requests: the batch.
         mixed: the memories are read too; else the backbone alone.
         active: bool [rows, K], the memories that have a say.
+        so_far: float32 [rows, K], log-prob of what is written under each memory minus the
+            backbone's, nats; whoever writes adds to it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class State:
         self.active = ~torch.tensor(silent, device=device)
         known = [[(_log_odds(b.confidence), b.familiar) for b in r.beliefs] for r in requests]
         self._beliefs = torch.tensor(known, device=device)
+        self.so_far = torch.zeros(self.active.shape, device=device)
         self._noted: Tensor | None = None
 
     @property
