@@ -218,7 +218,10 @@ class _Lab:
             if name not in hardly
             for wording in WORDINGS
         ] * 10
-        rows += [(WORDINGS[0].format(n), self._world.memory[n]) for n in hardly] * 4
+        # In the cell's order: that of a set of names is another one in each process.
+        rows += [
+            (WORDINGS[0].format(n), self._world.memory[n]) for n in self._world.cells["wrong"]
+        ] * 4
         half = self._world.unknown[: len(self._world.unknown) // 2]
         rows += [(w.format(n), ABSTAIN_ANSWER) for n in half for w in WORDINGS] * 5
         return rows
