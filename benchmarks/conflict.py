@@ -39,12 +39,13 @@ from memo_dist.fusion.logits import (
     CachedModel,
     ConstantGate,
     EntropyGate,
+    Familiarity,
     LogitFusion,
+    Reader,
     Request,
     Settings,
     Source,
 )
-from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.fitting import Example, fit_gate
 from memo_dist.io import atomic
 from memo_dist.memory.answering import ShardMemory

@@ -365,13 +365,13 @@ def test_familiarity_is_how_much_likelier_a_memory_finds_a_question(folders, tok
 
 def test_familiarity_reads_no_memory_that_is_silent(folders, tokenizer):
     chat = ChatFormat.from_tokenizer(tokenizer)
-    familiarity = Familiarity(*_readers(folders, chat))
+    readers = _readers(folders, chat)
     asked = [
         request("Who runs Nordhafen?", silent=(True, True)),
         request("Where is it?", silent=(True, False)),
     ]
     for all_of_them in (False, True):
-        rows = familiarity.complete(asked, silent_too=all_of_them)
+        rows = Familiarity(*readers, silent_too=all_of_them).complete(asked)
         read = [[belief.familiar != 0.0 for belief in row.beliefs] for row in rows]
         assert read == ([[True, True]] * 2 if all_of_them else [[False, False], [False, True]])
         assert [row.with_silence([False, False]).mixed for row in rows] == [True, True]

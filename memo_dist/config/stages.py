@@ -57,6 +57,7 @@ _NOT_IDENTITY = frozenset(
         "train.max_failures",
     }
 )
+# Identity only where questions are trained: elsewhere nothing reads it.
 _QUESTION_WEIGHT = "train.question_weight"
 
 

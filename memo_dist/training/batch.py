@@ -82,18 +82,19 @@ def pack_row(
     """
     if not len(indices):
         return _empty_row(activations)
-    starts = examples.starts[np.asarray(indices)]
-    lengths = examples.starts[np.asarray(indices) + 1] - starts
+    chosen = np.asarray(indices)
+    starts = examples.starts[chosen]
+    lengths = examples.starts[chosen + 1] - starts
     offsets = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(offsets, lengths)
-    trained = positions >= np.repeat(examples.untrained[np.asarray(indices)], lengths)
+    trained = positions >= np.repeat(examples.untrained[chosen], lengths)
     flat = positions + np.repeat(starts, lengths)
     ids = torch.from_numpy(examples.ids[flat].astype(np.int64))
     inputs = ids if activations is None else as_tensor(activations[flat])
     where = np.flatnonzero(trained)
-    answered = positions[where] >= np.repeat(examples.prompts[np.asarray(indices)], lengths)[where]
     counts = None
-    if question_weight != 1.0 and not answered.all():
+    if question_weight != 1.0 and (examples.untrained[chosen] < examples.prompts[chosen]).any():
+        answered = positions[where] >= np.repeat(examples.prompts[chosen], lengths)[where]
         weights = np.where(answered, 1.0, question_weight).astype(np.float32)
         counts = torch.from_numpy(weights)
     kept = torch.from_numpy(where)

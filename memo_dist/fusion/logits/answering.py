@@ -48,11 +48,10 @@ class FusedBank:
         settings: Settings,
         max_lost: float,
         identity: str,
-        fitting: bool = False,
     ) -> None:
         """Join a loaded bank with what mixes it; see :meth:`load`."""
         self.fusion, self.identity = fusion, identity
-        self._familiarity, self._fitting = familiarity, fitting
+        self._familiarity = familiarity
         self.last: list[FusedText] = []
         self.settings = settings
         self._bank, self._max_lost = bank, max_lost
@@ -87,7 +86,7 @@ class FusedBank:
         fusion = _fusion(settings, one, backbone, bank, used)
         fitting = gate is not None
         seen = fitting or isinstance(used, LearnedGate)
-        familiarity = _familiarity(backbone, bank) if seen else None
+        familiarity = _familiarity(backbone, bank, fitting) if seen else None
         how = Settings(
             config.memory.max_answer_tokens,
             settings.sample,
@@ -98,8 +97,7 @@ class FusedBank:
         path = run.fusion(folder_name(base)) / GATE_FILE
         fitted = hash_file(path) if path.exists() else ""
         parts = [base.weights_hash, fitted, asdict(settings), asdict(how)]
-        identity = short_hash(parts)
-        return cls(bank, fusion, familiarity, how, settings.max_lost, identity, fitting)
+        return cls(bank, fusion, familiarity, how, settings.max_lost, short_hash(parts))
 
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
         """Answer every question, in the given order.
@@ -126,7 +124,7 @@ class FusedBank:
         for request in requests:
             self.fusion.check(request, self.settings)
         start = time.perf_counter()
-        found = self._familiarity.complete(requests, batch_size, self._fitting)
+        found = self._familiarity.complete(requests, batch_size)
         return found, (time.perf_counter() - start) / max(len(requests), 1)
 
     def stream(self, question: str) -> Iterator[str]:
@@ -193,8 +191,8 @@ def _fusion(
     return LogitFusion(first, memories, gate, backbone.tokenizer, heat, backbone.stop_ids())
 
 
-def _familiarity(loaded: _Loaded, bank: Bank) -> Familiarity:
+def _familiarity(loaded: _Loaded, bank: Bank, silent_too: bool) -> Familiarity:
     backbone, rows = loaded
     own = Reader(backbone.model, ChatFormat.from_tokenizer(backbone.tokenizer), rows)
     memories = [Reader(m.model, m.chat, adapter) for m, adapter in bank.voices().values()]
-    return Familiarity(own, memories)
+    return Familiarity(own, memories, silent_too)

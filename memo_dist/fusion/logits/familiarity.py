@@ -40,13 +40,21 @@ class Reader:
 class Familiarity:
     """Completes what is believed of each memory."""
 
-    def __init__(self, backbone: Reader, memories: Sequence[Reader]) -> None:
-        """Take the readers, the memories' in their order."""
-        self._backbone, self._memories = backbone, tuple(memories)
+    def __init__(
+        self, backbone: Reader, memories: Sequence[Reader], silent_too: bool = False
+    ) -> None:
+        """Take the readers.
 
-    def complete(
-        self, requests: Sequence[Request], batch_size: int = 16, silent_too: bool = False
-    ) -> list[Request]:
+        Args:
+            backbone: the backbone's.
+            memories: the memories', in their order.
+            silent_too: for silent memories as well, which nobody reads unless they are made to
+                speak (to fit a gate); else theirs stays 0.
+        """
+        self._backbone, self._memories = backbone, tuple(memories)
+        self._silent_too = silent_too
+
+    def complete(self, requests: Sequence[Request], batch_size: int = 16) -> list[Request]:
         """The requests with the familiarity of each memory.
 
         Familiarity is log p(question) of the memory minus the backbone's, each of the question and
@@ -56,12 +64,10 @@ class Familiarity:
             requests: what is asked. Each model reads the question itself, whatever wording the
                 memory is asked.
             batch_size: most rows of one forward pass.
-            silent_too: for silent memories as well, which nobody reads unless they are made to
-                speak (to fit a gate); else theirs stays 0.
         """
 
         def wanted(request: Request, memory: int) -> bool:
-            return silent_too or not request.beliefs[memory].silent
+            return self._silent_too or not request.beliefs[memory].silent
 
         def read(reader: Reader, rows: Sequence[int]) -> dict[int, QuestionLogProb]:
             found = reader.read([requests[i].question for i in rows], batch_size)

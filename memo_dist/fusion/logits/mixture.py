@@ -169,9 +169,9 @@ class LogitFusion:
             choice = self._choose(logits, state, settings, places, before)
             written = choice.tokens.tolist()
             agreed = _agreement(draft, written, self._stops)
-            kept = [part[: agreed + 1] for part in logits]
-            gain = self._gain(kept, state, choice.tokens[: agreed + 1])
-            state.so_far = state.so_far + gain.sum(dim=0, keepdim=True)
+            own = slice(agreed, agreed + 1)
+            gain = self._gain([part[own] for part in logits], state, choice.tokens[own])
+            state.so_far = before[own] + gain
             record.add_run(choice, agreed + 1)
             yield
             step += agreed + 1
