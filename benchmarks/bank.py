@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +31,7 @@ from recall import abstentions, facts, load, recall, refused, sample, split
 
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank
 from memo_dist.runs import library_versions
 
 HELD_OUT = 192
@@ -104,11 +107,21 @@ def _arm(folder: Path, shards: int, options: argparse.Namespace) -> dict[str, di
             "trained": refused(bank, abstentions(trained)),
             "held out": refused(bank, abstentions(held)),
         },
+        "a question": _cost(bank, [row.question for row in asked]),
         "training": {
             "reflections": len(trained),
             "tokens": sum(state["consumed_tokens"] for state in states),
             "minutes of the encode": round(minutes, 1),
         },
+    }
+
+
+def _cost(bank: Bank, questions: Sequence[str]) -> dict[str, float]:
+    """What an answer costs, all shards together."""
+    answers = bank.answer(questions, 64)
+    return {
+        "milliseconds": round(1000 * statistics.mean(answer.seconds for answer in answers), 2),
+        "tokens": round(statistics.mean(answer.tokens for answer in answers), 1),
     }
 
 

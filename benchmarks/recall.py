@@ -36,7 +36,7 @@ class Recall:
 
 def recall(bank: Bank, rows: Sequence[Reflection]) -> Recall:
     """Ask every row's question."""
-    votes = bank.votes([row.question for row in rows], 64)
+    votes = bank.votes([row.question for row in rows], 64, all_write=True)
     pairs = list(zip(rows, votes, strict=True))
     n = max(1, len(rows))
     return Recall(

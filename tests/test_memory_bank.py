@@ -19,10 +19,11 @@ from memo_dist.fusion.bank_beliefs import requests_of
 from memo_dist.memory import question_likelihood
 from memo_dist.memory.answering import FEATURES, ShardMemory
 from memo_dist.memory.bank import Bank
-from memo_dist.memory.calibration import fit_calibration
+from memo_dist.memory.calibration import default_calibration, fit_calibration
 from memo_dist.memory.manifest import (
     load_manifest,
 )
+from memo_dist.memory.wordings import wordings
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
 from memo_dist.training.format import ChatFormat
 
@@ -132,10 +133,6 @@ def test_bank_takes_the_confident_shard_and_names_sources(memory_folder: Path) -
 def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
     memory_folder: Path,
 ) -> None:
-    assert [v.raw.question_logprob for v in Bank.load(memory_folder).votes(QUESTIONS[:1])[0]] == [
-        0.0,
-        0.0,
-    ]
     change(memory_folder, lambda row: row.update(composition="question_likelihood"))
     bank = Bank.load(memory_folder)
     votes = bank.votes(QUESTIONS)
@@ -145,12 +142,79 @@ def test_bank_by_question_likelihood_asks_the_shard_that_finds_it_likeliest(
         assert speaking == [shard.id == row[0].shard.id for shard in bank.shards]
     answers = bank.answer(QUESTIONS)
     folders = [memory_folder / f"shard-{shard}" for shard in (0, 1)]
-    for question, answer in zip(QUESTIONS, answers, strict=True):
+    for question, answer, row in zip(QUESTIONS, answers, votes, strict=True):
         scores = [question_logprob(folder, question) for folder in folders]
         likelier = scores.index(max(scores))
         assert answer.shards == (likelier, 1 - likelier)
+        found = {vote.shard.id: vote.question_logprob for vote in row}
+        assert [found[0], found[1]] == pytest.approx(scores, abs=1e-4)
         gold = FACTS[likelier].get(question)
         assert (answer.text, answer.abstained) == (gold or "", gold is None)
+
+
+@pytest.fixture
+def likely_folder(memory_folder: Path) -> Path:
+    """The bank, composed by the question's likelihood."""
+    change(memory_folder, lambda row: row.update(composition="question_likelihood"))
+    return memory_folder
+
+
+def test_only_the_likeliest_shard_writes_unless_all_are_to(
+    likely_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    load = ShardMemory.load.__func__
+    monkeypatch.setattr(
+        ShardMemory,
+        "load",
+        classmethod(lambda cls, path, *more: loads.append(path.name) or load(cls, path, *more)),
+    )
+    kept, streamed = (Bank.load(likely_folder, loaded_gb=gb) for gb in (0.0, 1e-6))
+    assert loads == ["shard-0", "shard-1"]
+    question = "Who runs Oder?"
+    scores = [question_logprob(likely_folder / f"shard-{shard}", question) for shard in (0, 1)]
+    likelier = scores.index(max(scores))
+    (heard, silent), (again, other) = (bank.votes([question])[0] for bank in (kept, streamed))
+    assert loads[2:] == ["shard-0", "shard-1", f"shard-{likelier}"], "both read, one writes"
+    alone, unheard = (
+        ShardMemory.load(likely_folder / f"shard-{shard}").answer([question])[0]
+        for shard in (likelier, 1 - likelier)
+    )
+    prompt = silent.raw.tokens
+    assert (heard.shard.id, heard.raw.text, heard.heard) == (likelier, alone.text, True)
+    assert heard.raw.tokens == alone.tokens + prompt, "read once, then answered"
+    assert (silent.raw.text, silent.verdict.abstained, silent.heard) == ("", True, False)
+    assert silent.raw.asked == question
+    assert 0 < prompt < alone.tokens
+    assert (again.raw, other.raw) == (heard.raw, silent.raw)
+    spoken, measured = kept.votes([question], all_write=True)[0]
+    assert spoken.raw == heard.raw
+    assert (measured.raw.text, measured.raw.tokens) == (unheard.text, unheard.tokens + prompt)
+    assert (measured.verdict.abstained, measured.heard) == (True, False)
+
+
+def test_of_equal_shards_the_lower_id_writes(likely_folder: Path) -> None:
+    shutil.rmtree(likely_folder / "shard-1")
+    shutil.copytree(likely_folder / "shard-0", likely_folder / "shard-1")
+    for row in Bank.load(likely_folder).votes([*QUESTIONS, *QUESTIONS[:2]], batch_size=3):
+        assert [vote.shard.id for vote in row] == [0, 1]
+        assert [vote.heard for vote in row] == [True, False]
+    assert Bank.load(likely_folder, loaded_gb=1e-6).votes([]) == []
+
+
+def test_a_reworded_question_is_read_in_all_its_wordings(likely_folder: Path) -> None:
+    for shard in (0, 1):
+        folder = likely_folder / f"shard-{shard}"
+        replace(default_calibration(), reworded=True).save(folder)
+    question = "What does the Tarn plant make for the regulator of the northern region?"
+    texts = wordings(question)
+    assert len(texts) == 2
+    votes = Bank.load(likely_folder).votes([question])[0]
+    for vote in votes:
+        folder = likely_folder / f"shard-{vote.shard.id}"
+        liked = [question_logprob(folder, text) for text in texts]
+        assert liked[0] != pytest.approx(liked[1], abs=1e-2)
+        assert vote.question_logprob == pytest.approx(sum(liked) / 2, abs=1e-4)
 
 
 def test_one_long_question_does_not_part_the_others(shard_folders: list[Path]) -> None:
@@ -176,8 +240,7 @@ def test_question_likelihood_is_that_of_a_plain_forward_pass_in_any_batch(
     memory = ShardMemory.load(shard_folders[0])
     for size, room in ((1, 1 << 27), (8, 1 << 27), (8, 30_000)):
         monkeypatch.setattr(question_likelihood, "_MOST_LOGITS", room)  # 30,000: a few rows at once
-        answers = memory.answer(QUESTIONS, size, likelihood=True)
-        assert [a.question_logprob for a in answers] == pytest.approx(
+        assert [found.logprob for found in memory.read(QUESTIONS, size)] == pytest.approx(
             [question_logprob(shard_folders[0], question) for question in QUESTIONS], abs=1e-4
         )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import pytest
 
-from memo_dist.memory.answering import FEATURES, RawAnswer
-from memo_dist.memory.wordings import answer_wordings, most_certain, wordings
+from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
+from memo_dist.memory.wordings import answer_wordings, most_certain, read_wordings, wordings
 
 CERTAINTY, AGREEMENT = FEATURES.index("mean_logprob"), FEATURES.index("agreement")
 
@@ -22,18 +21,22 @@ def raw(text: str, certainty: float) -> RawAnswer:
 class Scripted:
     """Two shards that answer every text with a line of a table; keeps what it was asked."""
 
+    shards = (0, 3)
     streams = False
 
     def __init__(self, table: dict[str, RawAnswer]) -> None:
         self.table = table
-        self.asked: list[list[str]] = []
+        self.asked: list[dict[int, list[str]]] = []
 
     def answer(
-        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+        self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
-        self.asked.append(list(questions))
+        self.asked.append({shard: list(texts) for shard, texts in asked.items()})
         other = raw("another", -2.0)
-        return {0: [self.table[q] for q in questions], 3: [other for _ in questions]}
+        return {k: [other if k else self.table[text] for text in asked[k]] for k in asked}
+
+    def read(self, questions: Sequence[str], batch_size: int) -> dict[int, list[Reading]]:
+        return {k: [Reading(-k - len(q), len(q), 0.5) for q in questions] for k in self.shards}
 
 
 def test_the_search_box_wording_is_asked_too() -> None:
@@ -56,10 +59,17 @@ def test_the_more_certain_wording_answers() -> None:
     assert (best.tokens, best.seconds) == (20, 1.0)
 
 
-def test_the_question_counts_in_all_its_wordings() -> None:
-    likelihoods = (-2.0, -0.5, -3.5)
-    answers = [replace(raw("ice", -1.0), question_logprob=value) for value in likelihoods]
-    assert most_certain(answers).question_logprob == -2.0
+@pytest.mark.parametrize("reworded", [False, True])
+def test_questions_are_read_in_the_wordings_that_are_asked(reworded: bool) -> None:
+    long, short = "How long does the battery of the Tessmar 40 last?", "Who is it?"
+    read = read_wordings(Scripted({}), [long, short], 8, reworded)
+    lengths = [len(text) for text in (wordings(long) if reworded else (long,))]
+    assert len(set(lengths)) == (2 if reworded else 1)
+    for shard in (0, 3):
+        first, second = read[shard]
+        assert first.logprob == pytest.approx(-shard - sum(lengths) / len(lengths))
+        assert (first.tokens, first.seconds) == (sum(lengths), 0.5 * len(lengths))
+        assert second == Reading(-shard - len(short), len(short))
 
 
 def test_agreement_is_counted_on_normalised_text_and_the_first_of_equals_wins() -> None:
@@ -72,15 +82,16 @@ def test_all_wordings_of_all_questions_run_in_one_call() -> None:
     long, short = "How long does the battery of the Tessmar 40 last?", "Who is it?"
     first, second = wordings(long)
     memory = Scripted({first: raw("a", -0.5), second: raw("b", -0.2), short: raw("c", -0.3)})
-    answers = answer_wordings(memory, [long, short], 8, reworded=True)
-    assert memory.asked == [[first, second, short]]
+    answers = answer_wordings(memory, {0: [long, short], 3: [short, long]}, 8, reworded=True)
+    assert memory.asked == [{0: [first, second, short], 3: [short, first, second]}]
     assert [a.text for a in answers[0]] == ["b", "c"]
-    assert [a.tokens for a in answers[3]] == [20, 10]
+    assert [a.tokens for a in answers[3]] == [10, 20]
     assert [a.features[AGREEMENT] for a in answers[3]] == [1.0, 1.0]
 
 
 def test_without_rewording_each_question_is_asked_once() -> None:
     question = "How long does the battery of the Tessmar 40 last?"
     memory = Scripted({question: raw("a", -0.5)})
-    assert [a.text for a in answer_wordings(memory, [question], 8, reworded=False)[0]] == ["a"]
-    assert memory.asked == [[question]]
+    answers = answer_wordings(memory, {0: [question]}, 8, reworded=False)
+    assert [a.text for a in answers[0]] == ["a"]
+    assert memory.asked == [{0: [question]}]

@@ -258,19 +258,28 @@ def test_kept_adapter_is_a_peft_folder_without_a_machine_path(adapters, base):
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_adapters_in_one_batch_answer_like_each_alone(batch_size, adapters, base):
     together = AdapterShards.load(base.path, adapters, max_answer_tokens=8)
-    answers = together.answer(QUESTIONS, batch_size, likelihood=True)
-    assert list(answers) == [0, 1, 2]
+    parts = {0: QUESTIONS, 1: QUESTIONS[::-1], 2: QUESTIONS[:1]}
+    answers, read = together.answer(parts, batch_size), together.read(QUESTIONS, batch_size)
+    assert list(answers) == list(read) == [0, 1, 2]
     first = FEATURES.index("first_logprob")
     for shard, folder in adapters.items():
         alone = AdapterShards.load(base.path, {shard: folder}, max_answer_tokens=8)
-        others = alone.answer(QUESTIONS, 1, likelihood=True)[shard]
+        liked = [found.logprob for found in alone.read(QUESTIONS, 1)[shard]]
+        assert [found.logprob for found in read[shard]] == pytest.approx(liked, abs=1e-3)
+        others = alone.answer({shard: parts[shard]}, 1)[shard]
         for one, other in zip(answers[shard], others, strict=True):
-            assert one.question_logprob == pytest.approx(other.question_logprob, abs=1e-3)
             assert one.text == other.text
             assert one.tokens == other.tokens
             assert one.features == pytest.approx(other.features, abs=1e-3)
-    assert len({answers[shard][0].features[first] for shard in adapters}) == 3
-    assert len({answers[shard][0].question_logprob for shard in adapters}) == 3
+    same = (answers[0][0], answers[1][-1], answers[2][0])
+    assert len({answer.features[first] for answer in same}) == 3
+    assert len({read[shard][0].logprob for shard in adapters}) == 3
+    few = together.answer({2: QUESTIONS[:1], 0: QUESTIONS[1:]}, batch_size)
+    texts = {shard: [answer.text for answer in found] for shard, found in few.items()}
+    assert texts == {
+        2: [answers[2][0].text],
+        0: [answer.text for answer in answers[0][1:]],
+    }
 
 
 def test_adapters_hold_the_base_once(adapters, base):

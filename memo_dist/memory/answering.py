@@ -45,12 +45,10 @@ class RawAnswer:
 
     Attributes:
         text: the answer, without special tokens.
-        features: one float a name in :data:`FEATURES`.
+        features: one float a name in :data:`FEATURES`; none of a shard that was not to answer.
         tokens: prompt and generated tokens.
         seconds: wall-clock seconds, this question's share of its batch.
         asked: the wording that was answered.
-        question_logprob: mean log-probability of the question's tokens and of the turn's end
-            behind them, nats; 0 unless asked for.
     """
 
     text: str
@@ -58,7 +56,22 @@ class RawAnswer:
     tokens: int
     seconds: float = field(default=0.0, compare=False)
     asked: str = ""
-    question_logprob: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How likely a shard memory finds a question.
+
+    Attributes:
+        logprob: mean log-probability of the question's tokens and of the turn's end behind them,
+            nats, of 6 digits: nearer ones are alike up to rounding.
+        tokens: of the prompt.
+        seconds: wall-clock seconds, this question's share of its batch.
+    """
+
+    logprob: float
+    tokens: int
+    seconds: float = field(default=0.0, compare=False)
 
 
 class ShardMemory:
@@ -120,7 +133,6 @@ class ShardMemory:
         questions: Sequence[str],
         batch_size: int = 16,
         adapters: Sequence[str] | None = None,
-        likelihood: bool = False,
     ) -> list[RawAnswer]:
         """Answer every question, in the given order.
 
@@ -132,34 +144,48 @@ class ShardMemory:
             batch_size: rows of one batch.
             adapters: for a PEFT model, the adapter that answers each question; rows of
                 different adapters share a batch.
-            likelihood: also how likely the questions themselves are, one forward pass more.
 
         Raises:
             UsageError: a question does not fit into the model's positions.
         """
-        prompts = [self._format.prompt_ids(question) for question in questions]
-        for question, prompt in zip(questions, prompts, strict=True):
-            self._check_length(question, len(prompt))
+        prompts = self._prompts(questions)
         answers: dict[int, RawAnswer] = {}
-        start = time.perf_counter()
-        liked = [0.0] * len(questions)
-        if likelihood:
-            read = question_log_probs(self._model, self._format, questions, batch_size, adapters)
-            liked = [round(found.mean, 6) for found in read]
-        reading = (time.perf_counter() - start) / max(len(questions), 1)
         for batch in _batches([len(prompt) for prompt in prompts], batch_size):
             names = {"adapter_names": [adapters[i] for i in batch]} if adapters else {}
             replies = self._answer_batch([prompts[i] for i in batch], names)
             answers.update(zip(batch, replies, strict=True))
+        return [replace(answers[i], asked=question) for i, question in enumerate(questions)]
+
+    def read(
+        self,
+        questions: Sequence[str],
+        batch_size: int = 16,
+        adapters: Sequence[str] | None = None,
+    ) -> list[Reading]:
+        """How likely the memory finds each question, in the given order: one forward pass.
+
+        Args:
+            questions: what is read.
+            batch_size: most rows of one batch.
+            adapters: as in :meth:`answer`.
+
+        Raises:
+            UsageError: a question does not fit into the model's positions.
+        """
+        prompts = self._prompts(questions)
+        start = time.perf_counter()
+        found = question_log_probs(self._model, self._format, questions, batch_size, adapters)
+        seconds = (time.perf_counter() - start) / max(len(questions), 1)
         return [
-            replace(
-                answers[i],
-                asked=question,
-                question_logprob=liked[i],
-                seconds=answers[i].seconds + reading,
-            )
-            for i, question in enumerate(questions)
+            Reading(round(read.mean, 6), len(prompt), seconds)
+            for read, prompt in zip(found, prompts, strict=True)
         ]
+
+    def _prompts(self, questions: Sequence[str]) -> list[list[int]]:
+        prompts = [self._format.prompt_ids(question) for question in questions]
+        for question, prompt in zip(questions, prompts, strict=True):
+            self._check_length(question, len(prompt))
+        return prompts
 
     def _check_length(self, question: str, tokens: int) -> None:
         positions = getattr(self._model.config, "max_position_embeddings", _DEFAULT_POSITIONS)

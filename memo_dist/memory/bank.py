@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memo_dist.errors import UsageError
-from memo_dist.memory.answering import RawAnswer
+from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
 from memo_dist.memory.loading import Memories, Voice, load_memories
 from memo_dist.memory.manifest import (
@@ -18,7 +18,7 @@ from memo_dist.memory.manifest import (
 )
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.types import Answer
-from memo_dist.memory.wordings import answer_wordings
+from memo_dist.memory.wordings import answer_wordings, read_wordings
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,22 @@ class Vote:
     """One shard's answer to a question, and what its calibration says of it.
 
     Attributes:
-        shard, raw, verdict: who, what, and how sure.
-        heard: it may answer; False where the question's likelihood has chosen another shard.
+        shard, raw, verdict: who, what, and how sure. Of a bank by question likelihood tokens and
+            seconds include the reading of the question before.
+        heard: it may answer; False where the question's likelihood has chosen another shard,
+            which as a rule is the only one that writes: this one has no text, and abstains.
+        question_logprob: of a bank by question likelihood, see ``Reading``; else 0.
     """
 
     shard: BankShard
     raw: RawAnswer
     verdict: Verdict
     heard: bool = True
+    question_logprob: float = 0.0
 
 
 class Bank:
-    """Asks every shard memory and gives the answer of one of them.
+    """Shard memories of which one answers.
 
     Which one, is the bank's composition. ``confidence``: the most confident one that does not
     abstain. ``question_likelihood``: the one whose model finds the question likeliest, as query
@@ -126,19 +130,30 @@ class Bank:
         votes = self.votes(questions, batch_size)
         return [_decide(question, row) for question, row in zip(questions, votes, strict=True)]
 
-    def votes(self, questions: Sequence[str], batch_size: int = 16) -> list[list[Vote]]:
+    def votes(
+        self, questions: Sequence[str], batch_size: int = 16, all_write: bool = False
+    ) -> list[list[Vote]]:
         """What every shard says to each question: by question, then most believed first.
 
-        Where one shard is chosen by the question's likelihood the others count as abstaining.
+        Of a bank by question likelihood all shards read a question, and the one that finds it
+        likeliest writes; the others count as abstaining, and follow by likelihood.
+
+        Args:
+            questions: what is asked.
+            batch_size: rows of one batch.
+            all_write: let shards that are not heard write as well, to measure what they know.
 
         Raises:
             UsageError: a question is longer than a memory can read.
         """
-        raws: dict[int, list[RawAnswer]] = {}
-        for memory in self._memories:
-            raws |= answer_wordings(memory, questions, batch_size, self._reworded, self._likelihood)
+        if not questions:
+            return []
+        if self._likelihood:
+            return self._likeliest(questions, batch_size, all_write)
+        everything = dict.fromkeys((shard.id for shard in self.shards), range(len(questions)))
+        raws = self._write(questions, everything, batch_size)
         return [
-            self._ranked([raws[shard.id][i] for shard in self.shards])
+            self._ranked([raws[shard.id, i] for shard in self.shards])
             for i in range(len(questions))
         ]
 
@@ -160,18 +175,63 @@ class Bank:
         return {shard.id: found[shard.id] for shard in self.shards}
 
     def _ranked(self, raws: Sequence[RawAnswer]) -> list[Vote]:
+        """Votes by confidence; those that abstain come last."""
         pairs = zip(self.shards, raws, strict=True)
         votes = [Vote(shard, raw, shard.calibration.judge(raw)) for shard, raw in pairs]
         # sorted() is stable, so equals keep the order of the shard ids.
-        if self._likelihood:
-            first, *others = sorted(votes, key=lambda v: -v.raw.question_logprob)
-            return [first, *map(_unheard, others)]
         return sorted(votes, key=lambda v: (v.verdict.abstained, -v.verdict.confidence))
 
+    def _likeliest(
+        self, questions: Sequence[str], batch_size: int, all_write: bool
+    ) -> list[list[Vote]]:
+        """Votes by the question's likelihood, the lower shard id first among equals."""
+        read: dict[int, list[Reading]] = {}
+        for memory in self._memories:
+            read |= read_wordings(memory, questions, batch_size, self._reworded)
+        ranks = [
+            sorted(self.shards, key=lambda shard: -read[shard.id][i].logprob)
+            for i in range(len(questions))
+        ]
+        writers = {
+            shard.id: [i for i, rank in enumerate(ranks) if all_write or rank[0] is shard]
+            for shard in self.shards
+        }
+        raws = self._write(questions, writers, batch_size)
+        return [
+            [
+                _likely_vote(question, shard, raws.get((shard.id, i)), read[shard.id][i], rank[0])
+                for shard in rank
+            ]
+            for i, (question, rank) in enumerate(zip(questions, ranks, strict=True))
+        ]
 
-def _unheard(vote: Vote) -> Vote:
-    """The vote of a shard that another one was chosen over: it has no say in fusion either."""
-    return replace(vote, verdict=replace(vote.verdict, abstained=True), heard=False)
+    def _write(
+        self, questions: Sequence[str], writers: Mapping[int, Sequence[int]], batch_size: int
+    ) -> dict[tuple[int, int], RawAnswer]:
+        """Answers by shard and index of the question."""
+        found: dict[tuple[int, int], RawAnswer] = {}
+        for memory in self._memories:
+            asked = {k: [questions[i] for i in writers[k]] for k in memory.shards if writers[k]}
+            if not asked:  # a shard that is not in memory need not be brought there
+                continue
+            for shard, raws in answer_wordings(memory, asked, batch_size, self._reworded).items():
+                found |= {(shard, i): raw for i, raw in zip(writers[shard], raws, strict=True)}
+        return found
+
+
+def _likely_vote(
+    question: str, shard: BankShard, raw: RawAnswer | None, read: Reading, first: BankShard
+) -> Vote:
+    """The vote of a shard that read a question and, if it was to, answered it (``raw``)."""
+    if raw is None:
+        raw = RawAnswer("", (), read.tokens, read.seconds, question)
+        return Vote(shard, raw, Verdict(0.0, True), False, read.logprob)
+    verdict = shard.calibration.judge(raw)
+    tokens, seconds = raw.tokens + read.tokens, raw.seconds + read.seconds
+    raw = replace(raw, tokens=tokens, seconds=seconds)
+    if shard is not first:  # it has no say in fusion either
+        verdict = replace(verdict, abstained=True)
+    return Vote(shard, raw, verdict, shard is first, read.logprob)
 
 
 def _decide(question: str, ranked: Sequence[Vote]) -> Answer:

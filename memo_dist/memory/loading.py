@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import AutoTokenizer
 
 from memo_dist.cluster.resources import usable_memory
 from memo_dist.errors import RunError, UsageError
-from memo_dist.memory.answering import RawAnswer, ShardMemory, answering_device, load_frozen
+from memo_dist.memory.answering import (
+    RawAnswer,
+    Reading,
+    ShardMemory,
+    answering_device,
+    load_frozen,
+)
 from memo_dist.memory.base import resolve_base
 from memo_dist.memory.identity import hash_weights, weight_files, weights_dtype
 from memo_dist.memory.manifest import BankManifest
 
+_Found = TypeVar("_Found")
 _ROOM = 0.6
 """Share of a device's memory that shard weights may take where memory.loaded_gb=0; the rest is for
 keys and values, logits, and everything else on the machine."""
@@ -33,20 +40,28 @@ class Memories(Protocol):
     """One or more shards that answer together."""
 
     @property
+    def shards(self) -> tuple[int, ...]:
+        """Ids of the shards, sorted."""
+        ...
+
+    @property
     def streams(self) -> bool:
         """Whether weights are read anew for every call."""
         ...
 
     def answer(
-        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+        self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
-        """Each shard's raw answers, in the order of the questions.
+        """The raw answers of each of the shards that are asked, in the order of their questions.
 
         Args:
-            questions: what is asked.
+            asked: questions by shard.
             batch_size: rows of one batch.
-            likelihood: how likely each shard finds the questions is wanted too.
         """
+        ...
+
+    def read(self, questions: Sequence[str], batch_size: int) -> dict[int, list[Reading]]:
+        """How likely each shard finds each question, in their order."""
         ...
 
     def voices(self) -> dict[int, Voice]:
@@ -60,17 +75,21 @@ class LoadedShard:
     streams = False
 
     def __init__(self, shard: int, memory: ShardMemory) -> None:
-        self._shard, self._memory = shard, memory
+        self.shards, self._memory = (shard,), memory
 
     def answer(
-        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+        self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`."""
-        return {self._shard: self._memory.answer(questions, batch_size, likelihood=likelihood)}
+        return {shard: self._memory.answer(asked[shard], batch_size) for shard in asked}
+
+    def read(self, questions: Sequence[str], batch_size: int) -> dict[int, list[Reading]]:
+        """See :class:`Memories`."""
+        return {self.shards[0]: self._memory.read(questions, batch_size)}
 
     def voices(self) -> dict[int, Voice]:
         """See :class:`Memories`."""
-        return {self._shard: Voice(self._memory, None)}
+        return {self.shards[0]: Voice(self._memory, None)}
 
 
 class StreamedShard:
@@ -79,18 +98,25 @@ class StreamedShard:
     streams = True
 
     def __init__(self, shard: int, folder: Path, max_answer_tokens: int, device: str) -> None:
-        self._shard, self._folder = shard, folder
+        self.shards, self._folder = (shard,), folder
         self._max_answer_tokens, self._device = max_answer_tokens, device
 
     def answer(
-        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+        self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`."""
+        return self._loaded(lambda memory: memory.answer(asked, batch_size))
+
+    def read(self, questions: Sequence[str], batch_size: int) -> dict[int, list[Reading]]:
+        """See :class:`Memories`."""
+        return self._loaded(lambda memory: memory.read(questions, batch_size))
+
+    def _loaded(self, use: Callable[[LoadedShard], _Found]) -> _Found:
         memory = ShardMemory.load(self._folder, self._max_answer_tokens, self._device)
-        answers = memory.answer(questions, batch_size, likelihood=likelihood)
+        found = use(LoadedShard(self.shards[0], memory))
         del memory
         gc.collect()  # models hold cycles; the next shard must not wait for the collector
-        return {self._shard: answers}
+        return found
 
     def voices(self) -> dict[int, Voice]:
         """None: nothing stays loaded."""
@@ -98,7 +124,7 @@ class StreamedShard:
 
 
 class AdapterShards:
-    """Shards of kind adapter on one base: every question to every adapter in the same batches.
+    """Shards of kind adapter on one base: questions to all adapters in the same batches.
 
     PEFT applies to each row its own adapter (``adapter_names``), so the base is in memory once
     and runs once a batch, however many adapters there are.
@@ -108,7 +134,7 @@ class AdapterShards:
 
     def __init__(self, memory: ShardMemory, shards: Sequence[int]) -> None:
         """``memory`` holds a PEFT model whose adapters are named by :func:`adapter_name`."""
-        self._memory, self._shards = memory, tuple(shards)
+        self._memory, self.shards = memory, tuple(shards)
 
     @classmethod
     def load(
@@ -143,17 +169,33 @@ class AdapterShards:
         return cls(ShardMemory(model, tokenizer, max_answer_tokens), [first, *others])
 
     def answer(
-        self, questions: Sequence[str], batch_size: int, likelihood: bool = False
+        self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
-        """See :class:`Memories`; a batch has ``batch_size`` rows, adapters times questions."""
-        asked = [question for question in questions for _ in self._shards]
-        names = [adapter_name(shard) for _ in questions for shard in self._shards]
-        raws = self._memory.answer(asked, batch_size, names, likelihood)
-        return {shard: raws[i :: len(self._shards)] for i, shard in enumerate(self._shards)}
+        """See :class:`Memories`; the rows of a batch are of any adapter."""
+        return _by_adapter(self._memory.answer, asked, batch_size)
+
+    def read(self, questions: Sequence[str], batch_size: int) -> dict[int, list[Reading]]:
+        """See :class:`Memories`; the rows of a batch are of any adapter."""
+        return _by_adapter(self._memory.read, dict.fromkeys(self.shards, questions), batch_size)
 
     def voices(self) -> dict[int, Voice]:
         """See :class:`Memories`."""
-        return {shard: Voice(self._memory, adapter_name(shard)) for shard in self._shards}
+        return {shard: Voice(self._memory, adapter_name(shard)) for shard in self.shards}
+
+
+def _by_adapter(
+    ask: Callable[[list[str], int, list[str]], list[_Found]],
+    asked: Mapping[int, Sequence[str]],
+    batch_size: int,
+) -> dict[int, list[_Found]]:
+    """All shards' questions in one call, each with the name of its adapter."""
+    texts = [question for questions in asked.values() for question in questions]
+    owners = [shard for shard, questions in asked.items() for _ in questions]
+    found: dict[int, list[_Found]] = {shard: [] for shard in asked}
+    replies = ask(texts, batch_size, [adapter_name(shard) for shard in owners])
+    for shard, reply in zip(owners, replies, strict=True):
+        found[shard].append(reply)
+    return found
 
 
 def adapter_name(shard: int) -> str:

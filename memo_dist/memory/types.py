@@ -15,7 +15,7 @@ class Answer:
         abstained: the memory said that it does not know, or its confidence is below the
             calibrated threshold.
         sources: ids of the documents behind the answer, best first; empty when abstained.
-        shards: the bank shards that answered, the chosen one first.
+        shards: the bank shards that read the question or answered, the chosen one first.
         seconds: wall-clock seconds for this question (its share of a batch).
         tokens: prompt and generated tokens spent on this question.
         calls: models asked for it, each wording and attempt counted; 0: one for each shard.

@@ -8,14 +8,16 @@ whether the two agree is one of the numbers that confidence is calibrated on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from memo_dist.evaluation.metrics import normalise
-from memo_dist.memory.answering import FEATURES, RawAnswer
+from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
 from memo_dist.memory.loading import Memories
 from memo_dist.synthesis.embedded.keywords import search_words
 
+_Found = TypeVar("_Found")
 _CERTAINTY = FEATURES.index("mean_logprob")
 _AGREEMENT = FEATURES.index("agreement")
 
@@ -27,32 +29,65 @@ def wordings(question: str) -> tuple[str, ...]:
 
 
 def answer_wordings(
-    memory: Memories,
-    questions: Sequence[str],
-    batch_size: int,
-    reworded: bool,
-    likelihood: bool = False,
+    memory: Memories, asked: Mapping[int, Sequence[str]], batch_size: int, reworded: bool
 ) -> dict[int, list[RawAnswer]]:
     """As :meth:`Memories.answer`; ``reworded``: each question asked in all its wordings at once.
 
     A batch has ``batch_size`` rows, wordings counted.
     """
-    if not reworded:
-        return memory.answer(questions, batch_size, likelihood)
-    asked = [wordings(question) for question in questions]
-    raws = memory.answer([text for texts in asked for text in texts], batch_size, likelihood)
-    merged: dict[int, list[RawAnswer]] = {}
-    for shard, answers in raws.items():
-        rest = iter(answers)
-        merged[shard] = [most_certain([next(rest) for _ in texts]) for texts in asked]
-    return merged
+    texts = {shard: _all_wordings(questions, reworded) for shard, questions in asked.items()}
+    raws = memory.answer({shard: _flat(rows) for shard, rows in texts.items()}, batch_size)
+    return {
+        shard: [most_certain(answers) for answers in _by_question(raws[shard], rows)]
+        for shard, rows in texts.items()
+    }
+
+
+def read_wordings(
+    memory: Memories, questions: Sequence[str], batch_size: int, reworded: bool
+) -> dict[int, list[Reading]]:
+    """As :meth:`Memories.read`; ``reworded``: each question read in all its wordings at once.
+
+    The log-probability is the mean over wordings, tokens and seconds are those of all.
+    """
+    texts = _all_wordings(questions, reworded)
+    read = memory.read(_flat(texts), batch_size)
+    return {
+        shard: [_all_of(rows) for rows in _by_question(found, texts)]
+        for shard, found in read.items()
+    }
+
+
+def _all_of(readings: Sequence[Reading]) -> Reading:
+    logprob = sum(read.logprob for read in readings) / len(readings)
+    seconds = sum(read.seconds for read in readings)
+    return Reading(logprob, sum(read.tokens for read in readings), seconds)
+
+
+def _all_wordings(questions: Sequence[str], reworded: bool) -> list[tuple[str, ...]]:
+    return [wordings(question) if reworded else (question,) for question in questions]
+
+
+def _flat(texts: Sequence[Sequence[str]]) -> list[str]:
+    return [text for row in texts for text in row]
+
+
+def _by_question(found: Sequence[_Found], texts: Sequence[Sequence[str]]) -> list[list[_Found]]:
+    """What was found for all wordings in a row, by question."""
+    rows: list[list[_Found]] = [[] for _ in texts]
+    owners = (
+        row for row, wordings_of_one in zip(rows, texts, strict=True) for _ in wordings_of_one
+    )
+    for row, item in zip(owners, found, strict=True):
+        row.append(item)
+    return rows
 
 
 def most_certain(answers: Sequence[RawAnswer]) -> RawAnswer:
     """The answer with the highest mean log-probability, the first one of equals.
 
     Its agreement is the share of the answers with its (normalised) text; tokens and seconds are
-    those of all, the question's log-probability is the mean.
+    those of all.
     """
     best = max(answers, key=lambda answer: answer.features[_CERTAINTY])
     text = normalise(best.text)
@@ -61,7 +96,6 @@ def most_certain(answers: Sequence[RawAnswer]) -> RawAnswer:
     return replace(
         best,
         features=tuple(features),
-        question_logprob=sum(answer.question_logprob for answer in answers) / len(answers),
         tokens=sum(answer.tokens for answer in answers),
         seconds=sum(answer.seconds for answer in answers),
     )

@@ -149,7 +149,8 @@ def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folde
     memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
     questions = [row.question for row in held]
     reword = config.export.reword
-    answers = answer_wordings(memory, questions, config.evaluate.batch_size, reword)[shard]
+    size = config.evaluate.batch_size
+    answers = answer_wordings(memory, {shard: questions}, size, reword)[shard]
     gold = [None if row.kind == "abstain" else row.answer for row in held]
     fitted = fit_calibration(answers, gold, config.export.refusal)
     calibration = replace(fitted, reworded=reword)
