@@ -47,8 +47,8 @@ def broken(corpus, tmp_path_factory):
     log = run.parent / "log"
     driver = start("train", run, "train.epochs=40", log=log)
     stepped = run / "train" / f"shard-{VICTIM}" / "metrics.jsonl"
-    wait_until(stepped.exists, 120, "the first step of the victim", driver)
-    rank = wait_until(lambda: _rank_of(run, driver.pid, VICTIM), 120, "the rank", driver)
+    wait_until(stepped.exists, ENCODE_SECONDS, "the first step of the victim", driver)
+    rank = wait_until(lambda: _rank_of(run, driver.pid, VICTIM), ENCODE_SECONDS, "the rank", driver)
     rank.kill()
     code = driver.wait(ENCODE_SECONDS)
     return run, code, log.read_text()
