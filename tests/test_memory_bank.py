@@ -227,7 +227,8 @@ def test_one_long_question_does_not_part_the_others(shard_folders: list[Path]) -
         room = 64 * 100 * memory.model.config.vocab_size
         patch.setattr(question_likelihood, "_MOST_LOGITS", room)
         questions = ["Where is it? " * 12, *["Where?"] * 40]
-        question_likelihood.question_log_probs(memory.model, memory.chat, questions, 16)
+        prompts = [memory.chat.prompt_ids(question) for question in questions]
+        question_likelihood.question_log_probs(memory.model, memory.chat, prompts, 16)
     assert rows[0] < 41
     assert sum(rows) == 41
     assert max(rows) <= 16

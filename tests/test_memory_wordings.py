@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
+from memo_dist.memory.grouping import joined, parted
 from memo_dist.memory.wordings import answer_wordings, most_certain, read_wordings, wordings
 
 CERTAINTY, AGREEMENT = FEATURES.index("mean_logprob"), FEATURES.index("agreement")
@@ -95,3 +96,13 @@ def test_without_rewording_each_question_is_asked_once() -> None:
     answers = answer_wordings(memory, {0: [question]}, 8, reworded=False)
     assert [a.text for a in answers[0]] == ["a"]
     assert memory.asked == [{0: [question]}]
+
+
+def test_what_was_asked_together_comes_back_in_its_rows() -> None:
+    rows = {3: ["a", "b"], 1: [], 0: ["c"]}
+    items = joined(rows.values())
+    assert items == ["a", "b", "c"]
+    assert parted(items, [2, 0, 1]) == [["a", "b"], [], ["c"]]
+    for wrong in ([2, 0], [2, 0, 2]):
+        with pytest.raises(ValueError, match="3 items for"):
+            parted(items, wrong)

@@ -174,7 +174,7 @@ class ShardMemory:
         """
         prompts = self._prompts(questions)
         start = time.perf_counter()
-        found = question_log_probs(self._model, self._format, questions, batch_size, adapters)
+        found = question_log_probs(self._model, self._format, prompts, batch_size, adapters)
         seconds = (time.perf_counter() - start) / max(len(questions), 1)
         return [
             Reading(round(read.mean, 6), len(prompt), seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import AutoTokenizer
@@ -20,10 +20,10 @@ from memo_dist.memory.answering import (
     load_frozen,
 )
 from memo_dist.memory.base import resolve_base
+from memo_dist.memory.grouping import Item, joined, parted
 from memo_dist.memory.identity import hash_weights, weight_files, weights_dtype
 from memo_dist.memory.manifest import BankManifest
 
-_Found = TypeVar("_Found")
 _ROOM = 0.6
 """Share of a device's memory that shard weights may take where memory.loaded_gb=0; the rest is for
 keys and values, logits, and everything else on the machine."""
@@ -111,7 +111,7 @@ class StreamedShard:
         """See :class:`Memories`."""
         return self._loaded(lambda memory: memory.read(questions, batch_size))
 
-    def _loaded(self, use: Callable[[LoadedShard], _Found]) -> _Found:
+    def _loaded(self, use: Callable[[LoadedShard], Item]) -> Item:
         memory = ShardMemory.load(self._folder, self._max_answer_tokens, self._device)
         found = use(LoadedShard(self.shards[0], memory))
         del memory
@@ -184,18 +184,15 @@ class AdapterShards:
 
 
 def _by_adapter(
-    ask: Callable[[list[str], int, list[str]], list[_Found]],
+    ask: Callable[[list[str], int, list[str]], list[Item]],
     asked: Mapping[int, Sequence[str]],
     batch_size: int,
-) -> dict[int, list[_Found]]:
+) -> dict[int, list[Item]]:
     """All shards' questions in one call, each with the name of its adapter."""
-    texts = [question for questions in asked.values() for question in questions]
-    owners = [shard for shard, questions in asked.items() for _ in questions]
-    found: dict[int, list[_Found]] = {shard: [] for shard in asked}
-    replies = ask(texts, batch_size, [adapter_name(shard) for shard in owners])
-    for shard, reply in zip(owners, replies, strict=True):
-        found[shard].append(reply)
-    return found
+    lengths = [len(questions) for questions in asked.values()]
+    names = joined([adapter_name(shard)] * len(questions) for shard, questions in asked.items())
+    replies = ask(joined(asked.values()), batch_size, names)
+    return dict(zip(asked, parted(replies, lengths), strict=True))
 
 
 def adapter_name(shard: int) -> str:

@@ -33,11 +33,11 @@ class QuestionLogProb(NamedTuple):
 def question_log_probs(
     model: Any,
     chat: ChatFormat,
-    questions: Sequence[str],
+    prompts: Sequence[list[int]],
     batch_size: int,
     adapters: Sequence[str] | None = None,
 ) -> list[QuestionLogProb]:
-    """Read each question in a chat format's user turn.
+    """How likely the question in each prompt is.
 
     The logits of all positions are needed: as few rows run at once as keep them small. Questions
     of similar length run together.
@@ -45,14 +45,13 @@ def question_log_probs(
     Args:
         model: a loaded causal language model.
         chat: its format.
-        questions: what is read.
+        prompts: token ids of questions in its user turn (``chat.prompt_ids``).
         batch_size: most rows of one forward pass.
-        adapters: of a PEFT model, the adapter that reads each question.
+        adapters: of a PEFT model, the adapter that reads each prompt.
 
     Returns:
-        In the order of the questions.
+        In the order of the prompts.
     """
-    prompts = [chat.prompt_ids(question) for question in questions]
     vocabulary = int(model.config.get_text_config().vocab_size)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     found: dict[int, QuestionLogProb] = {}

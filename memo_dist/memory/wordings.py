@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from memo_dist.evaluation.metrics import normalise
 from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
+from memo_dist.memory.grouping import Item, joined, parted
 from memo_dist.memory.loading import Memories
 from memo_dist.synthesis.embedded.keywords import search_words
 
-_Found = TypeVar("_Found")
 _CERTAINTY = FEATURES.index("mean_logprob")
 _AGREEMENT = FEATURES.index("agreement")
 
@@ -36,7 +35,7 @@ def answer_wordings(
     A batch has ``batch_size`` rows, wordings counted.
     """
     texts = {shard: _all_wordings(questions, reworded) for shard, questions in asked.items()}
-    raws = memory.answer({shard: _flat(rows) for shard, rows in texts.items()}, batch_size)
+    raws = memory.answer({shard: joined(rows) for shard, rows in texts.items()}, batch_size)
     return {
         shard: [most_certain(answers) for answers in _by_question(raws[shard], rows)]
         for shard, rows in texts.items()
@@ -51,7 +50,7 @@ def read_wordings(
     The log-probability is the mean over wordings, tokens and seconds are those of all.
     """
     texts = _all_wordings(questions, reworded)
-    read = memory.read(_flat(texts), batch_size)
+    read = memory.read(joined(texts), batch_size)
     return {
         shard: [_all_of(rows) for rows in _by_question(found, texts)]
         for shard, found in read.items()
@@ -68,19 +67,9 @@ def _all_wordings(questions: Sequence[str], reworded: bool) -> list[tuple[str, .
     return [wordings(question) if reworded else (question,) for question in questions]
 
 
-def _flat(texts: Sequence[Sequence[str]]) -> list[str]:
-    return [text for row in texts for text in row]
-
-
-def _by_question(found: Sequence[_Found], texts: Sequence[Sequence[str]]) -> list[list[_Found]]:
+def _by_question(found: Sequence[Item], texts: Sequence[Sequence[str]]) -> list[list[Item]]:
     """What was found for all wordings in a row, by question."""
-    rows: list[list[_Found]] = [[] for _ in texts]
-    owners = (
-        row for row, wordings_of_one in zip(rows, texts, strict=True) for _ in wordings_of_one
-    )
-    for row, item in zip(owners, found, strict=True):
-        row.append(item)
-    return rows
+    return parted(found, [len(row) for row in texts])
 
 
 def most_certain(answers: Sequence[RawAnswer]) -> RawAnswer:

@@ -34,7 +34,8 @@ class Reader:
     def read(self, questions: Sequence[str], batch_size: int) -> list[QuestionLogProb]:
         """See :func:`~memo_dist.memory.question_likelihood.question_log_probs`."""
         names = [self.adapter] * len(questions) if self.adapter else None
-        return question_log_probs(self.model, self.chat, questions, batch_size, names)
+        prompts = [self.chat.prompt_ids(question) for question in questions]
+        return question_log_probs(self.model, self.chat, prompts, batch_size, names)
 
 
 class Familiarity:
