@@ -1,6 +1,7 @@
 """``memo-dist plan``: known numbers from a hand-made law, intervals, errors, table and JSON."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -15,22 +16,24 @@ from memo_dist.scaling.corpus_sample import CorpusSample, Quantity
 from memo_dist.scaling.law_file import read_law, write_law
 from memo_dist.scaling.laws import Interval, RecallLaw
 from memo_dist.scaling.plan_models import backbone, choose_memory
-from memo_dist.scaling.plan_size import needed_size, published_capacity
+from memo_dist.scaling.plan_size import needed_size, promised_recall, published_capacity
+from memo_dist.scaling.recipe import Recipe
 
 ABOUT = {"base": "scratch", "corpus": "hand-made", "exposures": 10, "versions": {"memo_dist": "0"}}
+RECIPE = Recipe(1024, 512, lr=0.025, lr_exponent=0.75, warmup_fraction=0.02)
 
 
 def hand_made(top=0.95, half=100.0, slope=2.0):
     best = np.array([np.log(top / (1 - top)), np.log(half), np.log(slope)])
     draws = best + np.random.default_rng(1).normal(0, 0.05, (200, 3))
     numbers = [Interval(value, 0.9 * value, 1.1 * value) for value in (top, half, slope)]
-    return RecallLaw(*numbers, points=[], best=best, draws=draws)
+    return RecallLaw(*numbers, spread=0.02, points=[], best=best, draws=draws)
 
 
 @pytest.fixture(scope="module")
 def law_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("law") / "law.json"
-    write_law(path, hand_made(), ABOUT)
+    write_law(path, hand_made(), RECIPE, ABOUT)
     return path
 
 
@@ -50,7 +53,7 @@ def size(law, *overrides, exposures=200.0):
 def test_a_law_survives_its_file(law_path):
     read = read_law(law_path)
     law = hand_made()
-    assert read.about == ABOUT
+    assert (read.about, read.recipe, read.law.spread) == (ABOUT, RECIPE, 0.02)
     assert (read.law.top, read.law.half, read.law.slope) == (law.top, law.half, law.slope)
     assert read.law.best == pytest.approx(law.best)
     assert np.array_equal(read.law.draws, law.draws)
@@ -79,6 +82,37 @@ def test_size_by_the_anchor():
     assert found.parameters.low == pytest.approx(12_500 * 0.905 * 0.6 / 2)
     assert found.parameters.high == pytest.approx(12_500 * 1.095 * 1.3 * 2)
     assert "not a measurement" in found.assumptions[0]
+
+
+def test_a_promise_holds_the_laws_doubt_and_that_of_one_memory(law_path):
+    file, wanted = read_law(law_path), load_config([], [])
+    found = promised_recall(sample(), wanted, file, 100_000)
+    assert found.value == pytest.approx(0.475)  # half of the top at x0 = 100 parameters a fact
+    doubt = replace(file, law=replace(file.law, spread=0.1))
+    wider = promised_recall(sample(), wanted, doubt, 100_000)
+    assert wider.low < found.low < 0.475 < found.high < wider.high
+    assert promised_recall(sample(), wanted, doubt, 10**9).high == 1
+
+
+def test_a_plan_by_a_law_proposes_its_recipe(capsys, corpus, law_path):
+    plan = planned(capsys, corpus, f"plan.law={law_path}", "plan.recall=0.8")
+    size, told = plan["quantities"]["shard_parameters"]["value"], plan["quantities"]["recall"]
+    assert told["low"] < told["value"] < told["high"]
+    pasted = load_config([], plan["overrides"])
+    assert pasted.memory.scratch.vocabulary == RECIPE.vocabulary
+    train = pasted.train
+    assert train.lr == pytest.approx(0.025 * (size / 10_000) ** -0.75, rel=0.01)
+    assert (train.epochs, train.batch_tokens, train.schedule) == (10, 512, "cosine")
+    assert (train.weight_decay, train.warmup_fraction, list(train.betas)) == (0, 0.02, [0.9, 0.98])
+    assert pasted.memory.base == "scratch"
+
+
+def test_a_law_of_another_base_proposes_no_recipe(capsys, corpus, law_path, tmp_path):
+    other = tmp_path / "law.json"
+    other.write_text(json.dumps({**json.loads(law_path.read_text()), "base": "smollm2-135m"}))
+    plan = planned(capsys, corpus, f"plan.law={other}", "plan.recall=0.8")
+    assert not any(line.startswith("train.") for line in plan["overrides"])
+    assert "memory.scratch.vocabulary=4096" in plan["overrides"]
 
 
 def test_a_recall_above_the_law(law_path):
@@ -139,7 +173,9 @@ def test_json_equals_table(capsys, corpus, law_path):
         assert _number(row["value"], row["unit"]) in line
         assert row["low"] == row["high"] or _number(row["high"], row["unit"]) in line
     assert plan["verdict"] in done.stdout
-    assert all(line in done.stdout for line in plan["overrides"] + plan["assumptions"])
+    assert all(line in done.stdout for line in plan["assumptions"])
+    pasted = next(x for x in done.stdout.splitlines() if x.startswith("overrides: "))
+    assert shlex.split(pasted.removeprefix("overrides: ")) == plan["overrides"]
 
 
 def test_numbers_of_a_whole_corpus(capsys, corpus):
@@ -198,6 +234,9 @@ def test_missing_corpus(capsys, tmp_path):
         ({"s": [0, 0, 0]}, "s=0.0 must be above 0"),
         ({"exposures": "many"}, "exposures=many"),
         ({"schema_version": 9}, "no law file of schema_version 1"),
+        ({"spread": -1}, "spread=-1 must be at least 0"),
+        ({"recipe": 3}, "recipe.vocabulary=None must be a number"),
+        ({"recipe": {**RECIPE.to_json(), "lr": "fast"}}, "recipe.lr=fast must be a number"),
     ],
 )
 def test_broken_law_files(law_path, tmp_path, change, message):
@@ -210,7 +249,7 @@ def test_broken_law_files(law_path, tmp_path, change, message):
 
 def test_a_law_file_says_what_it_was_measured_on(tmp_path):
     with pytest.raises(UsageError, match="exposures, versions"):
-        write_law(tmp_path / "law.json", hand_made(), {"base": "scratch", "corpus": "c"})
+        write_law(tmp_path / "law.json", hand_made(), RECIPE, {"base": "scratch", "corpus": "c"})
 
 
 def test_draws_that_never_reach_the_recall(law_path):

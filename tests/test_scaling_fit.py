@@ -104,6 +104,7 @@ def test_recall_law():
     law = fit_recall(taught(), resamples=60, seed=1)
     assert law.top.value == pytest.approx(0.9, abs=0.04)
     assert law.half.value == pytest.approx(900, rel=0.15)
+    assert law.spread == pytest.approx(0.01, rel=0.5)  # of the noise that is in the points
     wanted = law.parameters_per_fact(0.6)
     assert law.recall(wanted.value).value == pytest.approx(0.6, abs=1e-6)
     assert law.parameters_per_fact(0.99) is None

@@ -5,6 +5,7 @@ docs/planning.md has the formulas and their sources.
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,14 @@ from memo_dist.scaling.corpus_sample import TEMPLATE_TOKENS, CorpusSample, sampl
 from memo_dist.scaling.law_file import LawFile
 from memo_dist.scaling.laws import Interval
 from memo_dist.scaling.plan_models import HALF_BYTES, MemoryChoice, backbone, choose_memory
-from memo_dist.scaling.plan_size import BITS_BAND, Size, bits, find_law, needed_size
+from memo_dist.scaling.plan_size import (
+    BITS_BAND,
+    Size,
+    bits,
+    find_law,
+    needed_size,
+    promised_recall,
+)
 from memo_dist.synthesis.asking.limits import CHARS_PER_TOKEN
 from memo_dist.synthesis.asking.spending import Spending, has_prices
 from memo_dist.synthesis.estimate import estimate, hours
@@ -103,6 +111,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
             plan.recall, or a base that is not on this machine.
     """
     law = find_law(config)
+    config = _with_vocabulary(config, law)
     with tempfile.TemporaryDirectory(prefix="memo-plan-") as name:
         folder = Path(name) / "corpus"
         build_corpus(corpus, folder, config.corpus)
@@ -116,6 +125,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
     rows = [
         *_corpus_rows(sample, config),
         Row("parameters", "parameters needed", "", size.parameters),
+        *_promise_rows(sample, memory, config, law),
         *_training_rows(sample, memory, config, epochs),
         *_inference_rows(memory, config),
         *spending,
@@ -124,7 +134,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
         corpus=str(corpus),
         rows=rows,
         verdict=memory.verdict,
-        overrides=memory.overrides,
+        overrides=[*memory.overrides, *_recipe_overrides(memory, config, law, epochs)],
         source=size.source,
         assumptions=_assumptions(sample, size, config, epochs),
     )
@@ -143,6 +153,38 @@ def _epochs(config: Config, law: LawFile | None) -> int:
     if law is not None and not config.train.epochs:
         return max(1, round(float(law.about["exposures"])))
     return passes(config.train, config.memory.base == SCRATCH_NAME)
+
+
+def _is_of_base(config: Config, law: LawFile | None) -> bool:
+    """Whether there is a law of a base that is trained from scratch, and such a base is planned."""
+    return law is not None and law.about["base"] == config.memory.base == SCRATCH_NAME
+
+
+def _with_vocabulary(config: Config, law: LawFile | None) -> Config:
+    """The configuration, with the vocabulary that the law's memories had."""
+    if law is None or not _is_of_base(config, law):
+        return config
+    scratch = replace(config.memory.scratch, vocabulary=law.recipe.vocabulary)
+    return replace(config, memory=replace(config.memory, scratch=scratch))
+
+
+def _recipe_overrides(
+    memory: MemoryChoice, config: Config, law: LawFile | None, epochs: int
+) -> list[str]:
+    """The recipe that the law was measured with."""
+    if law is None or not _is_of_base(config, law):
+        return []
+    return law.recipe.overrides(memory.model.shape.parameters, epochs)
+
+
+def _promise_rows(
+    sample: CorpusSample, memory: MemoryChoice, config: Config, law: LawFile | None
+) -> Iterator[Row]:
+    """What the law promises the proposed memory, which may be larger than what is needed."""
+    if law is not None:
+        parameters = memory.shards * memory.model.shape.parameters
+        promised = promised_recall(sample, config, law, parameters)
+        yield Row("recall", "recall on unseen wordings, promised", "fraction", promised)
 
 
 def _corpus_rows(sample: CorpusSample, config: Config) -> Iterator[Row]:
@@ -253,7 +295,7 @@ def plan_text(plan: CorpusPlan) -> str:
         span = "" if row.interval.low == row.interval.high else f"{low} - {high}"
         unit = "" if row.unit == "B" else row.unit
         lines.append(f"{row.label:<{width}} {value:>12} {span:>24} {unit}".rstrip())
-    lines += ["", plan.verdict, "overrides: " + " ".join(plan.overrides), "", "assumptions:"]
+    lines += ["", plan.verdict, "overrides: " + shlex.join(plan.overrides), "", "assumptions:"]
     return "\n".join([*lines, *(f"- {line}" for line in plan.assumptions)]) + "\n"
 
 

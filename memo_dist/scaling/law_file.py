@@ -1,8 +1,10 @@
 """A recall law as a JSON file, so that one study's law can plan another corpus.
 
 The file holds ``schema_version``, ``base``, ``corpus``, ``exposures`` (passes over all wordings),
-``versions``, and the law R(x) = r / (1 + (x0 / x)^s), x in parameters a fact: ``r``, ``x0``, ``s``
-as [value, low, high], and ``draws``, the bootstrap's rows of [logit r, log x0, log s].
+``versions``, ``recipe`` (how the memories were trained, :class:`~memo_dist.scaling.recipe.Recipe`),
+and the law R(x) = r / (1 + (x0 / x)^s), x in parameters a fact: ``r``, ``x0``, ``s`` as [value,
+low, high], ``spread``, the standard deviation of single memories around it, and ``draws``, the
+bootstrap's rows of [logit r, log x0, log s].
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.scaling.laws import Interval, RecallLaw
+from memo_dist.scaling.recipe import Recipe
 
 SCHEMA_VERSION = 1
 _ABOUT = ("base", "corpus", "exposures", "versions")
@@ -31,19 +34,22 @@ class LawFile:
 
     Attributes:
         law: R(x), without the points it rests on.
+        recipe: how its memories were trained.
         about: ``base``, ``corpus``, ``exposures`` (passes) and ``versions``.
     """
 
     law: RecallLaw
+    recipe: Recipe
     about: dict[str, Any]
 
 
-def write_law(path: Path, law: RecallLaw, about: Mapping[str, Any]) -> None:
+def write_law(path: Path, law: RecallLaw, recipe: Recipe, about: Mapping[str, Any]) -> None:
     """Write a fitted law, atomically.
 
     Args:
         path: the file.
         law: fitted.
+        recipe: how its memories were trained.
         about: ``base``, ``corpus``, ``exposures`` and ``versions``.
 
     Raises:
@@ -57,9 +63,11 @@ def write_law(path: Path, law: RecallLaw, about: Mapping[str, Any]) -> None:
         {
             "schema_version": SCHEMA_VERSION,
             **{key: about[key] for key in _ABOUT},
+            "recipe": recipe.to_json(),
             "r": law.top.to_json(),
             "x0": law.half.to_json(),
             "s": law.slope.to_json(),
+            "spread": law.spread,
             "draws": np.asarray(law.draws, float).tolist(),
         },
     )
@@ -79,7 +87,7 @@ def read_law(path: Path) -> LawFile:
         raise UsageError(f"plan.law={path} is no JSON: {error}") from error
     if not isinstance(row, dict) or row.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(f"plan.law={path} is no law file of schema_version {SCHEMA_VERSION}")
-    missing = [key for key in (*_ABOUT, *_NAMES, "draws") if key not in row]
+    missing = [key for key in (*_ABOUT, "recipe", *_NAMES, "spread", "draws") if key not in row]
     if missing:
         raise UsageError(f"plan.law={path} lacks {', '.join(missing)}")
     exposures = row["exposures"]
@@ -89,8 +97,22 @@ def read_law(path: Path) -> LawFile:
     if top.value >= 1:
         raise UsageError(f"plan.law={path}: r={top.value} must lie below 1")
     best = [math.log(top.value / (1 - top.value)), math.log(half.value), math.log(slope.value)]
-    law = RecallLaw(top, half, slope, [], np.array(best), _draws(row["draws"], path))
-    return LawFile(law, {key: row[key] for key in _ABOUT})
+    spread, draws = _spread(row["spread"], path), _draws(row["draws"], path)
+    law = RecallLaw(top, half, slope, spread, [], np.array(best), draws)
+    return LawFile(law, _recipe(row["recipe"], path), {key: row[key] for key in _ABOUT})
+
+
+def _recipe(value: Any, path: Path) -> Recipe:
+    try:
+        return Recipe.from_json(value)
+    except ValueError as error:
+        raise UsageError(f"plan.law={path}: recipe.{error}") from error
+
+
+def _spread(value: Any, path: Path) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UsageError(f"plan.law={path}: spread={value} must be at least 0 and below 1")
+    return float(value)
 
 
 def _interval(value: Any, name: str, path: Path) -> Interval:

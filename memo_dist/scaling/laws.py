@@ -129,11 +129,13 @@ class RecallLaw:
 
     Attributes:
         top, half, slope: r, x0 (parameters a fact), s.
+        spread: standard deviation of single memories around the law.
     """
 
     top: Interval
     half: Interval
     slope: Interval
+    spread: float
     points: list[Point]
     best: np.ndarray
     draws: np.ndarray
@@ -142,6 +144,22 @@ class RecallLaw:
         """R."""
         draws = [float(_recall(theta, parameters_per_fact)) for theta in self.draws]
         return _interval(float(_recall(self.best, parameters_per_fact)), draws)
+
+    def promise(self, ratio: float, ratios: np.ndarray, seed: int) -> Interval:
+        """R of one memory that is yet to be trained: the law's doubt, and a memory's around it.
+
+        Args:
+            ratio: parameters a fact.
+            ratios: draws of it, where the number of facts is uncertain.
+            seed: pairs draws, and draws the spread.
+        """
+        chance = np.random.default_rng(seed)
+        laws = self.draws[chance.integers(len(self.draws), size=len(ratios))]
+        means = np.array([_recall(theta, x) for theta, x in zip(laws, ratios, strict=True)])
+        drawn = np.clip(means + chance.normal(0, self.spread, len(means)), 0, 1)
+        value = float(_recall(self.best, ratio))
+        found = _interval(value, drawn)
+        return Interval(value, min(found.low, value), max(found.high, value))
 
     def parameters_per_fact(self, recall: float) -> Interval | None:
         """x for a wanted recall; None where the law never reaches it."""
@@ -202,6 +220,7 @@ def fit_recall(points: Sequence[Point], resamples: int, seed: int) -> RecallLaw:
         top=_interval(_top(best), [_top(theta) for theta in draws]),
         half=_interval(math.exp(best[1]), np.exp(draws[:, 1])),
         slope=_interval(math.exp(best[2]), np.exp(draws[:, 2])),
+        spread=_spread(recalls - _recall(best, ratios), len(best)),
         points=list(points),
         best=best,
         draws=draws,
@@ -285,6 +304,11 @@ def _full(theta: np.ndarray, parameters: float, exposures: float) -> float:
 
 def _recall(theta: np.ndarray, ratio: Any) -> Any:
     return _top(theta) / (1 + np.exp(math.exp(theta[2]) * (theta[1] - np.log(ratio))))
+
+
+def _spread(residuals: np.ndarray, fitted: int) -> float:
+    """Standard deviation of what a fit of so many numbers leaves."""
+    return math.sqrt(float((residuals**2).sum()) / max(1, len(residuals) - fitted))
 
 
 def _top(theta: np.ndarray) -> float:

@@ -113,6 +113,14 @@ def _by_anchor(wanted: Interval, recall: float, exposures: float) -> Size:
     return Size(parameters, "anchor", notes)
 
 
+def promised_recall(
+    sample: CorpusSample, config: Config, file: LawFile, parameters: int
+) -> Interval:
+    """Recall on unseen wordings that the law promises a memory of so many parameters."""
+    facts = sample.totals["facts"]
+    return file.law.promise(parameters / facts.value, parameters / facts.draws, config.run.seed)
+
+
 def _by_law(sample: CorpusSample, config: Config, file: LawFile) -> Size:
     recall, law, about = config.plan.recall, file.law, file.about
     tops = 1 / (1 + np.exp(-law.draws[:, 0]))

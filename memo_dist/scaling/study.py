@@ -14,6 +14,7 @@ from memo_dist.scaling.fit import Study, fit_study
 from memo_dist.scaling.folder import SETTLED, StudyFolder
 from memo_dist.scaling.law_file import write_law
 from memo_dist.scaling.predict import check_predictions, write_predictions
+from memo_dist.scaling.recipe import Recipe
 from memo_dist.scaling.report import write_report
 from memo_dist.scaling.runner import run_cells
 
@@ -91,7 +92,8 @@ def keep_recall_law(study: StudyFolder, config: Config, fitted: Study) -> None:
         "exposures": found.recall.points[0].exposures,
         "versions": library_versions(),
     }
-    write_law(study.recall_law, found.recall, about)
+    recipe = Recipe.of_reflections(config.scale)
+    write_law(study.recall_law, found.recall, recipe, about)
 
 
 def missing_cells(study: StudyFolder, config: Config) -> list[Cell]:

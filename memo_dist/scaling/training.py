@@ -2,8 +2,8 @@
 
 The memories of a study are far smaller than those that need ZeRO, and there are many of them: a
 cell holds no process group, and a cluster runs as many cells side by side as it has cores.
-AdamW without weight decay (it would trade stored bits for small weights), gradients clipped at
-norm 1, warm-up, then a cosine to zero. The order of reading is a function of seed and step, so a
+AdamW without weight decay, gradients clipped at norm 1, warm-up, then a cosine to zero
+(:mod:`memo_dist.scaling.recipe`). The order of reading is a function of seed and step, so a
 cell goes on from its checkpoint exactly.
 """
 
@@ -26,15 +26,12 @@ from memo_dist.io import atomic
 from memo_dist.memory.scratch import new_scratch_model
 from memo_dist.scaling.cells import CHECKPOINT, RESULT, Cell
 from memo_dist.scaling.ladder import Shape
+from memo_dist.scaling.recipe import BETAS, CLIP, WEIGHT_DECAY, rule_rate
 from memo_dist.scaling.rounding import rounded
 from memo_dist.scaling.sources import Batch, Knowledge, draw_knowledge
 from memo_dist.scaling.sources.types import IGNORE
 from memo_dist.training.model import use_bf16
 
-REFERENCE_PARAMETERS = 10_000
-"""Size at which a grid's ``lr`` holds."""
-_BETAS = (0.9, 0.98)
-_CLIP = 1.0
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _UNIFORM_SLACK = 1.05
 """A cell whose loss ends above this multiple of a uniform memory's has diverged."""
@@ -60,9 +57,8 @@ class Progress:
 
 
 def peak_rate(cell: Cell, grid: GridConfig, parameters: int) -> float:
-    """``grid.lr (parameters / 10,000)^-grid.lr_exponent``, times the cell's ``rate``."""
-    relative = float((parameters / REFERENCE_PARAMETERS) ** -grid.lr_exponent)
-    return cell.rate * grid.lr * relative
+    """The rule's rate for the size, times the cell's ``rate``."""
+    return cell.rate * rule_rate(grid.lr, grid.lr_exponent, parameters)
 
 
 def rate_factor(step: int, steps: int, warmup: float) -> float:
@@ -91,7 +87,7 @@ class CellTraining:
         self.bf16 = use_bf16(scale.precision, "scale.precision")
         rate = peak_rate(cell, self.grid, self.shape.parameters)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=rate, betas=_BETAS, weight_decay=0.0, fused=True
+            self.model.parameters(), lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
         )
         self.rate = rate
         self.batches = self.knowledge.batches(self.grid.batch_tokens)
@@ -160,7 +156,7 @@ class CellTraining:
             logits.flatten(0, 1).float(), batch.targets.flatten().to(self.device)
         )
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.step += 1
