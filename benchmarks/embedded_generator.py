@@ -1,6 +1,6 @@
 """Measure the embedded generator on a data set: gold answers covered, sentences covered, speed.
 
-    python benchmarks/embedded_generator.py DATA_FOLDER [--json OUT] [--sample 50] [--seed 1]
+    python benchmarks/embedded_generator.py DATA_FOLDER [--out OUT] [--sample 50] [--seed 1]
 
 DATA_FOLDER holds ``corpus.jsonl`` (id, title, text) and ``questions.jsonl`` (question, answer,
 aliases, supporting_ids). A gold answer counts as covered when it, or an alias, stands
@@ -124,15 +124,15 @@ def main() -> None:
     """Parse arguments, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", type=Path, default=None, help="where the numbers are written")
+    parser.add_argument("--out", type=Path, default=None, help="where the numbers are written")
     parser.add_argument("--sample", type=int, default=0, help="reflections to print")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample")
     options = parser.parse_args()
     numbers = measure(options.folder, options.sample, options.seed)
     for key, value in numbers.items():
         print(f"{key:26} {json.dumps(value) if isinstance(value, dict) else value}")
-    if options.json:
-        write_json(options.json, numbers)
+    if options.out:
+        write_json(options.out, numbers)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ step_racecheck() { sanitized racecheck; }
 step_bandwidth() { "$PYTHON" benchmarks/gpu_kernels.py --out "$OUT/mix_logits.json"; }
 
 step_attention() {
-    "$PYTHON" benchmarks/memory_attention.py --device cuda --json "$OUT/memory_attention.json"
+    "$PYTHON" benchmarks/memory_attention.py --device cuda --out "$OUT/memory_attention.json"
 }
 
 step_decoding() { "$PYTHON" benchmarks/gpu_decoding.py --out "$OUT/decoding.json"; }

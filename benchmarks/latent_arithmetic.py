@@ -1,6 +1,6 @@
 """Key-value arithmetic: does a backbone compute with what only a memory knows?
 
-    python benchmarks/latent_arithmetic.py [--steps 8000] [--json FILE]
+    python benchmarks/latent_arithmetic.py [--steps 8000] [--out FILE]
 
 Small models, trained from scratch here (CALM, arXiv 2401.02412, section 4.1, in small). A memory
 knows 1,000 keys of two letters, each a number from 0 to 49; asked "key =" or "key + key =" it says
@@ -67,14 +67,14 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=8000, help="of the connector's training")
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     started = time.monotonic()
     report = measure(options.seed, options.steps)
     report |= machine() | {"seconds": round(time.monotonic() - started)}
     print(json.dumps(report, indent=2))
-    if options.json:
-        atomic.write_json(options.json, report)
+    if options.out:
+        atomic.write_json(options.out, report)
 
 
 def measure(seed: int, steps: int) -> dict[str, Any]:

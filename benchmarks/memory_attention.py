@@ -1,6 +1,6 @@
 """memory_attention and its decoding form against the composition of PyTorch's own parts.
 
-    python benchmarks/memory_attention.py [--device cpu] [--seconds 0.5] [--json FILE]
+    python benchmarks/memory_attention.py [--device cpu] [--seconds 0.5] [--out FILE]
 
 Every peer runs in the same process, in turns. On a CPU numbers are medians of the thread's CPU
 time, one thread, float32; on a GPU medians over replays of CUDA graphs, bf16.
@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=0.5, help="per race")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not loading.load(options.device):
@@ -60,8 +60,8 @@ def main() -> None:
     report: dict[str, Any] = {"device": options.device, "microseconds": rows, **machine()}
     if options.device == "cuda":
         report["gpu"] = torch.cuda.get_device_name()
-    if options.json:
-        atomic.write_json(options.json, report)
+    if options.out:
+        atomic.write_json(options.out, report)
 
 
 def training_peers(batch: int, slots: int, device: str) -> Peers:

@@ -1,6 +1,6 @@
 """Calls and tokens of the synthesis: ours against the published pipeline's scheme.
 
-    python benchmarks/synthesis_cost.py $DATA [--json OUT.json]
+    python benchmarks/synthesis_cost.py $DATA [--out OUT.json]
 
 Both make the same accepted reflections from the same documents (musique/smoke and 20 of
 narrativeqa/dev). Ours: the real steps and prompts, run against replies that are read off the text
@@ -351,7 +351,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="holds musique/smoke and narrativeqa/dev")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     config = load_config([], [f"synthesis.steps=[{','.join(STEPS)}]", *options.overrides])
@@ -362,8 +362,8 @@ def main() -> None:
         documents = [Document(row["id"], row["title"], row["text"]) for row in rows]
         questions = list(read_jsonl(options.data / name / "questions.jsonl"))
         report[name] = measure(name, documents, questions, config)
-    if options.json:
-        write_json(options.json, report)
+    if options.out:
+        write_json(options.out, report)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run the synthesis steps over some documents with a real model, and count each step's yield.
 
     python benchmarks/synthesis_real_model.py $DATA/musique/smoke --url http://127.0.0.1:8080/v1 \
-        --model NAME --replies OUT.jsonl [--documents 54] [--json OUT.json] [--set key=value ...]
+        --model NAME --replies OUT.jsonl [--documents 54] [--out OUT.json] [--set key=value ...]
 
 The server must be OpenAI-compatible and honour ``response_format: json_schema``. One request at
 a time. Replies are kept in ``--replies``: the same command goes on where it was stopped, and
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--replies", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=None)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
@@ -104,8 +104,8 @@ def main() -> None:
     for name, row in report["steps"].items():
         print(name, row)
     print({key: value for key, value in report.items() if key != "steps"})
-    if options.json:
-        write_json(options.json, report)
+    if options.out:
+        write_json(options.out, report)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Does verification of many pairs a call agree with one pair a call?
 
     python benchmarks/verification_agreement.py $DATA/musique/smoke --url http://127.0.0.1:8080/v1 \
-        --model NAME --replies OUT.jsonl [--pairs 200] [--batch 20] [--json OUT.json]
+        --model NAME --replies OUT.jsonl [--pairs 200] [--batch 20] [--out OUT.json]
 
 Half of the pairs are read off the documents by the embedded generator, half are spoiled: the
 title replaced by a pronoun, the answer taken from elsewhere, or a word about the passage. Each
@@ -117,13 +117,13 @@ def main() -> None:
     parser.add_argument("--replies", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--batch", type=int, default=20)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     report = measure(options)
     for name, value in report.items():
         print(f"{name}: {value}")
-    if options.json:
-        write_json(options.json, report)
+    if options.out:
+        write_json(options.out, report)
 
 
 if __name__ == "__main__":
