@@ -13,11 +13,12 @@ pytest.importorskip("scipy")
 from memo_dist.config import load_config
 from memo_dist.config.scale_schema import ScaleConfig
 from memo_dist.scaling.cells import Cell
-from memo_dist.scaling.fit import fit_study, split_overwhelmed, usable_points
+from memo_dist.scaling.fit import Study, fit_study, split_overwhelmed, usable_points
 from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.law_file import read_law
 from memo_dist.scaling.laws import Point, fit_capacity, fit_recall
 from memo_dist.scaling.study import keep_recall_law
+from memo_dist.scaling.summary import device_rows, summary_text
 
 SIZES = (5_000, 10_000, 20_000, 40_000)
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -164,6 +165,17 @@ def test_a_studys_recall_law_plans_other_corpora(tmp_path):
     assert (read.about["corpus"], read.about["exposures"]) == ("some", 20)
     assert read.law.half.value == pytest.approx(900, rel=0.15)
     assert any("of 20 exposures" in note for note in fitted.fits["reflections", "plain"].notes)
+
+
+def test_use_of_a_gpus_peak():
+    spent = {"device": "NVIDIA H100 80GB HBM3", "flops": 989e13, "seconds": 40.0}
+    on_cpu = {"device": "cpu, 1 thread(s)", "flops": 1e9, "seconds": 0.0}
+    gpu, cpu = device_rows([spent, on_cpu, spent])
+    assert (gpu["cells"], gpu["share_of_peak"]) == (2, pytest.approx(0.25))
+    assert (cpu["flops_per_second"], cpu["share_of_peak"]) == (None, None)
+    study = Study({}, [], [], devices=[cpu, gpu])
+    assert "2 cells on NVIDIA H100 80GB HBM3: 1.98e+16 FLOPs in 1 min 20 s" in summary_text(study)
+    assert "(25 % of the peak)" in summary_text(study)
 
 
 def _measured(point):

@@ -43,12 +43,13 @@ class Fitted:
 
 @dataclass
 class Study:
-    """All laws of a study, by (source, arm), and the checks beside them."""
+    """All laws of a study, by (source, arm), the checks beside them, and what was spent."""
 
     fits: dict[tuple[str, str], Fitted]
     rates: list[dict[str, Any]]
     precisions: list[dict[str, Any]]
     held_out: list[dict[str, Any]] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit_study(results: Mapping[Cell, dict[str, Any]], scale: ScaleConfig, seed: int) -> Study:

@@ -17,6 +17,7 @@ from memo_dist.scaling.predict import check_predictions, write_predictions
 from memo_dist.scaling.recipe import Recipe
 from memo_dist.scaling.report import write_report
 from memo_dist.scaling.runner import run_cells
+from memo_dist.scaling.summary import device_rows
 
 
 def run_study(study: StudyFolder, config: Config) -> Study:
@@ -77,6 +78,7 @@ def finish_study(study: StudyFolder, config: Config) -> Study:
     fitted = fit_study(results, config.scale, config.run.seed)
     check_predictions(study, fitted, results, config)
     keep_recall_law(study, config, fitted)
+    fitted.devices = device_rows(results.values())
     write_report(study, config, fitted, results)
     return fitted
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from memo_dist.io import atomic
+from memo_dist.observability.progress import duration
 from memo_dist.scaling.cells import Cell
 from memo_dist.scaling.fit import Fitted, Study
 from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.laws import CapacityLaw, Interval
+from memo_dist.training.flops import peak_of
 
 _NEAR = 0.5
 """Below this fraction of a fitted capacity, the fit guesses it: the cells held all they saw."""
@@ -31,6 +33,8 @@ _COLUMNS = (
     "steps",
     "flops",
     "seconds",
+    "flops_per_second",
+    "share_of_peak",
     "device",
 )
 
@@ -43,6 +47,7 @@ def study_json(study: Study) -> dict[str, Any]:
         "learning_rates": study.rates,
         "precisions": study.precisions,
         "held_out": study.held_out,
+        "devices": study.devices,
     }
 
 
@@ -141,8 +146,53 @@ def _row(
         "steps": result["steps"],
         "flops": result["flops"],
         "seconds": result["seconds"],
+        "flops_per_second": _rate(result["flops"], result["seconds"]),
+        "share_of_peak": _share_of_peak(result["flops"], result["seconds"], result["device"]),
         "device": result["device"],
     }
+
+
+def _rate(flops: float, seconds: float) -> float | None:
+    return flops / seconds if seconds else None
+
+
+def _share_of_peak(flops: float, seconds: float, device: str) -> float | None:
+    """Of the whole device's dense bf16 peak, by one cell; others may share the device."""
+    rate, peak = _rate(flops, seconds), peak_of(device)
+    return rate / peak if rate is not None and peak else None
+
+
+def device_rows(results: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each kind of device: operations and time of its cells, and how much of its peak one used.
+
+    Args:
+        results: of the cells.
+    """
+    rows = []
+    for device in sorted({str(result["device"]) for result in results}):
+        mine = [result for result in results if result["device"] == device]
+        flops, seconds = (sum(result[key] for result in mine) for key in ("flops", "seconds"))
+        rows.append(
+            {
+                "device": device,
+                "cells": len(mine),
+                "flops": flops,
+                "seconds": seconds,
+                "flops_per_second": _rate(flops, seconds),
+                "share_of_peak": _share_of_peak(flops, seconds, device),
+            }
+        )
+    return rows
+
+
+def _device_line(row: Mapping[str, Any]) -> str:
+    line = f"{row['cells']} cells on {row['device']}: {row['flops']:.3g} FLOPs in"
+    line += f" {duration(row['seconds'])} of cells"
+    if row["flops_per_second"] is not None:
+        line += f", {row['flops_per_second']:.3g} FLOP/s a cell"
+    if row["share_of_peak"] is not None:
+        line += f" ({100 * row['share_of_peak']:.2g} % of the peak)"
+    return line
 
 
 def summary_text(study: Study) -> str:
@@ -174,6 +224,7 @@ def summary_text(study: Study) -> str:
                 f"  learning rate of {row['source']} {row['size']:,}: a multiple of the rule's"
                 f" holds {100 * row['gain_of_the_best']:.0f} % more"
             )
+    lines += [_device_line(row) for row in study.devices]
     return "\n".join(lines) + "\n"
 
 

@@ -41,7 +41,9 @@ def flops_per_token(model: torch.nn.Module, config: Any, mean_length: float) -> 
 
 def peak_flops(device: torch.device) -> float | None:
     """The device's dense bf16 peak; None where it is not known (CPUs)."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """The dense bf16 peak of the device of this name; None where it is not known (CPUs)."""
     return next((peak for part, peak in PEAK.items() if part in name), None)
