@@ -11,16 +11,19 @@ from cli import memo_dist, tiny_corpus
 from memo_dist.cli.main import run as run_cli
 from memo_dist.config import load_config
 from memo_dist.errors import UsageError
-from memo_dist.scaling.capacity_plan import _number
+from memo_dist.memory.scratch import MAX_POSITIONS
+from memo_dist.scaling.capacity_plan import _doubts, _number
 from memo_dist.scaling.corpus_sample import CorpusSample, Quantity
-from memo_dist.scaling.law_file import read_law, write_law
+from memo_dist.scaling.law_file import LawFile, Measured, read_law, write_law
 from memo_dist.scaling.laws import Interval, RecallLaw
 from memo_dist.scaling.plan_models import backbone, choose_memory
 from memo_dist.scaling.plan_size import needed_size, promised_recall, published_capacity
 from memo_dist.scaling.recipe import Recipe
+from memo_dist.training.job import rows_per_step
 
 ABOUT = {"base": "scratch", "corpus": "hand-made", "exposures": 10, "versions": {"memo_dist": "0"}}
-RECIPE = Recipe(1024, 512, lr=0.025, lr_exponent=0.75, warmup_fraction=0.02)
+RECIPE = Recipe(1024, 3, 512, lr=0.025, lr_exponent=0.75, warmup_fraction=0.02)
+MEASURED = Measured(9, (50_000, 400_000), (50, 1000), wordings=5)
 
 
 def hand_made(top=0.95, half=100.0, slope=2.0):
@@ -33,7 +36,7 @@ def hand_made(top=0.95, half=100.0, slope=2.0):
 @pytest.fixture(scope="module")
 def law_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("law") / "law.json"
-    write_law(path, hand_made(), RECIPE, ABOUT)
+    write_law(path, LawFile(hand_made(), RECIPE, MEASURED, ABOUT))
     return path
 
 
@@ -54,6 +57,7 @@ def test_a_law_survives_its_file(law_path):
     read = read_law(law_path)
     law = hand_made()
     assert (read.about, read.recipe, read.law.spread) == (ABOUT, RECIPE, 0.02)
+    assert read.measured == MEASURED
     assert (read.law.top, read.law.half, read.law.slope) == (law.top, law.half, law.slope)
     assert read.law.best == pytest.approx(law.best)
     assert np.array_equal(read.law.draws, law.draws)
@@ -105,14 +109,52 @@ def test_a_plan_by_a_law_proposes_its_recipe(capsys, corpus, law_path):
     assert (train.epochs, train.batch_tokens, train.schedule) == (10, 512, "cosine")
     assert (train.weight_decay, train.warmup_fraction, list(train.betas)) == (0, 0.02, [0.9, 0.98])
     assert pasted.memory.base == "scratch"
+    assert pasted.memory.scratch.layers >= RECIPE.least_layers
+    assert plan["law"]["recipe"] == RECIPE.to_json()
 
 
-def test_a_law_of_another_base_proposes_no_recipe(capsys, corpus, law_path, tmp_path):
+@pytest.mark.parametrize("batch", [256, 512, 2048, 2304, 4096, 8192])
+def test_a_recipe_is_one_that_train_accepts(batch):
+    recipe = replace(RECIPE, batch_tokens=batch)
+    train = load_config([], recipe.overrides(100_000, 10)).train
+    assert 256 <= train.micro_batch_tokens <= MAX_POSITIONS
+    assert rows_per_step(train, 1) * train.micro_batch_tokens == batch
+
+
+@pytest.mark.parametrize(
+    ("change", "override", "reason"),
+    [
+        ({"base": "smollm2-135m"}, "run.seed=17", "the law is of base smollm2-135m"),
+        ({}, "train.epochs=2", "the law is of 10 passes, train.epochs=2"),
+    ],
+)
+def test_nothing_is_promised_where_the_law_says_nothing(
+    capsys, corpus, law_path, tmp_path, change, override, reason
+):
     other = tmp_path / "law.json"
-    other.write_text(json.dumps({**json.loads(law_path.read_text()), "base": "smollm2-135m"}))
-    plan = planned(capsys, corpus, f"plan.law={other}", "plan.recall=0.8")
-    assert not any(line.startswith("train.") for line in plan["overrides"])
-    assert "memory.scratch.vocabulary=4096" in plan["overrides"]
+    other.write_text(json.dumps({**json.loads(law_path.read_text()), **change}))
+    plan = planned(capsys, corpus, f"plan.law={other}", "plan.recall=0.8", override)
+    assert "recall" not in plan["quantities"]
+    assert any(f"nothing is promised: {reason}" in line for line in plan["assumptions"])
+    recipe = any(line.startswith("train.lr=") for line in plan["overrides"])
+    assert recipe == ("base" not in change)
+
+
+def test_nothing_is_promised_to_a_bank(law_path):
+    config = load_config([], ["memory.base=scratch"])
+    assert _doubts(config, read_law(law_path), 10, 1) == []
+    (reason,) = _doubts(config, read_law(law_path), 10, 2)
+    assert "a bank of 2 must also find the shard" in reason
+
+
+def test_extrapolations_are_named(law_path):
+    file = read_law(law_path)
+    inside = size(file, "plan.recall=0.6").assumptions  # 1,000 facts, five wordings each
+    assert not any("outside" in note or "wordings" in note for note in inside)
+    far = replace(file, measured=replace(MEASURED, parameters=(1, 9), wordings=2))
+    notes = " ".join(size(far, "plan.recall=0.6").assumptions)
+    assert "parameters are outside of what was measured (1 to 9)" in notes
+    assert "5 wordings a fact, the law's memories read 2" in notes
 
 
 def test_a_recall_above_the_law(law_path):
@@ -237,6 +279,10 @@ def test_missing_corpus(capsys, tmp_path):
         ({"spread": -1}, "spread=-1 must be at least 0"),
         ({"recipe": 3}, "recipe.vocabulary=None must be a number"),
         ({"recipe": {**RECIPE.to_json(), "lr": "fast"}}, "recipe.lr=fast must be a number"),
+        ({"recipe": {**RECIPE.to_json(), "lr": 0}}, "recipe.lr=0 must be a number above 0"),
+        ({"recipe": {**RECIPE.to_json(), "batch_tokens": 300}}, "batch_tokens=300 must be a"),
+        ({"measured": {"cells": 3}}, "measured must hold cells, parameters and"),
+        ({"measured": {**MEASURED.to_json(), "wordings": 0}}, "measured must hold cells"),
     ],
 )
 def test_broken_law_files(law_path, tmp_path, change, message):
@@ -248,8 +294,9 @@ def test_broken_law_files(law_path, tmp_path, change, message):
 
 
 def test_a_law_file_says_what_it_was_measured_on(tmp_path):
+    file = LawFile(hand_made(), RECIPE, MEASURED, {"base": "scratch", "corpus": "c"})
     with pytest.raises(UsageError, match="exposures, versions"):
-        write_law(tmp_path / "law.json", hand_made(), RECIPE, {"base": "scratch", "corpus": "c"})
+        write_law(tmp_path / "law.json", file)
 
 
 def test_draws_that_never_reach_the_recall(law_path):

@@ -13,7 +13,7 @@ from memo_dist.config import load_config
 from memo_dist.config.scale_schema import BiographyStudyConfig, ScaleConfig
 from memo_dist.errors import UsageError
 from memo_dist.io.atomic import read_json
-from memo_dist.scaling.cells import Cell, cell_name, study_cells
+from memo_dist.scaling.cells import Cell, cell_name, line_of, partition_cells, study_cells
 from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.ladder import choose_shape
 from memo_dist.scaling.rounding import round_weight, rounded
@@ -255,6 +255,12 @@ def test_the_grid_is_whole_and_checks_the_rate_where_memories_are_full():
     assert {(cell.size, cell.load) for cell in cells if cell.role == "predict"} == {(90000, 2.0)}
 
 
+def test_the_rate_is_checked_in_an_arm_that_is_there():
+    keys = ["scale.sources=[biographies]", "scale.biographies.arms=[source_token,junk]"]
+    cells = study_cells(load_config([], keys).scale)
+    assert {cell.arm for cell in cells if cell.role == "rate"} == {"source_token"}
+
+
 # Training
 
 
@@ -272,7 +278,8 @@ def test_a_stopped_cell_goes_on_exactly(scale, tmp_path):
     assert first.run(lambda: next(steps)) is None
     assert not (tmp_path / "parts" / "result.json").exists()
     rest = CellTraining(cell, scale, tmp_path / "parts", CPU).run(never)
-    assert rest["starts"] == 2
+    assert rest["starts"] == len(rest["spans"]) == 2
+    assert all(begun < ended for begun, ended in rest["spans"])
     for key in ("measured", "curve", "steps", "outcome"):
         assert rest[key] == whole[key]
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
@@ -282,6 +289,7 @@ def test_a_cell_that_diverges_says_so(scale, tmp_path):
     cell = Cell("random", 6_000, 1.0, 8, 1, rate=1e4)
     result = CellTraining(cell, scale, tmp_path, CPU).run(never)
     assert result["outcome"] == "diverged"
+    assert result["measured"] == {}
     assert read_json(tmp_path / "result.json")["outcome"] == "diverged"
 
 
@@ -323,15 +331,42 @@ def test_loads_beyond_saturation_are_skipped(tmp_path):
         text = f'{{"outcome": "done", "measured": {{"fp32": {{"bits": {bits}}}}}}}'
         (folder / "result.json").write_text(text)
 
-    verdict = Saturation(study, scale).verdict
-    assert verdict(cells[1.0]) == "run"
-    assert verdict(cells[2.0]) == "wait"
+    left = set(cells.values())
+
+    def verdict(load):
+        return Saturation(study, scale).verdict(cells[load], left)
+
+    assert verdict(1.0) == "run"
+    assert verdict(2.0) == "wait"
+    left.remove(cells[1.0])  # it failed, or another task has it: nobody waits for it
+    assert verdict(2.0) == "run"
     settle(1.0, 4000)
-    assert verdict(cells[2.0]) == "run"
     settle(2.0, 8000)
-    assert verdict(cells[4.0]) == "run"
+    left.remove(cells[2.0])
+    assert verdict(4.0) == "run"
     settle(4.0, 8200)
-    assert verdict(cells[8.0]) == "skip"
+    left.remove(cells[4.0])
+    assert verdict(8.0) == "skip"
+
+
+def test_a_skipped_cell_waits_again_under_another_rule(tmp_path):
+    scale, study = load_config([], ["scale.saturated=0.05"]).scale, StudyFolder(tmp_path)
+    cell = study_cells(scale)[0]
+    study.mark_skipped(cell, scale)
+    assert study.outcome(cell, scale) == "skipped"
+    for rule in (0.0, 0.01):
+        assert study.outcome(cell, replace(scale, saturated=rule)) == "waiting"
+
+
+def test_partitions_hold_every_cell_once_and_lines_whole_where_loads_are_skipped():
+    for rule in (0.0, 0.05):
+        scale = load_config([], [f"scale.saturated={rule}", "scale.partitions=3"]).scale
+        parts = [partition_cells(scale, number) for number in range(3)]
+        assert sorted(str(cell) for part in parts for cell in part) == sorted(
+            map(str, study_cells(scale))
+        )
+        lines = [{line_of(cell) for cell in part} for part in parts]
+        assert not rule or not (lines[0] & lines[1] or lines[1] & lines[2] or lines[0] & lines[2])
 
 
 # Rounding

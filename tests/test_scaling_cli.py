@@ -70,7 +70,10 @@ def test_everything_is_there(study):
     assert len(rows) == 7 * 4
     assert all(float(row["flops_per_second"]) > 0 for row in rows)
     assert not any(row["share_of_peak"] for row in rows)  # no peak is known of a CPU
-    assert re.search(r"7 cells on cpu, 1 thread\(s\): \S+ FLOPs in .* FLOP/s a cell\n", output)
+    assert re.search(
+        r"7 cells on cpu, 1 thread\(s\): \S+ FLOPs in .* of cells, .* by the clock: \S+ FLOP/s\n",
+        output,
+    )
     for name in ("capacity-random", "residuals-random", "recall-random"):
         assert (root / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert "<svg" in (root / "plots" / f"{name}.svg").read_text()

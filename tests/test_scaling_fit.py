@@ -17,6 +17,7 @@ from memo_dist.scaling.fit import Study, fit_study, split_overwhelmed, usable_po
 from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.law_file import read_law
 from memo_dist.scaling.laws import Point, fit_capacity, fit_recall
+from memo_dist.scaling.predict import check_predictions
 from memo_dist.scaling.study import keep_recall_law
 from memo_dist.scaling.summary import device_rows, summary_text
 
@@ -156,32 +157,52 @@ def test_less_held_of_a_smaller_volume_overwhelms_nothing():
 def test_a_studys_recall_law_plans_other_corpora(tmp_path):
     folder = StudyFolder(tmp_path / "study")
     config = load_config([], ["scale.sources=[reflections]", "scale.reflections.run=runs/some"])
+    sizes = {point.parameters for point in taught()}
     cells = {point.cell: _measured(point) for point in taught()}
     fewer = replace(taught()[0].cell, exposures=5)
     cells[fewer] = result(1.0, parameters=50_000, items=100)
     fitted = fit_study(cells, ScaleConfig(bootstrap=20), seed=1)
-    keep_recall_law(folder, config, fitted)
+    keep_recall_law(folder, config, fitted, cells)
     read = read_law(folder.recall_law)
+    assert (read.measured.cells, read.measured.wordings) == (len(taught()), 4)
+    assert read.measured.parameters == (min(sizes), max(sizes))
+    assert read.recipe.least_layers == config.scale.reflections.least_layers
     assert (read.about["corpus"], read.about["exposures"]) == ("some", 20)
     assert read.law.half.value == pytest.approx(900, rel=0.15)
     assert any("of 20 exposures" in note for note in fitted.fits["reflections", "plain"].notes)
+    fitted.fits["reflections", "plain"].recall = None
+    keep_recall_law(folder, config, fitted, cells)
+    assert not folder.recall_law.exists()  # an old one would plan by what no longer holds
 
 
 def test_use_of_a_gpus_peak():
-    spent = {"device": "NVIDIA H100 80GB HBM3", "flops": 989e13, "seconds": 40.0}
+    name = "NVIDIA H100 80GB HBM3"
+    early = {"device": name, "flops": 989e13, "seconds": 40.0, "spans": [[0, 10], [20, 50]]}
+    late = {"device": name, "flops": 989e13, "seconds": 40.0, "spans": [[40, 80], [5, 8]]}
     on_cpu = {"device": "cpu, 1 thread(s)", "flops": 1e9, "seconds": 0.0}
-    gpu, cpu = device_rows([spent, on_cpu, spent])
-    assert (gpu["cells"], gpu["share_of_peak"]) == (2, pytest.approx(0.25))
+    gpu, cpu = device_rows([early, on_cpu, late])
+    assert (gpu["cells"], gpu["busy_seconds"]) == (2, 10 + 60)
+    assert gpu["share_of_peak"] == pytest.approx(20 / 70)  # shared: two cells, one device
     assert (cpu["flops_per_second"], cpu["share_of_peak"]) == (None, None)
     study = Study({}, [], [], devices=[cpu, gpu])
-    assert "2 cells on NVIDIA H100 80GB HBM3: 1.98e+16 FLOPs in 1 min 20 s" in summary_text(study)
-    assert "(25 % of the peak)" in summary_text(study)
+    assert f"2 cells on {name}: 1.98e+16 FLOPs in 1 min 20 s of cells" in summary_text(study)
+    assert "1 min 10 s by the clock: 2.83e+14 FLOP/s (29 % of the peak)" in summary_text(study)
+
+
+def test_a_size_that_ran_unpredicted_is_named(tmp_path):
+    cell = Cell("random", 20_000, 1.0, 100, 1, role="predict")
+    config = load_config([], [])
+    fitted = fit_study({cell: result(1.0)}, ScaleConfig(bootstrap=20), seed=1)
+    check_predictions(StudyFolder(tmp_path), fitted, {cell: result(1.0)}, config)
+    assert "not predicted" in fitted.fits["random", "plain"].notes[-1]
+    fitted = fit_study({cell: result(1.0, "diverged")}, ScaleConfig(bootstrap=20), seed=1)
+    assert "diverged, held out" in fitted.fits["random", "plain"].notes[0]
 
 
 def _measured(point):
     return result(
         point.bits,
-        measured={"fp32": {"bits": point.bits, "recall": point.recall}},
+        measured={"fp32": {"bits": point.bits, "recall": point.recall, "wordings": 4.0}},
         parameters=point.parameters,
         embedding_parameters=point.parameters - point.without_embeddings,
         items=point.items,

@@ -17,6 +17,8 @@ from memo_dist.errors import suggest
 
 MAX_SYMBOLS = 1 << 20
 SMALLEST_BPE = 259
+REFLECTION_TOKENS = 256
+"""Of the longest reflection that a study teaches."""
 
 
 def scale_rules(scale: ScaleConfig) -> Iterator[str]:
@@ -75,6 +77,16 @@ def _biographies(study: BiographyStudyConfig) -> Iterator[str]:
 
 
 def _reflections(study: ReflectionStudyConfig) -> Iterator[str]:
+    if study.predict:
+        yield (
+            f"scale.reflections.predict={study.predict} must be empty: the volume of reflections is"
+            " unknown, and without it no size can be predicted"
+        )
+    if study.batch_tokens % REFLECTION_TOKENS or not study.batch_tokens:
+        yield (
+            f"scale.reflections.batch_tokens={study.batch_tokens} must be a multiple of"
+            f" {REFLECTION_TOKENS}, the tokens of the longest reflection"
+        )
     documents = study.documents
     if not documents or min(documents) < 1 or len(set(documents)) != len(documents):
         yield f"scale.reflections.documents={documents} must name different numbers above 0"

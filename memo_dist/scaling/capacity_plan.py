@@ -19,7 +19,13 @@ from memo_dist.memory.base import SCRATCH_NAME
 from memo_dist.scaling.corpus_sample import TEMPLATE_TOKENS, CorpusSample, sample_corpus
 from memo_dist.scaling.law_file import LawFile
 from memo_dist.scaling.laws import Interval
-from memo_dist.scaling.plan_models import HALF_BYTES, MemoryChoice, backbone, choose_memory
+from memo_dist.scaling.plan_models import (
+    HALF_BYTES,
+    LEAST_LAYERS,
+    MemoryChoice,
+    backbone,
+    choose_memory,
+)
 from memo_dist.scaling.plan_size import (
     BITS_BAND,
     Size,
@@ -67,6 +73,7 @@ class CorpusPlan:
         verdict: whether the base is enough, or the shape that is proposed.
         overrides: ``key=value``, ready to paste.
         source: of the size: ``law`` or ``anchor``.
+        law: the fit that it rests on, for machines; None without one.
         assumptions: one sentence each.
     """
 
@@ -75,6 +82,7 @@ class CorpusPlan:
     verdict: str
     overrides: list[str]
     source: str
+    law: dict[str, Any] | None
     assumptions: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +103,7 @@ class CorpusPlan:
             "verdict": self.verdict,
             "overrides": self.overrides,
             "size_source": self.source,
+            "law": self.law,
             "assumptions": self.assumptions,
         }
 
@@ -111,7 +120,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
             plan.recall, or a base that is not on this machine.
     """
     law = find_law(config)
-    config = _with_vocabulary(config, law)
+    config = _as_measured(config, law)
     with tempfile.TemporaryDirectory(prefix="memo-plan-") as name:
         folder = Path(name) / "corpus"
         build_corpus(corpus, folder, config.corpus)
@@ -121,11 +130,13 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
     totals = sample.totals
     per_fact = totals["wordings"].value / totals["facts"].value
     size = needed_size(sample, config, law, per_fact * epochs)
-    memory = choose_memory(size.parameters, config)
+    layers = law.recipe.least_layers if law and _is_of_base(config, law) else LEAST_LAYERS
+    memory = choose_memory(size.parameters, config, layers)
+    doubts = _doubts(config, law, epochs, memory.shards) if law else []
     rows = [
         *_corpus_rows(sample, config),
         Row("parameters", "parameters needed", "", size.parameters),
-        *_promise_rows(sample, memory, config, law),
+        *(_promise_rows(sample, memory, config, law) if law and not doubts else ()),
         *_training_rows(sample, memory, config, epochs),
         *_inference_rows(memory, config),
         *spending,
@@ -136,7 +147,9 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
         verdict=memory.verdict,
         overrides=[*memory.overrides, *_recipe_overrides(memory, config, law, epochs)],
         source=size.source,
-        assumptions=_assumptions(sample, size, config, epochs),
+        law=law.to_json() if law else None,
+        assumptions=_assumptions(sample, size, config, epochs)
+        + ([f"recall: nothing is promised: {reason}" for reason in doubts] if law else []),
     )
 
 
@@ -150,17 +163,30 @@ def _times(interval: Interval, factor: float) -> Interval:
 
 def _epochs(config: Config, law: LawFile | None) -> int:
     """Passes over the reflections: asked for, else the law's, else the recipe's."""
-    if law is not None and not config.train.epochs:
+    if law is not None and _is_of_base(config, law) and not config.train.epochs:
         return max(1, round(float(law.about["exposures"])))
     return passes(config.train, config.memory.base == SCRATCH_NAME)
 
 
-def _is_of_base(config: Config, law: LawFile | None) -> bool:
-    """Whether there is a law of a base that is trained from scratch, and such a base is planned."""
-    return law is not None and law.about["base"] == config.memory.base == SCRATCH_NAME
+def _is_of_base(config: Config, law: LawFile) -> bool:
+    """Whether memories from scratch are planned, by a law of such."""
+    return bool(law.about["base"] == config.memory.base == SCRATCH_NAME)
 
 
-def _with_vocabulary(config: Config, law: LawFile | None) -> Config:
+def _doubts(config: Config, law: LawFile, epochs: int, shards: int) -> list[str]:
+    """Why a law says nothing about the recall of the memory that is planned."""
+    passes = float(law.about["exposures"])
+    found = []
+    if not _is_of_base(config, law):
+        found.append(f"the law is of base {law.about['base']}")
+    elif epochs != round(passes):
+        found.append(f"the law is of {passes:g} passes, train.epochs={epochs}")
+    if shards > 1:
+        found.append(f"the law is of one memory, a bank of {shards} must also find the shard")
+    return found
+
+
+def _as_measured(config: Config, law: LawFile | None) -> Config:
     """The configuration, with the vocabulary that the law's memories had."""
     if law is None or not _is_of_base(config, law):
         return config
@@ -178,13 +204,11 @@ def _recipe_overrides(
 
 
 def _promise_rows(
-    sample: CorpusSample, memory: MemoryChoice, config: Config, law: LawFile | None
+    sample: CorpusSample, memory: MemoryChoice, config: Config, law: LawFile
 ) -> Iterator[Row]:
     """What the law promises the proposed memory, which may be larger than what is needed."""
-    if law is not None:
-        parameters = memory.shards * memory.model.shape.parameters
-        promised = promised_recall(sample, config, law, parameters)
-        yield Row("recall", "recall on unseen wordings, promised", "fraction", promised)
+    promised = promised_recall(sample, config, law, memory.model.shape.parameters)
+    yield Row("recall", "recall on unseen wordings, promised", "fraction", promised)
 
 
 def _corpus_rows(sample: CorpusSample, config: Config) -> Iterator[Row]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from memo_dist.config.scale_schema import (
     PRECISIONS,
     BiographyStudyConfig,
     GridConfig,
+    ReflectionStudyConfig,
     ScaleConfig,
 )
-from memo_dist.io.hashing import hash_value
+from memo_dist.errors import UsageError
+from memo_dist.io.hashing import hash_file, hash_value
+from memo_dist.io.runfolder import RunFolder
 
 VERSION = 1
 """Of what a cell computes; a change of the arithmetic makes every cell a new one."""
@@ -78,7 +83,7 @@ def cell_spec(cell: Cell, scale: ScaleConfig) -> dict[str, Any]:
         "batch_tokens": grid.batch_tokens,
         "least_layers": grid.least_layers,
         "knowledge": {key: getattr(grid, key) for key in _SOURCE_KEYS[cell.source]},
-        "run": getattr(grid, "run", ""),
+        "run": _content(Path(grid.run)) if isinstance(grid, ReflectionStudyConfig) else "",
         "precision": scale.precision,
         "precisions": list(scale.precisions),
         "warmup_fraction": scale.warmup_fraction,
@@ -86,6 +91,28 @@ def cell_spec(cell: Cell, scale: ScaleConfig) -> dict[str, Any]:
         "measurements": scale.measurements,
         "threads": scale.cell_threads,
     }
+
+
+def _content(run: Path) -> str:
+    """Hash of a run's reflections: a run that was synthesised anew teaches something else.
+
+    Raises:
+        UsageError: there are none.
+    """
+    path = RunFolder(run).reflections
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise UsageError(
+            f"scale.reflections.run={run} has no reflections.jsonl: run memo-dist synthesize first"
+        ) from None
+    return _hash_at(path.absolute(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache
+def _hash_at(path: Path, time: int, size: int) -> str:
+    """The file's hash, computed once for each state of it."""
+    return hash_file(path)
 
 
 def cell_name(cell: Cell, scale: ScaleConfig) -> str:
@@ -122,8 +149,9 @@ def _role(name: str) -> Role:
 
 def _rate_cells(source: str, grid: GridConfig, loads: list[float]) -> Iterator[Cell]:
     full = sorted(loads)[-2:][0]  # where everything fits, every rate is good enough
+    arm = grid.arms[0] if isinstance(grid, BiographyStudyConfig) else "plain"
     for size in grid.sizes:
-        base = Cell(source, size, full, max(grid.exposures), min(grid.seeds), role="rate")
+        base = Cell(source, size, full, max(grid.exposures), min(grid.seeds), arm, role="rate")
         for factor in grid.lr_check:
             if factor != 1:
                 yield replace(base, rate=factor)
@@ -132,10 +160,22 @@ def _rate_cells(source: str, grid: GridConfig, loads: list[float]) -> Iterator[C
 def partition_cells(scale: ScaleConfig, partition: int) -> list[Cell]:
     """The cells of one array task: every ``scale.partitions``-th, large and small ones alike.
 
-    Held-out sizes are in none: they wait for the fit of all others.
+    Held-out sizes are in none: they wait for the fit of all others. Where loads are skipped beyond
+    saturation, all loads of a memory are in one partition, which alone decides about them.
     """
     cells = [cell for cell in study_cells(scale) if cell.role != "predict"]
-    return sorted(cells, key=cell_weight, reverse=True)[partition :: scale.partitions]
+    key = line_of if scale.saturated else lambda cell: (cell,)
+    lines: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        lines.setdefault(key(cell), []).append(cell)
+    heavy = sorted(lines.values(), key=lambda line: -sum(map(cell_weight, line)))
+    mine = [cell for line in heavy[partition :: scale.partitions] for cell in line]
+    return sorted(mine, key=cell_weight, reverse=True)
+
+
+def line_of(cell: Cell) -> tuple[object, ...]:
+    """What cells share that differ in nothing but their load."""
+    return (cell.source, cell.size, cell.exposures, cell.seed, cell.arm, cell.rate, cell.role)
 
 
 def reference_measure(result: Mapping[str, Any]) -> dict[str, float]:

@@ -63,6 +63,11 @@ def fit_study(results: Mapping[Cell, dict[str, Any]], scale: ScaleConfig, seed: 
         mine = {c: r for c, r in results.items() if (c.source, c.arm) == key and c.role == "fit"}
         fitted = Fitted(*key)
         fitted.points, fitted.notes = usable_points(mine)
+        fitted.notes += [
+            f"diverged, {'held out' if c.role == 'predict' else 'a check of the rate'}: {c.label}"
+            for c, r in results.items()
+            if (c.source, c.arm) == key and c.role != "fit" and r["outcome"] == "diverged"
+        ]
         _fit_laws(fitted, scale.bootstrap, seed)
         fits[key] = fitted
     return Study(fits, _rate_checks(results), _precisions(results))
@@ -106,8 +111,11 @@ def _fit_laws(fitted: Fitted, resamples: int, seed: int) -> None:
         return
     points, overwhelmed = split_overwhelmed(points)
     fitted.notes += [f"left out of the law, overwhelmed: {p.cell.label}" for p in overwhelmed]
-    if sizes < 2 or len(points) < 4:
-        fitted.notes.append(f"no law: {len(points)} cells of {sizes} size(s); 4 of 2 are needed")
+    needed = 4 + (len({point.exposures for point in points}) > 1)
+    if sizes < 2 or len(points) < needed:
+        fitted.notes.append(
+            f"no law: {len(points)} cells of {sizes} size(s); {needed} of 2 are needed"
+        )
         return
     fitted.capacity = fit_capacity(points, resamples, seed)
     fitted.without_embeddings = fit_capacity(points, resamples, seed, embeddings=False)
@@ -148,7 +156,7 @@ def _rate_checks(results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]
     for source, size in sorted({(cell.source, cell.size) for cell in checked}):
         mine = [cell for cell in checked if (cell.source, cell.size) == (source, size)]
         rule = next((c for c in results if _is_rule_of(c, mine[0])), None)
-        if rule is None or not results[rule]["measured"]:
+        if rule is None or results[rule]["outcome"] == "diverged":
             continue
         reference = make_point(rule, results[rule]).bits
         ratios = {
@@ -183,7 +191,7 @@ def _precisions(results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
         mine = {
             c: r
             for c, r in results.items()
-            if (c.source, c.arm) == (source, arm) and c.role == "fit" and r["measured"]
+            if (c.source, c.arm) == (source, arm) and c.role == "fit" and r["outcome"] != "diverged"
         }
         if not mine:
             continue

@@ -63,10 +63,22 @@ class StudyFolder:
         folder = self.cell(cell, scale)
         if (folder / RESULT).exists():
             return str(atomic.read_json(folder / RESULT)["outcome"])
-        for name, outcome in ((SKIPPED, "skipped"), (FAILED, "failed"), (CHECKPOINT, "begun")):
+        if self._is_skipped(folder, scale):
+            return "skipped"
+        for name, outcome in ((FAILED, "failed"), (CHECKPOINT, "begun")):
             if (folder / name).exists():
                 return outcome
         return "waiting"
+
+    def mark_skipped(self, cell: Cell, scale: ScaleConfig) -> None:
+        """Say that a cell can't matter by the rule ``scale.saturated``."""
+        value = {"reason": "saturated", "saturated": scale.saturated, "cell": cell.label}
+        atomic.write_json(self.cell(cell, scale) / SKIPPED, value)
+
+    def _is_skipped(self, folder: Path, scale: ScaleConfig) -> bool:
+        """Whether it was skipped by the rule that holds now; by another it waits again."""
+        path = folder / SKIPPED
+        return path.exists() and atomic.read_json(path).get("saturated") == scale.saturated
 
     def result(self, cell: Cell, scale: ScaleConfig) -> dict[str, Any] | None:
         """The result of a cell that ran to its end."""

@@ -2,6 +2,7 @@
 
 The file holds ``schema_version``, ``base``, ``corpus``, ``exposures`` (passes over all wordings),
 ``versions``, ``recipe`` (how the memories were trained, :class:`~memo_dist.scaling.recipe.Recipe`),
+``measured`` (which memories it rests on, :class:`Measured`),
 and the law R(x) = r / (1 + (x0 / x)^s), x in parameters a fact: ``r``, ``x0``, ``s`` as [value,
 low, high], ``spread``, the standard deviation of single memories around it, and ``draws``, the
 bootstrap's rows of [logit r, log x0, log s].
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,59 @@ import numpy as np
 
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
-from memo_dist.scaling.laws import Interval, RecallLaw
+from memo_dist.scaling.laws import Interval, Point, RecallLaw
 from memo_dist.scaling.recipe import Recipe
 
 SCHEMA_VERSION = 1
 _ABOUT = ("base", "corpus", "exposures", "versions")
 _NAMES = ("r", "x0", "s")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The memories that a law rests on; beyond them it is an extrapolation.
+
+    Attributes:
+        cells: how many.
+        parameters: [smallest, largest].
+        parameters_per_fact: [least, most].
+        wordings: trained ones a fact, mean.
+    """
+
+    cells: int
+    parameters: tuple[float, float]
+    parameters_per_fact: tuple[float, float]
+    wordings: float
+
+    @classmethod
+    def of(cls, points: Sequence[Point], wordings: float) -> Measured:
+        """From the cells of a fit."""
+        sizes = [float(point.parameters) for point in points]
+        ratios = [point.parameters / point.items for point in points]
+        return cls(len(points), (min(sizes), max(sizes)), (min(ratios), max(ratios)), wordings)
+
+    @classmethod
+    def from_json(cls, row: Any) -> Measured:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            low, high = (float(value) for value in row["parameters"])
+            least, most = (float(value) for value in row["parameters_per_fact"])
+            found = cls(int(row["cells"]), (low, high), (least, most), float(row["wordings"]))
+        except (KeyError, TypeError, ValueError):
+            found = None
+        if found is None or not (0 < low <= high and 0 < least <= most and found.wordings > 0):
+            raise ValueError(
+                "must hold cells, parameters and parameters_per_fact as [least, most], and wordings"
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers by name."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -35,42 +83,39 @@ class LawFile:
     Attributes:
         law: R(x), without the points it rests on.
         recipe: how its memories were trained.
+        measured: which memories these were.
         about: ``base``, ``corpus``, ``exposures`` (passes) and ``versions``.
     """
 
     law: RecallLaw
     recipe: Recipe
+    measured: Measured
     about: dict[str, Any]
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the draws, for reports."""
+        return {
+            **{key: self.about[key] for key in _ABOUT},
+            "recipe": self.recipe.to_json(),
+            "measured": self.measured.to_json(),
+            "r": self.law.top.to_json(),
+            "x0": self.law.half.to_json(),
+            "s": self.law.slope.to_json(),
+            "spread": self.law.spread,
+        }
 
-def write_law(path: Path, law: RecallLaw, recipe: Recipe, about: Mapping[str, Any]) -> None:
+
+def write_law(path: Path, file: LawFile) -> None:
     """Write a fitted law, atomically.
 
-    Args:
-        path: the file.
-        law: fitted.
-        recipe: how its memories were trained.
-        about: ``base``, ``corpus``, ``exposures`` and ``versions``.
-
     Raises:
-        UsageError: ``about`` lacks one of these.
+        UsageError: ``about`` lacks ``base``, ``corpus``, ``exposures`` or ``versions``.
     """
-    missing = [key for key in _ABOUT if key not in about]
+    missing = [key for key in _ABOUT if key not in file.about]
     if missing:
         raise UsageError(f"a law file must say {', '.join(missing)}")
-    atomic.write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            **{key: about[key] for key in _ABOUT},
-            "recipe": recipe.to_json(),
-            "r": law.top.to_json(),
-            "x0": law.half.to_json(),
-            "s": law.slope.to_json(),
-            "spread": law.spread,
-            "draws": np.asarray(law.draws, float).tolist(),
-        },
-    )
+    draws = np.asarray(file.law.draws, float).tolist()
+    atomic.write_json(path, {"schema_version": SCHEMA_VERSION, **file.to_json(), "draws": draws})
 
 
 def read_law(path: Path) -> LawFile:
@@ -87,7 +132,9 @@ def read_law(path: Path) -> LawFile:
         raise UsageError(f"plan.law={path} is no JSON: {error}") from error
     if not isinstance(row, dict) or row.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(f"plan.law={path} is no law file of schema_version {SCHEMA_VERSION}")
-    missing = [key for key in (*_ABOUT, "recipe", *_NAMES, "spread", "draws") if key not in row]
+    missing = [
+        key for key in (*_ABOUT, "recipe", "measured", *_NAMES, "spread", "draws") if key not in row
+    ]
     if missing:
         raise UsageError(f"plan.law={path} lacks {', '.join(missing)}")
     exposures = row["exposures"]
@@ -99,14 +146,15 @@ def read_law(path: Path) -> LawFile:
     best = [math.log(top.value / (1 - top.value)), math.log(half.value), math.log(slope.value)]
     spread, draws = _spread(row["spread"], path), _draws(row["draws"], path)
     law = RecallLaw(top, half, slope, spread, [], np.array(best), draws)
-    return LawFile(law, _recipe(row["recipe"], path), {key: row[key] for key in _ABOUT})
-
-
-def _recipe(value: Any, path: Path) -> Recipe:
     try:
-        return Recipe.from_json(value)
+        recipe = Recipe.from_json(row["recipe"])
     except ValueError as error:
         raise UsageError(f"plan.law={path}: recipe.{error}") from error
+    try:
+        measured = Measured.from_json(row["measured"])
+    except ValueError as error:
+        raise UsageError(f"plan.law={path}: measured {error}") from error
+    return LawFile(law, recipe, measured, {key: row[key] for key in _ABOUT})
 
 
 def _spread(value: Any, path: Path) -> float:

@@ -15,7 +15,11 @@ parameters a fact, x = P / N:
 
     R(x) = r / (1 + (x0 / x)^s)
 
-Intervals are percentile bootstraps over cells, drawn within each size so that none is lost.
+Intervals are percentiles of a wild bootstrap (Liu 1988, "Bootstrap Procedures under some Non-I.I.D.
+Models"): each cell keeps its place in the grid and the size of its residual, whose sign is drawn
+anew, times sqrt(n / (n - k)) for n cells and k fitted numbers; the law is fitted to each draw. So
+small grids keep their design, and noise may differ from cell to cell. What all cells of a size
+share (its shape, its learning rate) is not in them.
 """
 
 from __future__ import annotations
@@ -185,10 +189,12 @@ def fit_capacity(
     table = np.column_stack([sizes, data])
     several = len({point.exposures for point in points}) > 1
     best = _search(table, several, None)
-    draws = [
-        _search(table[chosen], several, best) for chosen in _resampled(points, resamples, seed)
-    ]
     residuals = _residuals(_padded(best), table)
+    fitted = np.log(table[:, 3]) - residuals
+    draws = [
+        _search(np.column_stack([table[:, :3], np.exp(fitted + noise)]), several, best)
+        for noise in _wild(residuals, len(best), resamples, seed)
+    ]
     every = np.array([_padded(theta) for theta in draws])
     names = _padded(best)
     return CapacityLaw(
@@ -210,17 +216,19 @@ def fit_recall(points: Sequence[Point], resamples: int, seed: int) -> RecallLaw:
     ratios = np.array([point.parameters / point.items for point in points])
     recalls = np.array([point.recall for point in points])
     best = _search_recall(ratios, recalls)
+    fitted = _recall(best, ratios)
+    residuals = recalls - fitted
     draws = np.array(
         [
-            _search_recall(ratios[chosen], recalls[chosen])
-            for chosen in _resampled(points, resamples, seed)
+            _search_recall(ratios, fitted + noise)
+            for noise in _wild(residuals, len(best), resamples, seed)
         ]
     )
     return RecallLaw(
         top=_interval(_top(best), [_top(theta) for theta in draws]),
         half=_interval(math.exp(best[1]), np.exp(draws[:, 1])),
         slope=_interval(math.exp(best[2]), np.exp(draws[:, 2])),
-        spread=_spread(recalls - _recall(best, ratios), len(best)),
+        spread=_spread(residuals, len(best)),
         points=list(points),
         best=best,
         draws=draws,
@@ -320,16 +328,13 @@ def _needed(theta: np.ndarray, recall: float) -> float:
     return math.exp(theta[1] - math.log(odds) / math.exp(theta[2]))
 
 
-def _resampled(points: Sequence[Point], resamples: int, seed: int) -> list[np.ndarray]:
-    """Indices of bootstrap samples, drawn with replacement within each size."""
-    groups: dict[int, list[int]] = {}
-    for index, point in enumerate(points):
-        groups.setdefault(point.parameters, []).append(index)
-    chance = np.random.default_rng(seed)
-    return [
-        np.concatenate([chance.choice(group, len(group)) for group in groups.values()])
-        for _ in range(resamples)
-    ]
+def _wild(residuals: np.ndarray, fitted: int, resamples: int, seed: int) -> np.ndarray:
+    """Draws of noise [resamples, cells]: each cell's residual with a random sign, enlarged by what
+    a fit of so many numbers has taken of it."""
+    count = len(residuals)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, count))
+    noise: np.ndarray = signs * residuals * math.sqrt(count / max(1, count - fitted))
+    return noise
 
 
 def _interval(value: float, draws: Any) -> Interval:

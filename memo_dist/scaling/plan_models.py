@@ -18,6 +18,8 @@ from memo_dist.training.memory_need import ModelShape
 
 HALF_BYTES = 2
 """A number in bf16."""
+LEAST_LAYERS = 2
+"""Of a proposed memory, where no law says: one layer finds no fact by a name of several tokens."""
 _GROWTH = 1.1
 _SMALLEST_TRIES = 60
 
@@ -54,14 +56,21 @@ class MemoryChoice:
     overrides: list[str]
 
 
-def choose_memory(parameters: Interval, config: Config) -> MemoryChoice:
+def choose_memory(
+    parameters: Interval, config: Config, least_layers: int = LEAST_LAYERS
+) -> MemoryChoice:
     """The shape (scratch) or the number of shards (another base) for a number of parameters.
+
+    Args:
+        parameters: over all shards.
+        config: ``memory`` and ``corpus.shards``.
+        least_layers: of a memory from scratch.
 
     Raises:
         UsageError: the base is not on this machine, or no shape exists.
     """
     if config.memory.base == SCRATCH_NAME:
-        return _scratch(parameters.value, config)
+        return _scratch(parameters.value, config, least_layers)
     model = _model(config.memory.base)
     size = model.shape.parameters
     counts = Interval(*(max(1, math.ceil(p / size)) for p in parameters.to_json()))
@@ -99,9 +108,9 @@ def backbone(config: Config) -> tuple[int, int, str]:
     )
 
 
-def _scratch(parameters: float, config: Config) -> MemoryChoice:
+def _scratch(parameters: float, config: Config, least_layers: int) -> MemoryChoice:
     vocabulary, shards = config.memory.scratch.vocabulary, config.corpus.shards
-    shape = _nearest_shape(max(1, math.ceil(parameters / shards)), vocabulary)
+    shape = _nearest_shape(max(1, math.ceil(parameters / shards)), vocabulary, least_layers)
     verdict = (
         f"scratch of {shape.parameters:,} parameters ({shape.embedding_parameters:,} of them"
         f" embeddings), {shards} shard(s)"
@@ -120,15 +129,15 @@ def _scratch(parameters: float, config: Config) -> MemoryChoice:
     return MemoryChoice(_counted(shape.config(), "scratch"), shards, verdict, overrides)
 
 
-def _nearest_shape(parameters: int, vocabulary: int) -> Shape:
+def _nearest_shape(parameters: int, vocabulary: int, least_layers: int) -> Shape:
     """The ladder's shape, or the smallest above it that exists for the vocabulary."""
     target = float(max(parameters, 16 * vocabulary))
     for _ in range(_SMALLEST_TRIES):
         try:
-            return choose_shape(int(target), vocabulary)
+            return choose_shape(int(target), vocabulary, least_layers)
         except UsageError:
             target *= _GROWTH
-    return choose_shape(parameters, vocabulary)
+    return choose_shape(parameters, vocabulary, least_layers)
 
 
 def _model(name: str) -> Model:

@@ -27,6 +27,8 @@ from memo_dist.scaling.laws import Interval
 
 BITS_BAND = (0.6, 1.3)
 """Around plan.bits_per_character: Shannon 1951, "Prediction and Entropy of Printed English"."""
+WORDINGS_BAND = math.log(1.25)
+"""How far the wordings a fact may be from those of a law, either way, before a plan says so."""
 ANCHOR_BAND = 2.0
 """Either way around the published capacity."""
 
@@ -151,7 +153,30 @@ def _by_law(sample: CorpusSample, config: Config, file: LawFile) -> Size:
             f"size: {share:.0f} % of the law's draws reach this recall at all; the interval is"
             " theirs"
         )
+    notes += _outside(sample, config, file, best)
     return Size(interval_of(facts.value * best, facts.draws * drawn), "law", notes)
+
+
+def _outside(sample: CorpusSample, config: Config, file: LawFile, ratio: float) -> list[str]:
+    """Notes where the law is asked about what its memories were not."""
+    measured, totals, notes = file.measured, sample.totals, []
+    size = totals["facts"].value * ratio / config.corpus.shards
+    for name, value, (low, high) in (
+        ("parameters", size, measured.parameters),
+        ("parameters a fact", ratio, measured.parameters_per_fact),
+    ):
+        if not low <= value <= high:
+            notes.append(
+                f"size: {value:,.0f} {name} are outside of what was measured ({low:,.0f} to"
+                f" {high:,.0f}): an extrapolation"
+            )
+    wordings = totals["wordings"].value / totals["facts"].value
+    if abs(math.log(wordings / measured.wordings)) > WORDINGS_BAND:
+        notes.append(
+            f"size: {wordings:.2g} wordings a fact, the law's memories read"
+            f" {measured.wordings:.2g}: synthesis.phrasings of both should be the same"
+        )
+    return notes
 
 
 def _parameters_per_fact(draws: np.ndarray, recall: float) -> np.ndarray:

@@ -26,9 +26,11 @@ def check_study(config: Config) -> None:
     scale = config.scale
     for source in scale.sources:
         grid = getattr(scale, source)
-        load = min(source_loads(source, scale))
+        loads = source_loads(source, scale)
         for size in (*grid.sizes, *grid.predict):
-            draw_knowledge(Cell(source, size, load, 1, 1), scale)
+            draw_knowledge(Cell(source, size, min(loads), 1, min(grid.seeds)), scale)
+        if source == "reflections":  # there may be fewer documents
+            draw_knowledge(Cell(source, min(grid.sizes), max(loads), 1, min(grid.seeds)), scale)
 
 
 def plan_study(study: StudyFolder, config: Config) -> dict[str, Any]:

@@ -65,10 +65,12 @@ def check_predictions(
     """Add to ``fitted.held_out`` what came of each prediction; ``error`` is relative."""
     for cell, result in results.items():
         path = study.prediction(cell.source)
-        if cell.role != "predict" or not path.exists() or not result["measured"]:
+        if cell.role != "predict" or result["outcome"] == "diverged":
             continue
-        told = atomic.read_json(path)["cells"].get(cell_name(cell, config.scale))
-        if told is None:
+        told = atomic.read_json(path)["cells"] if path.exists() else {}
+        if (prediction := told.get(cell_name(cell, config.scale))) is None:
+            note = f"not predicted, no law was there before it ran: {cell.label}"
+            fitted.fits[cell.source, cell.arm].notes.append(note)
             continue
         measured = make_point(cell, result).bits
         fitted.held_out.append(
@@ -79,9 +81,9 @@ def check_predictions(
                 "load": cell.load,
                 "exposures": cell.exposures,
                 "seed": cell.seed,
-                "predicted": told["bits"],
-                "written": told["written"],
+                "predicted": prediction["bits"],
+                "written": prediction["written"],
                 "measured": measured,
-                "error": told["bits"][0] / measured - 1,
+                "error": prediction["bits"][0] / measured - 1,
             }
         )

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from memo_dist.config.scale_rules import REFLECTION_TOKENS
 from memo_dist.config.scale_schema import ReflectionStudyConfig, ScaleConfig
+from memo_dist.memory.scratch import MAX_POSITIONS
 
 REFERENCE_PARAMETERS = 10_000
 """Size at which a grid's ``lr`` holds."""
@@ -19,6 +21,7 @@ BETAS = (0.9, 0.98)
 CLIP = 1.0
 WEIGHT_DECAY = 0.0
 """Of AdamW: none, it would trade stored bits for small weights."""
+_MAY_BE_ZERO = ("lr_exponent", "warmup_fraction")
 
 
 def rule_rate(lr: float, exponent: float, parameters: int) -> float:
@@ -32,12 +35,14 @@ class Recipe:
 
     Attributes:
         vocabulary: of the memories' BPE.
+        least_layers: of the memories.
         batch_tokens: that an optimizer step reads.
         lr, lr_exponent: of :func:`rule_rate`.
         warmup_fraction: of the steps; a cosine to zero follows.
     """
 
     vocabulary: int
+    least_layers: int
     batch_tokens: int
     lr: float
     lr_exponent: float
@@ -49,6 +54,7 @@ class Recipe:
         grid: ReflectionStudyConfig = scale.reflections
         return cls(
             vocabulary=grid.vocabulary,
+            least_layers=grid.least_layers,
             batch_tokens=grid.batch_tokens,
             lr=grid.lr,
             lr_exponent=grid.lr_exponent,
@@ -60,14 +66,21 @@ class Recipe:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: a number is missing or below 0; says which.
+            ValueError: a number is missing or not above 0, or no row of ``train`` fits a step;
+                says which.
         """
         values: dict[str, Any] = {}
         for known in fields(cls):
             value = row.get(known.name) if isinstance(row, Mapping) else None
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{known.name}={value} must be a number of at least 0")
-            values[known.name] = int(value) if known.type == "int" else float(value)
+            kind = int if known.type == "int" else float
+            least = 0.0 if known.name in _MAY_BE_ZERO else math.ulp(0.0)
+            if not isinstance(value, int | kind) or not least <= value < math.inf:
+                raise ValueError(f"{known.name}={value} must be a number above 0")
+            values[known.name] = kind(value)
+        if values["batch_tokens"] % REFLECTION_TOKENS:
+            raise ValueError(
+                f"batch_tokens={values['batch_tokens']} must be a multiple of {REFLECTION_TOKENS}"
+            )
         return cls(**values)
 
     def to_json(self) -> dict[str, float]:
@@ -75,7 +88,12 @@ class Recipe:
         return asdict(self)
 
     def overrides(self, parameters: int, passes: int) -> list[str]:
-        """``key=value`` with which ``train`` follows the recipe for a memory of this size."""
+        """``key=value`` with which ``train`` follows the recipe for a memory of this size.
+
+        A step is one row where the positions of the model allow it: too little for several ranks.
+        """
+        rows = range(min(self.batch_tokens, MAX_POSITIONS), 0, -REFLECTION_TOKENS)
+        row = next(tokens for tokens in rows if self.batch_tokens % tokens == 0)
         rate = rule_rate(self.lr, self.lr_exponent, parameters)
         return [
             f"train.epochs={passes}",
@@ -86,5 +104,6 @@ class Recipe:
             f"train.betas=[{','.join(map(str, BETAS))}]",
             f"train.clip={CLIP:g}",
             f"train.batch_tokens={self.batch_tokens}",
-            f"train.micro_batch_tokens={self.batch_tokens}",
+            f"train.micro_batch_tokens={row}",
+            "cluster.workers=1",
         ]

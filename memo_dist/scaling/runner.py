@@ -26,7 +26,7 @@ from memo_dist.io import atomic
 from memo_dist.observability.progress import ProgressReport, progress
 from memo_dist.scaling.cells import RESULT, Cell, cell_weight
 from memo_dist.scaling.folder import FAILED, SETTLED, SKIPPED, StudyFolder
-from memo_dist.scaling.skipping import Saturation
+from memo_dist.scaling.skipping import Saturation, Verdict
 
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
@@ -115,16 +115,20 @@ class _Queue:
         for cell in list(self._waiting):
             if not self._has_room(cell):
                 return
-            verdict = self._saturation.verdict(cell) if self._scale.saturated else "run"
+            verdict = self._verdict(cell)
             if verdict == "wait":
                 continue
             self._waiting.remove(cell)
             if verdict == "skip":
-                path = self._study.cell(cell, self._scale) / SKIPPED
-                atomic.write_json(path, {"reason": "saturated", "cell": cell.label})
+                self._study.mark_skipped(cell, self._scale)
                 report.advance()
             else:
                 self._submit(cell)
+
+    def _verdict(self, cell: Cell) -> Verdict:
+        if not self._scale.saturated:
+            return "run"
+        return self._saturation.verdict(cell, {*self._waiting, *self._running.values()})
 
     def _has_room(self, cell: Cell) -> bool:
         if not self._have.gpus:
@@ -136,7 +140,8 @@ class _Queue:
     def _submit(self, cell: Cell) -> None:
         folder = self._study.cell(cell, self._scale)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED).unlink(missing_ok=True)
+        for marker in (FAILED, SKIPPED):
+            (folder / marker).unlink(missing_ok=True)
         gpus = cell_gpu(cell, self._scale) if self._have.gpus else 0
         cores = 1 if gpus else self._scale.cell_threads
         task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(run_cell)

@@ -8,12 +8,13 @@ higher price.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Literal
 
 from memo_dist.config.scale_schema import ScaleConfig
-from memo_dist.scaling.cells import Cell, reference_measure, study_cells
-from memo_dist.scaling.folder import SETTLED, StudyFolder
+from memo_dist.scaling.cells import Cell, line_of, reference_measure, study_cells
+from memo_dist.scaling.folder import StudyFolder
 
 Verdict = Literal["run", "wait", "skip"]
 
@@ -29,27 +30,24 @@ class Saturation:
         """Low loads first."""
         return cell.load
 
-    def verdict(self, cell: Cell) -> Verdict:
-        """Whether a cell should run now, wait for lower loads, or not run at all."""
+    def verdict(self, cell: Cell, unsettled: Collection[Cell]) -> Verdict:
+        """Whether a cell should run now, wait for lower loads, or not run at all.
+
+        Args:
+            cell: one that waits.
+            unsettled: cells that wait or run in this launch. Nobody waits for others: a lower load
+                that failed says nothing.
+        """
         if cell.role == "rate":
             return "run"
         below = sorted(
-            (other for other in self._cells if _same_line(cell, other) and other.load < cell.load),
+            (o for o in self._cells if line_of(o) == line_of(cell) and o.load < cell.load),
             key=lambda other: other.load,
         )
-        if any(self._study.outcome(other, self._scale) not in SETTLED for other in below):
+        if any(other in unsettled for other in below):
             return "wait"
         results = [self._study.result(other, self._scale) for other in below]
         measured = [reference_measure(result) for result in results if result]
         bits = [max(1.0, values["bits"]) for values in measured if values]
         full = any(high < low * (1 + self._scale.saturated) for low, high in pairwise(bits))
         return "skip" if full else "run"
-
-
-def _same_line(one: Cell, other: Cell) -> bool:
-    """Whether two cells differ in nothing but their load."""
-    return _line(one) == _line(other)
-
-
-def _line(cell: Cell) -> tuple[object, ...]:
-    return (cell.source, cell.size, cell.exposures, cell.seed, cell.arm, cell.rate, cell.role)

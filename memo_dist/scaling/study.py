@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import Config
 from memo_dist.errors import RunError, UsageError
 from memo_dist.memory.base import SCRATCH_NAME
 from memo_dist.runs import library_versions, shared_run
-from memo_dist.scaling.cells import Cell, partition_cells, study_cells
+from memo_dist.scaling.cells import Cell, partition_cells, reference_measure, study_cells
 from memo_dist.scaling.fit import Study, fit_study
 from memo_dist.scaling.folder import SETTLED, StudyFolder
-from memo_dist.scaling.law_file import write_law
+from memo_dist.scaling.law_file import LawFile, Measured, write_law
 from memo_dist.scaling.predict import check_predictions, write_predictions
 from memo_dist.scaling.recipe import Recipe
 from memo_dist.scaling.report import write_report
@@ -77,25 +79,31 @@ def finish_study(study: StudyFolder, config: Config) -> Study:
         raise RunError(f"{study.root} has no result yet: memo-dist scale run begins it")
     fitted = fit_study(results, config.scale, config.run.seed)
     check_predictions(study, fitted, results, config)
-    keep_recall_law(study, config, fitted)
+    keep_recall_law(study, config, fitted, results)
     fitted.devices = device_rows(results.values())
     write_report(study, config, fitted, results)
     return fitted
 
 
-def keep_recall_law(study: StudyFolder, config: Config, fitted: Study) -> None:
-    """Write the recall law of reflections, where there is one, for ``plan.law``."""
+def keep_recall_law(
+    study: StudyFolder, config: Config, fitted: Study, results: Mapping[Cell, dict[str, Any]]
+) -> None:
+    """Write the recall law of reflections for ``plan.law``; where there is none, none stays."""
     found = fitted.fits.get(("reflections", "plain"))
     if found is None or found.recall is None:
+        study.recall_law.unlink(missing_ok=True)
         return
+    points = found.recall.points
+    wordings = [reference_measure(results[point.cell])["wordings"] for point in points]
     about = {
         "base": SCRATCH_NAME,
         "corpus": Path(config.scale.reflections.run).name,
-        "exposures": found.recall.points[0].exposures,
+        "exposures": points[0].exposures,
         "versions": library_versions(),
     }
     recipe = Recipe.of_reflections(config.scale)
-    write_law(study.recall_law, found.recall, recipe, about)
+    measured = Measured.of(points, sum(wordings) / len(wordings))
+    write_law(study.recall_law, LawFile(found.recall, recipe, measured, about))
 
 
 def missing_cells(study: StudyFolder, config: Config) -> list[Cell]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from memo_dist.io import atomic
@@ -163,7 +164,10 @@ def _share_of_peak(flops: float, seconds: float, device: str) -> float | None:
 
 
 def device_rows(results: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each kind of device: operations and time of its cells, and how much of its peak one used.
+    """For each kind of device: operations of its cells, time, and how much of its peak was used.
+
+    ``busy_seconds`` is the time in which some cell ran, ``flops_per_second`` all operations over
+    it: of one device that cells share, or of all devices of a kind together.
 
     Args:
         results: of the cells.
@@ -172,24 +176,36 @@ def device_rows(results: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for device in sorted({str(result["device"]) for result in results}):
         mine = [result for result in results if result["device"] == device]
         flops, seconds = (sum(result[key] for result in mine) for key in ("flops", "seconds"))
+        busy = _union([span for result in mine for span in result.get("spans", ())])
         rows.append(
             {
                 "device": device,
                 "cells": len(mine),
                 "flops": flops,
                 "seconds": seconds,
-                "flops_per_second": _rate(flops, seconds),
-                "share_of_peak": _share_of_peak(flops, seconds, device),
+                "busy_seconds": busy,
+                "flops_per_second": _rate(flops, busy),
+                "share_of_peak": _share_of_peak(flops, busy, device),
             }
         )
     return rows
+
+
+def _union(spans: Sequence[Sequence[float]]) -> float:
+    """Seconds that at least one of the spans covers."""
+    covered, until = 0.0, -math.inf
+    for begun, ended in sorted(map(tuple, spans)):
+        covered += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return covered
 
 
 def _device_line(row: Mapping[str, Any]) -> str:
     line = f"{row['cells']} cells on {row['device']}: {row['flops']:.3g} FLOPs in"
     line += f" {duration(row['seconds'])} of cells"
     if row["flops_per_second"] is not None:
-        line += f", {row['flops_per_second']:.3g} FLOP/s a cell"
+        line += f", {duration(row['busy_seconds'])} by the clock"
+        line += f": {row['flops_per_second']:.3g} FLOP/s"
     if row["share_of_peak"] is not None:
         line += f" ({100 * row['share_of_peak']:.2g} % of the peak)"
     return line

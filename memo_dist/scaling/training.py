@@ -45,6 +45,8 @@ class Progress:
         step: optimizer steps done.
         seconds: of stepping and measuring, over all starts.
         starts: times that it was started.
+        spans: [begun, ended] of each start, in seconds of the epoch.
+        bf16: whether it steps in bf16.
         curve: [exposures, bits] at each measurement.
         outcome: ``running``, ``done``, ``full`` or ``diverged``.
     """
@@ -52,6 +54,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     starts: int = 0
+    spans: list[list[float]] = field(default_factory=list)
+    bf16: bool = False
     curve: list[list[float]] = field(default_factory=list)
     outcome: str = "running"
 
@@ -92,7 +96,7 @@ class CellTraining:
         self.rate = rate
         self.batches = self.knowledge.batches(self.grid.batch_tokens)
         self.steps = self.batches * cell.exposures
-        self.progress = Progress()
+        self.progress = Progress(bf16=self.bf16)
 
     def run(self, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Train to the end and measure; None where ``stop`` asked to end: a checkpoint is there.
@@ -104,6 +108,7 @@ class CellTraining:
         self.knowledge.prepare(self.score)
         self._restore()
         self.progress.starts += 1
+        self.progress.spans.append([time.time(), time.time()])
         started = time.monotonic()
         before = self.progress.seconds
         every = max(1, self.steps // self.scale.measurements)
@@ -111,7 +116,7 @@ class CellTraining:
         while self.progress.step < self.steps and self.progress.outcome == "running":
             self._step()
             now = time.monotonic()
-            self.progress.seconds = before + now - started
+            self._count_time(before + now - started)
             if self.progress.step % every == 0 and self.progress.step < self.steps:
                 self._measure_on_the_way()
             if stop():
@@ -120,7 +125,7 @@ class CellTraining:
             if now - saved >= 60 * self.scale.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
-        result = self._result()
+        result = self._result(lambda: self._count_time(before + time.monotonic() - started))
         atomic.write_json(self.folder / RESULT, result)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return result
@@ -164,23 +169,28 @@ class CellTraining:
             progress.outcome = "diverged"
 
     def _measure_on_the_way(self) -> None:
-        bits = self.knowledge.measure(self.score)["bits"]
+        bits = self.knowledge.held_bits(self.score)
         self.progress.curve.append([round(self.progress.step / self.batches, 2), round(bits, 1)])
         full = self.scale.full
         if full and bits >= full * self.knowledge.bits:
             self.progress.outcome = "full"
 
-    def _result(self) -> dict[str, Any]:
+    def _count_time(self, seconds: float) -> None:
+        self.progress.seconds = seconds
+        self.progress.spans[-1][1] = time.time()
+
+    def _result(self, count_time: Callable[[], None]) -> dict[str, Any]:
         progress, knowledge = self.progress, self.knowledge
         measured: dict[str, dict[str, float]] = {}
+        if progress.outcome != "diverged" and self._is_worse_than_nothing():
+            progress.outcome = "diverged"
         if progress.outcome != "diverged":
             for precision in self.scale.precisions:
                 with rounded(self.model, precision):
                     measured[precision] = knowledge.measure(self.score)
-            if self._is_worse_than_nothing():
-                progress.outcome = "diverged"
         if progress.outcome == "running":
             progress.outcome = "done"
+        count_time()
         return {
             "schema_version": 1,
             "cell": asdict(self.cell),
@@ -198,6 +208,8 @@ class CellTraining:
             "flops": self._flops(),
             "seconds": round(progress.seconds, 2),
             "starts": progress.starts,
+            "spans": progress.spans,
+            "precision": "bf16" if self.bf16 else "fp32",
             "device": self._device_name(),
         }
 
@@ -235,7 +247,10 @@ class CellTraining:
         if not path.exists():
             return
         with safe_open(path, "pt", str(self.device)) as file, torch.no_grad():
-            self.progress = Progress(**json.loads(file.metadata()["progress"]))
+            found = Progress(**json.loads(file.metadata()["progress"]))
+            if found.bf16 != self.bf16:
+                return  # begun on another kind of device: one result has one precision
+            self.progress = found
             for name, parameter in self._parameters():
                 parameter.copy_(file.get_tensor(f"weight.{name}"))
                 self.optimizer.state[parameter] = {

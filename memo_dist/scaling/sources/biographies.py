@@ -101,6 +101,10 @@ class Biographies:
     def prepare(self, score: Score) -> None:
         """Nothing: the bits are absolute."""
 
+    def held_bits(self, score: Score) -> float:
+        """``bits`` of :meth:`measure` alone."""
+        return sum(self._bits(score))
+
     def measure(self, score: Score) -> dict[str, float]:
         """``bits``, ``name_bits``, ``value_bits``, and recall.
 
@@ -109,9 +113,7 @@ class Biographies:
         ``reverse_asked`` and ``reverse_unasked`` name them. A hit has every symbol the likeliest
         given those before: what greedy decoding writes.
         """
-        name, values = self._nats(score)
-        name_bits = self.items * max(0.0, NAME_BITS - name / math.log(2))
-        value_bits = self.items * max(0.0, VALUE_BITS - values / math.log(2))
+        name_bits, value_bits = self._bits(score)
         everyone = range(self.items)
         asked = set(self._asked)
         unasked = [person for person in everyone if person not in asked]
@@ -132,6 +134,11 @@ class Biographies:
             reverse = [self._reverse(p) for p in people]
             found[f"reverse_{label}"] = self._recall(reverse, score)
         return found
+
+    def _bits(self, score: Score) -> tuple[float, float]:
+        """Bits of all names, and of all values given the names."""
+        name, values = (nats / math.log(2) for nats in self._nats(score))
+        return self.items * max(0.0, NAME_BITS - name), self.items * max(0.0, VALUE_BITS - values)
 
     def _rows(self, tokens: int) -> int:
         return max(1, tokens // self.length)

@@ -57,6 +57,10 @@ class RandomSequences:
     def prepare(self, score: Score) -> None:
         """Nothing: the bits are absolute."""
 
+    def held_bits(self, score: Score) -> float:
+        """``bits`` of :meth:`measure`."""
+        return self.measure(score)["bits"]
+
     def measure(self, score: Score) -> dict[str, float]:
         """``bits``, and ``recall``: symbols that are the likeliest given those before."""
         nats, hits = 0.0, 0

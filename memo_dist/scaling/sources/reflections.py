@@ -14,22 +14,25 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer
 
+from memo_dist.config.scale_rules import REFLECTION_TOKENS
 from memo_dist.config.scale_schema import ReflectionStudyConfig
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import sha256_text
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.scratch import train_tokenizer
-from memo_dist.scaling.sources.types import Batch, Score, pad_rows, shuffled
+from memo_dist.scaling.sources.types import Batch, Score, generator, pad_rows, shuffled
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 
-_MOST_TOKENS = 256
 _HELD_FACTS = 256
 _MEASURED_ROWS = 64
+_JITTER = 0.2
+"""Lengths are blurred by up to this before rows are sorted by them: other neighbours each pass."""
 
 
 class ReflectionKnowledge:
@@ -38,23 +41,31 @@ class ReflectionKnowledge:
     Args:
         study: names the run; see :class:`ReflectionStudyConfig`.
         documents: how many documents are taught.
-        seed: the order of reading.
+        seed: the order of reading, and which wordings are held out.
 
     Raises:
-        UsageError: the run has no reflections, or fewer documents than asked.
+        UsageError: the run has no reflections, fewer documents than asked, or too few wordings.
     """
 
     def __init__(self, study: ReflectionStudyConfig, documents: int, seed: int) -> None:
         self._seed = seed
         everything = load_facts(Path(study.run))
         rows = _of_documents(everything, documents)
-        trained, held = split_held_out(rows, _HELD_FACTS, seed=0)
+        trained, held = split_held_out(rows, _HELD_FACTS, seed)
+        if not held:
+            raise UsageError(
+                f"scale.reflections.run={study.run}: no wording of {documents} document(s) can be"
+                " held out, recall needs at least five facts of three wordings: raise"
+                " scale.reflections.documents, or synthesis.phrasings of the run"
+            )
         with tempfile.TemporaryDirectory(prefix="memo-bpe-") as name:
             texts = (f"{row.question} {row.answer}" for row in everything)
             self.vocabulary = train_tokenizer(texts, study.vocabulary, Path(name))
             chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(name))
-        self._trained = _sorted_rows(tokenize(trained, chat, _MOST_TOKENS)[0])
-        self._held = _sorted_rows(tokenize(held, chat, _MOST_TOKENS)[0]) if held else []
+        self._trained = _sorted_rows(tokenize(trained, chat, REFLECTION_TOKENS)[0])
+        self._held = _sorted_rows(tokenize(held, chat, REFLECTION_TOKENS)[0])
+        self._lengths = torch.tensor([len(ids) for ids, _ in self._trained])
+        self._pass: tuple[int, list[list[int]]] = (-1, [])
         self.items = len({row.fact for row in rows})
         self.length = max(len(ids) for ids, _ in self._trained) - 1
         self._before = float("nan")
@@ -66,35 +77,48 @@ class ReflectionKnowledge:
 
     def batches(self, tokens: int) -> int:
         """See :class:`~memo_dist.scaling.sources.types.Knowledge`."""
-        return math.ceil(len(self._trained) / self._rows(tokens))
+        total, longest = int(self._lengths.sum()), int(self._lengths.max())
+        return max(1, min(math.ceil(total / tokens), total // longest))  # none is empty
 
     def batch(self, epoch: int, index: int, tokens: int) -> Batch:
-        """Rows of similar length together; the order of batches changes from pass to pass."""
-        count, size = self.batches(tokens), self._rows(tokens)
-        place = int(shuffled(count, self._seed, 1, epoch)[index])
-        return _padded(self._trained[place * size : (place + 1) * size])
+        """Rows of similar length together, of equally many tokens; both what is together and the
+        order change from pass to pass."""
+        if self._pass[0] != epoch:
+            self._pass = (epoch, self._batches(epoch, self.batches(tokens)))
+        return _padded([self._trained[row] for row in self._pass[1][index]])
+
+    def _batches(self, epoch: int, count: int) -> list[list[int]]:
+        """The rows of each batch of a pass."""
+        blur = torch.rand(len(self._lengths), generator=generator(self._seed, 2, epoch))
+        order = (self._lengths * (1 + _JITTER * blur)).argsort(stable=True)
+        before = self._lengths[order].cumsum(0) - self._lengths[order]
+        places = shuffled(count, self._seed, 1, epoch)[before * count // self._lengths.sum()]
+        found: list[list[int]] = [[] for _ in range(count)]
+        for row, place in zip(order.tolist(), places.tolist(), strict=True):
+            found[place].append(row)
+        return found
 
     def prepare(self, score: Score) -> None:
         """Measure the memory before training."""
         self._before = _measure(self._trained, score)[0]
 
     def measure(self, score: Score) -> dict[str, float]:
-        """``bits`` (relative), ``recall`` on held-out wordings, ``recall_trained``.
+        """``bits`` (relative), ``recall`` on held-out wordings, ``recall_trained``, ``wordings``.
 
         A hit is an answer of which every token is the likeliest given those before: what greedy
-        decoding writes.
+        decoding writes. ``wordings`` are the trained ones a fact.
         """
         nats, trained = _measure(self._trained, score)
-        held = _measure(self._held, score)[1] if self._held else float("nan")
         return {
             "bits": (self._before - nats) / math.log(2),
-            "recall": held,
+            "recall": _measure(self._held, score)[1],
             "recall_trained": trained,
+            "wordings": len(self._trained) / self.items,
         }
 
-    def _rows(self, tokens: int) -> int:
-        mean = sum(len(ids) for ids, _ in self._trained) / len(self._trained)
-        return max(1, int(tokens / mean))
+    def held_bits(self, score: Score) -> float:
+        """``bits`` of :meth:`measure` alone."""
+        return (self._before - _measure(self._trained, score)[0]) / math.log(2)
 
 
 def load_facts(run: Path) -> list[Reflection]:

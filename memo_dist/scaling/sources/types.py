@@ -59,8 +59,11 @@ class Knowledge(Protocol):
     def prepare(self, score: Score) -> None:
         """Called once with the memory before training (relative bits need it)."""
 
+    def held_bits(self, score: Score) -> float:
+        """Bits that a memory holds: the ``bits`` of :meth:`measure`, for looks on the way."""
+
     def measure(self, score: Score) -> dict[str, float]:
-        """What a memory holds: ``bits`` at least, and recall as fractions."""
+        """What a memory holds: ``bits`` and ``recall`` at least, recalls as fractions."""
 
 
 def pad_rows(rows: list[list[int]], starts: list[int] | None = None) -> Batch:
