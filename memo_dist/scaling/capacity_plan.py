@@ -130,8 +130,9 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
     totals = sample.totals
     per_fact = totals["wordings"].value / totals["facts"].value
     size = needed_size(sample, config, law, per_fact * epochs)
-    layers = law.recipe.least_layers if law and _is_of_base(config, law) else LEAST_LAYERS
-    memory = choose_memory(size.parameters, config, layers)
+    recipe = law.recipe if law and _is_of_base(config, law) else None
+    memory = choose_memory(size.parameters, config, recipe.least_layers if recipe else LEAST_LAYERS)
+    follow = recipe.overrides(memory.model.shape.parameters, epochs) if recipe else []
     doubts = _doubts(config, law, epochs, memory.shards) if law else []
     rows = [
         *_corpus_rows(sample, config),
@@ -145,11 +146,11 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
         corpus=str(corpus),
         rows=rows,
         verdict=memory.verdict,
-        overrides=[*memory.overrides, *_recipe_overrides(memory, config, law, epochs)],
+        overrides=[*memory.overrides, *follow],
         source=size.source,
         law=law.to_json() if law else None,
         assumptions=_assumptions(sample, size, config, epochs)
-        + ([f"recall: nothing is promised: {reason}" for reason in doubts] if law else []),
+        + [f"recall: nothing is promised: {reason}" for reason in doubts],
     )
 
 
@@ -192,15 +193,6 @@ def _as_measured(config: Config, law: LawFile | None) -> Config:
         return config
     scratch = replace(config.memory.scratch, vocabulary=law.recipe.vocabulary)
     return replace(config, memory=replace(config.memory, scratch=scratch))
-
-
-def _recipe_overrides(
-    memory: MemoryChoice, config: Config, law: LawFile | None, epochs: int
-) -> list[str]:
-    """The recipe that the law was measured with."""
-    if law is None or not _is_of_base(config, law):
-        return []
-    return law.recipe.overrides(memory.model.shape.parameters, epochs)
 
 
 def _promise_rows(

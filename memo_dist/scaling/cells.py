@@ -93,19 +93,24 @@ def cell_spec(cell: Cell, scale: ScaleConfig) -> dict[str, Any]:
     }
 
 
-def _content(run: Path) -> str:
-    """Hash of a run's reflections: a run that was synthesised anew teaches something else.
+def taught_file(run: Path) -> Path:
+    """The reflections of a run.
 
     Raises:
         UsageError: there are none.
     """
     path = RunFolder(run).reflections
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
+    if not path.exists():
         raise UsageError(
             f"scale.reflections.run={run} has no reflections.jsonl: run memo-dist synthesize first"
-        ) from None
+        )
+    return path
+
+
+def _content(run: Path) -> str:
+    """Hash of a run's reflections: a run that was synthesised anew teaches something else."""
+    path = taught_file(run)
+    stat = path.stat()
     return _hash_at(path.absolute(), stat.st_mtime_ns, stat.st_size)
 
 

@@ -22,8 +22,8 @@ from memo_dist.config.scale_schema import ReflectionStudyConfig
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import sha256_text
-from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.scratch import train_tokenizer
+from memo_dist.scaling.cells import taught_file
 from memo_dist.scaling.sources.types import Batch, Score, generator, pad_rows, shuffled
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.examples import Examples, split_held_out, tokenize
@@ -127,12 +127,7 @@ def load_facts(run: Path) -> list[Reflection]:
     Raises:
         UsageError: there are none.
     """
-    path = RunFolder(run).reflections
-    if not path.exists():
-        raise UsageError(
-            f"scale.reflections.run={run} has no reflections.jsonl: run memo-dist synthesize first"
-        )
-    rows = map(Reflection.from_json, atomic.read_jsonl(path))
+    rows = map(Reflection.from_json, atomic.read_jsonl(taught_file(run)))
     return [row for row in rows if row.kind != "abstain"]
 
 
