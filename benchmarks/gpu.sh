@@ -32,6 +32,8 @@ racecheck         1  compute-sanitizer: races in shared memory
 bandwidth         1  mix_logits: bandwidth as a share of a copy, eager PyTorch, torch.compile
 attention         1  memory_attention and its decoding form against their composition in PyTorch
 decoding          1  time a token of fused decoding against the backbone alone, 7B shape
+scaling           1  bits a parameter of invented people, to 8M parameters, 100 readings; again until it ends
+scaling-long      1  the same to 2M parameters, 1,000 readings; again until it ends
 launchers         2  torchrun and deepspeed start the same training
 '
 
@@ -93,6 +95,18 @@ step_attention() {
 
 step_decoding() { "$PYTHON" benchmarks/gpu_decoding.py --out "$OUT/decoding.json"; }
 
+# Stopped before the step's deadline, a study saves its cells and goes on the next time.
+study() {
+    timeout --signal=TERM $((STEP_SECONDS - 60)) "$PYTHON" -m memo_dist scale run \
+        "configs/scale/$1.yaml" --run "$OUT/scale-$1" && return
+    echo "the study is not at its end or failed (above): run this step again to go on" >&2
+    return 4
+}
+
+step_scaling() { study gpu; }
+
+step_scaling-long() { study gpu-long; }
+
 step_launchers() {
     local run="$OUT/launchers-run" keys=(train.max_steps=20 train.precision=bf16)
     rm -rf "$run" "$run-2"
@@ -118,8 +132,8 @@ run_step() {
     fi
     echo "== $name"
     mkdir -p "$OUT"
-    export -f "step_$name" sanitized
-    export PYTHON OUT
+    export -f "step_$name" sanitized study
+    export PYTHON OUT STEP_SECONDS
     timeout "$STEP_SECONDS" bash -euo pipefail -c "step_$name" 2>&1 | tee "$OUT/$name.log"
 }
 

@@ -43,6 +43,7 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
+        tokens: that were predicted in them; padding is none.
         seconds: of stepping and measuring, over all starts.
         starts: times that it was started.
         spans: [begun, ended] of each start, in seconds of the epoch.
@@ -52,6 +53,7 @@ class Progress:
     """
 
     step: int = 0
+    tokens: int = 0
     seconds: float = 0.0
     starts: int = 0
     spans: list[list[float]] = field(default_factory=list)
@@ -165,6 +167,7 @@ class CellTraining:
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.step += 1
+        progress.tokens += int((batch.targets != IGNORE).sum())
         if not bool(torch.isfinite(norm)):
             progress.outcome = "diverged"
 
@@ -205,7 +208,8 @@ class CellTraining:
             "exposures": progress.step / self.batches,
             "steps": progress.step,
             "learning_rate": self.rate,
-            "flops": self._flops(),
+            "tokens": progress.tokens,
+            "flops": self.shape.flops(progress.tokens, knowledge.length),
             "seconds": round(progress.seconds, 2),
             "starts": progress.starts,
             "spans": progress.spans,
@@ -220,12 +224,6 @@ class CellTraining:
         predicted = int((batch.targets != IGNORE).sum())
         uniform = math.log(self.shape.vocabulary)
         return not float(nats.sum()) / predicted <= _UNIFORM_SLACK * uniform
-
-    def _flops(self) -> float:
-        tokens = self.progress.step * min(
-            self.grid.batch_tokens, self.knowledge.items * self.knowledge.length
-        )
-        return self.shape.flops(tokens, self.knowledge.length)
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":

@@ -23,28 +23,26 @@ asked these too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from random import Random
 
 import torch
 
 from memo_dist.config.scale_schema import BiographyStudyConfig
 from memo_dist.scaling.sources.people import (
     ATTRIBUTES,
+    NAME,
     NAME_BITS,
-    QUESTIONS,
-    REVERSE,
+    VALUE,
     VALUE_BITS,
     VOCABULARY,
-    Person,
-    Text,
-    biography,
+    Forms,
     draw_people,
-    encode,
-    statement,
-    wording,
+    prompt_forms,
+    question_forms,
+    sentence_forms,
+    statement_forms,
+    words,
 )
-from memo_dist.scaling.sources.types import Batch, Score, chance, generator, pad_rows, shuffled
+from memo_dist.scaling.sources.types import Batch, Score, generator, shuffled
 
 _MEASURED_ROWS = 256
 _COUNT = len(ATTRIBUTES)
@@ -65,13 +63,25 @@ class Biographies:
         self._study, self._arm, self._seed = study, arm, seed
         self.items = max(1, round(bits / (NAME_BITS + VALUE_BITS)))
         self._people = draw_people(self.items, seed, 0)
-        self._unread: list[list[int]] = torch.randint(
+        self._unread = torch.randint(
             0, study.templates, (self.items, _COUNT), generator=generator(seed, 2)
-        ).tolist()
+        )
         asked = round(study.asked_fraction * self.items)
-        self._asked = [int(index) for index in shuffled(self.items, seed, 3)[:asked]]
-        self._parts = _COUNT if study.text == "statements" else 1
-        self.length = max(len(self._text(0, part, chance(0)).tokens) for part in range(self._parts))
+        self._asked, self._unasked = shuffled(self.items, seed, 3).split(
+            [asked, self.items - asked]
+        )
+        alone = study.text == "statements"
+        self._parts = _COUNT if alone else 1
+        self._unmarked = Forms.of([[words("<start>")]])
+        self._unmarked_statements = statement_forms("<start>", study.templates)
+        start = "<start> <source>" if arm == "source_token" else "<start>"
+        self._start = Forms.of([[words(start)]])
+        self._statements = statement_forms(start, study.templates)
+        self._sentences = sentence_forms(study.templates)
+        subject = ["name", "pronoun"] if alone else ["name"]
+        self._prompts = prompt_forms(start, subject, study.templates)
+        self._questions = question_forms(start)
+        self.length = self._longest()
 
     @property
     def bits(self) -> float:
@@ -86,17 +96,16 @@ class Biographies:
         """Texts, questions or junk; every person once a pass, in new wordings and order."""
         kinds = self._counts(tokens)
         place = int(shuffled(sum(kinds), self._seed, 4, epoch)[index])
-        draw = chance(self._seed, 5, epoch, place)
+        stream = generator(self._seed, 5, epoch, place)
         if place < kinds[0]:
             order = shuffled(self.items * self._parts, self._seed, 6, epoch)[place :: kinds[0]]
-            texts = [self._text(*divmod(int(row), self._parts), draw) for row in order]
-            return pad_rows([text.tokens for text in texts])
+            return self._read(order // self._parts, order % self._parts, stream)
         place -= kinds[0]
         if place < kinds[1]:
             order = shuffled(len(self._asked), self._seed, 7, epoch)[place :: kinds[1]]
-            return pad_rows([self._question_read(self._asked[int(i)], draw) for i in order])
-        people = draw_people(self._rows(tokens), self._seed, 8, epoch, place)
-        return pad_rows([self._junk(person, draw).tokens for person in people])
+            asked = torch.randint(0, _COUNT + 1, (len(order),), generator=stream)
+            return self._questions[asked].batch(self._people[self._asked[order]])
+        return self._junk(draw_people(self._rows(tokens), self._seed, 8, epoch, place), stream)
 
     def prepare(self, score: Score) -> None:
         """Nothing: the bits are absolute."""
@@ -114,25 +123,19 @@ class Biographies:
         given those before: what greedy decoding writes.
         """
         name_bits, value_bits = self._bits(score)
-        everyone = range(self.items)
-        asked = set(self._asked)
-        unasked = [person for person in everyone if person not in asked]
         found = {
             "bits": name_bits + value_bits,
             "name_bits": name_bits,
             "value_bits": value_bits,
-            "recall": self._recall(
-                [self._statement(p, a, True) for p, a in _pairs(everyone)], score
-            ),
-            "recall_trained": self._recall(
-                [self._statement(p, a, False) for p, a in _pairs(everyone)], score
+            "recall": self._recall_statements(self._unread, score),
+            "recall_trained": self._recall_statements(
+                (self._unread + 1) % self._study.templates, score
             ),
         }
-        for label, people in (("asked", self._asked), ("unasked", unasked)):
-            forward = [self._question(p, a) for p, a in _pairs(people)]
-            found[label] = self._recall(forward, score)
-            reverse = [self._reverse(p) for p in people]
-            found[f"reverse_{label}"] = self._recall(reverse, score)
+        for label, people in (("asked", self._asked), ("unasked", self._unasked)):
+            forward, reverse = self._questions[:_COUNT], self._questions[_COUNT:]
+            found[label] = self._recall_questions(forward, people, score)
+            found[f"reverse_{label}"] = self._recall_questions(reverse, people, score)
         return found
 
     def _bits(self, score: Score) -> tuple[float, float]:
@@ -148,93 +151,80 @@ class Biographies:
         rows = self._rows(tokens)
         texts = self.items * self._parts
         junk = self._study.junk * texts if self._arm != "plain" else 0.0
-        question = len(self._question(0, 0)[0])
+        questions = max(1, tokens // self._questions.tokens.shape[-1])
         return (
             math.ceil(texts / rows),
-            math.ceil(len(self._asked) / max(1, tokens // question)),
+            math.ceil(len(self._asked) / questions),
             math.ceil(junk / rows),
         )
 
-    def _start(self) -> list[int]:
-        mark = encode("<source>") if self._arm == "source_token" else []
-        return encode("<start>") + mark
+    def _longest(self) -> int:
+        """Tokens of the longest text."""
+        if self._parts > 1:
+            return self._statements.tokens.shape[-1]
+        named, later = (self._sentences[place].lengths().amax(1) for place in (0, 2))
+        return int(self._start.tokens.shape[-1] + later.sum() + (named - later).max())
 
-    def _text(self, index: int, part: int, draw: Random) -> Text:
-        """One row about a person, in wordings that this person is read in."""
-        numbers = [self._read_number(index, attribute, draw) for attribute in range(_COUNT)]
-        if self._study.text == "statements":
-            return statement(self._people[index], part, numbers[part], self._start())
-        order = draw.sample(range(_COUNT), _COUNT)
-        return biography(self._people[index], order, numbers, self._start())
+    def _read(self, people: torch.Tensor, parts: torch.Tensor, stream: torch.Generator) -> Batch:
+        """Rows about people, in wordings that they are read in."""
+        return self._texts(people, parts, stream).batch(self._people[people])
 
-    def _read_number(self, index: int, attribute: int, draw: Random) -> int:
-        number = draw.randrange(self._study.templates - 1)
-        return number + 1 if number >= self._unread[index][attribute] else number
+    def _texts(self, people: torch.Tensor, parts: torch.Tensor, stream: torch.Generator) -> Forms:
+        """The forms of rows about people [rows]: statements ``parts`` [rows], or biographies."""
+        numbers = torch.randint(
+            0, self._study.templates - 1, (len(people), _COUNT), generator=stream
+        )
+        numbers += (numbers >= self._unread[people]).long()
+        if self._parts > 1:
+            return self._statements[parts, numbers[torch.arange(len(parts)), parts]]
+        return self._biographies(numbers, self._start, stream)
 
-    def _statement(self, index: int, attribute: int, held_out: bool) -> tuple[list[int], int]:
-        """(row that ends in the value, where the value begins)."""
-        person, unread = self._people[index], self._unread[index][attribute]
-        number = unread if held_out else (unread + 1) % self._study.templates
-        row = self._start() + person.name
-        if self._study.text == "statements":
-            row = [*row, person.pronoun]
-        row = row + wording(attribute, number)
-        return row + person.values[attribute], len(row)
+    def _biographies(self, numbers: torch.Tensor, start: Forms, stream: torch.Generator) -> Forms:
+        """Sentences in these wordings [rows, attributes], in a random order, as one row each."""
+        order = torch.rand(numbers.shape, generator=stream).argsort(1)
+        place = torch.arange(_COUNT).clamp_max(2).expand_as(order)
+        return self._sentences[place, order, numbers.gather(1, order)].joined(start)
 
-    def _question(self, index: int, attribute: int) -> tuple[list[int], int]:
-        person = self._people[index]
-        row = self._start() + encode(list(QUESTIONS.values())[attribute]) + person.name
-        row += encode("? answer")
-        return row + person.values[attribute], len(row)
-
-    def _reverse(self, index: int) -> tuple[list[int], int]:
-        person = self._people[index]
-        date, city = person.values[0], person.values[1]
-        row = self._start() + encode(REVERSE) + date + encode("in") + city + encode("? answer")
-        return row + person.name, len(row)
-
-    def _question_read(self, index: int, draw: Random) -> list[int]:
-        """One of the person's questions, the reverse one among them, with its answer."""
-        number = draw.randrange(_COUNT + 1)
-        if number == _COUNT:
-            return self._reverse(index)[0] + encode(".")
-        return self._question(index, number)[0] + encode(".")
-
-    def _junk(self, person: Person, draw: Random) -> Text:
-        """A text about somebody who is read once."""
-        numbers = [draw.randrange(self._study.templates) for _ in range(_COUNT)]
-        if self._study.text == "statements":
-            attribute = draw.randrange(_COUNT)
-            return statement(person, attribute, numbers[attribute], encode("<start>"))
-        return biography(person, draw.sample(range(_COUNT), _COUNT), numbers, encode("<start>"))
+    def _junk(self, people: torch.Tensor, stream: torch.Generator) -> Batch:
+        """Texts about people who are read once; they have no mark of a source."""
+        shape = (len(people), _COUNT)
+        numbers = torch.randint(0, self._study.templates, shape, generator=stream)
+        if self._parts == 1:
+            return self._biographies(numbers, self._unmarked, stream).batch(people)
+        parts = torch.randint(0, _COUNT, (len(people),), generator=stream)
+        return self._unmarked_statements[parts, numbers[:, 0]].batch(people)
 
     def _nats(self, score: Score) -> tuple[float, float]:
         """Mean nats a person of the name, and of all values given the name."""
         name, values = 0.0, 0.0
-        for first in range(0, self.items * self._parts, _MEASURED_ROWS):
-            rows = range(first, min(first + _MEASURED_ROWS, self.items * self._parts))
-            places = [divmod(row, self._parts) for row in rows]
-            texts = [self._text(*place, chance(self._seed, 9, *place)) for place in places]
-            cost, _ = score(pad_rows([text.tokens for text in texts]))
-            for row, text in enumerate(texts):
-                name += _sum_before(cost[row], text.name)
-                values += _sum_before(cost[row], text.values)
+        for rows in torch.arange(self.items * self._parts).split(_MEASURED_ROWS):
+            people, parts = rows // self._parts, rows % self._parts
+            forms = self._texts(people, parts, generator(self._seed, 9, int(rows[0])))
+            cost, _ = score(forms.batch(self._people[people]))
+            kinds = forms.kinds[:, 1 : 1 + cost.shape[1]]
+            name += float(cost[kinds == NAME].sum())
+            values += float(cost[kinds == VALUE].sum())
         return name / self.items, values / self.items
 
-    def _recall(self, rows: Sequence[tuple[list[int], int]], score: Score) -> float:
-        """Fraction of rows of which every predicted token is the likeliest."""
-        right = 0
-        for first in range(0, len(rows), _MEASURED_ROWS):
-            part = rows[first : first + _MEASURED_ROWS]
-            _, hit = score(pad_rows([row for row, _ in part], [start for _, start in part]))
-            right += int(hit.all(1).sum())
-        return right / len(rows) if rows else float("nan")
+    def _recall_statements(self, numbers: torch.Tensor, score: Score) -> float:
+        """Fraction of all values that are known, asked in these wordings [people, attributes]."""
+        forms = self._prompts[torch.arange(_COUNT), numbers].reshape(numbers.numel(), -1)
+        return _recall(forms, self._people.repeat_interleave(_COUNT, 0), score)
+
+    def _recall_questions(self, questions: Forms, people: torch.Tensor, score: Score) -> float:
+        """Fraction of answers that are known, each of the questions asked about these people."""
+        each = questions[torch.arange(len(questions.tokens)).repeat(len(people))]
+        return _recall(
+            each, self._people[people].repeat_interleave(len(questions.tokens), 0), score
+        )
 
 
-def _sum_before(cost: torch.Tensor, places: Sequence[int]) -> float:
-    """Nats of the tokens at ``places``: each was predicted one position earlier."""
-    return float(cost[[place - 1 for place in places]].sum())
-
-
-def _pairs(people: Sequence[int]) -> list[tuple[int, int]]:
-    return [(person, attribute) for person in people for attribute in range(_COUNT)]
+def _recall(forms: Forms, people: torch.Tensor, score: Score) -> float:
+    """Fraction of rows of which every token that counts is the likeliest."""
+    if not len(people):
+        return float("nan")
+    right = 0
+    for rows in torch.arange(len(people)).split(_MEASURED_ROWS):
+        _, hit = score(forms[rows].batch(people[rows], counted_only=True))
+        right += int(hit.all(1).sum())
+    return right / len(people)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,19 +83,15 @@ def pad_rows(rows: list[list[int]], starts: list[int] | None = None) -> Batch:
     return Batch(tokens, targets)
 
 
+@functools.lru_cache(maxsize=16)
 def shuffled(count: int, *seed: int) -> torch.Tensor:
-    """A permutation of ``count``, int64: the same for the same seed."""
+    """A permutation of ``count``, int64: the same for the same seed, kept, not to be written to."""
     return torch.randperm(count, generator=generator(*seed))
 
 
 def generator(*seed: int) -> torch.Generator:
     """A torch generator whose stream is a function of all numbers of ``seed``."""
     return torch.Generator().manual_seed(_mixed(seed))
-
-
-def chance(*seed: int) -> random.Random:
-    """Python's generator, for many small draws: a function of all numbers of ``seed``."""
-    return random.Random(_mixed(seed))
 
 
 def _mixed(seed: tuple[int, ...]) -> int:
