@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from memo_dist.cluster.doctor import findings
 from memo_dist.errors import RunError
 
 
 @click.command("doctor")
 def command() -> None:
     """Check this machine; exit 1 if something would stop a run."""
+    from memo_dist.cluster.doctor import findings
+
     broken = 0
     for finding in findings():
         click.echo(f"{finding.level:<5} {finding.name:<14} {finding.text}")

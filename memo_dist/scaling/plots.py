@@ -98,7 +98,7 @@ def _capacity(axes: Any, law: CapacityLaw, held_out: Sequence[dict[str, Any]]) -
         axes.text(grid[0], height * 1.02, text, color="#666666", fontsize=7, va="bottom")
     axes.set(xscale="log", xlabel="bits offered a parameter", ylabel="bits held a parameter")
     axes.set_title(f"Capacity ({', '.join(f'{count:g}' for count in exposures)} exposures)")
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    axes.legend(frameon=False, fontsize=7, loc="best")
 
 
 def _held_out(axes: Any, rows: Sequence[dict[str, Any]]) -> None:

@@ -156,8 +156,9 @@ class _Queue:
         for reference in ready:
             cell = self._running.pop(reference)
             reason = _failure(reference)
-            if reason is None:
-                report.advance()
+            if reason is None:  # a cell that was asked to stop has no result yet
+                if (self._study.cell(cell, self._scale) / RESULT).exists():
+                    report.advance()
             elif not STOP() and not self._tried_again(cell, reason):
                 self._failed[cell] = reason
                 folder = self._study.cell(cell, self._scale)
