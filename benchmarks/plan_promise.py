@@ -84,7 +84,10 @@ def quarter_of(proposed: dict[str, str], plan: dict[str, Any]) -> dict[str, str]
 def trained(source: Path, run: Path, overrides: dict[str, str]) -> dict[str, Any]:
     """Train in a copy of a run; its recalls, parameters and minutes."""
     if not run.exists():
-        shutil.copytree(source, run)
+        copy = run.with_name(f"{run.name}.part")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy)
+        copy.rename(run)
     keys = [f"{key}={value}" for key, value in overrides.items()]
     memo_dist("train", str(run), *keys, *MEASURED)
     shard = run / "train" / "shard-0"

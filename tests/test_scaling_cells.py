@@ -151,6 +151,18 @@ def test_a_real_memory_is_measured_by_its_own_probabilities(tmp_path):
     assert torch.equal(hits, logits.argmax(-1) == batch.targets)
 
 
+def test_tokens_are_counted_without_padding():
+    batch = pad_rows([[64, 1, 2, 3], [64, 5, 6, 7, 8, 9, 10]], starts=[2, 3])
+    assert batch.read == 3 + 6
+    for text in ("biography", "statements"):
+        knowledge = Biographies(1500, BiographyStudyConfig(text=text), "plain", seed=3)
+        for index in range(knowledge.batches(512)):
+            batch = knowledge.batch(0, index, 512)
+            assert batch.read == sum(len(row) - 1 for row in rows_of(batch))
+    random = RandomSequences(20_000, 64, 32, seed=1)
+    assert random.batch(0, 0, 512).read == random.batch(0, 0, 512).targets.numel()
+
+
 def test_padding_changes_nothing(tmp_path):
     training = CellTraining(Cell("random", 6_000, 1.0, 1, 1), ScaleConfig(), tmp_path, CPU)
     short, long = [64, 1, 2, 3], [64, 5, 6, 7, 8, 9, 10]

@@ -70,7 +70,7 @@ class Estimator:
         knowledge, shape = self._knowledge[key]
         batches = knowledge.batches(grid.batch_tokens)
         steps = batches * cell.exposures
-        tokens = float(steps * knowledge.batch(0, 0, grid.batch_tokens).tokens.numel())
+        tokens = float(steps * knowledge.batch(0, 0, grid.batch_tokens).read)
         flops = shape.flops(tokens, knowledge.length)
         return CellCost(
             cell=cell,
@@ -94,7 +94,7 @@ class Estimator:
                 self._flops_rate[key] = max(timed)
             else:
                 batch = knowledge.batch(0, 0, grid.batch_tokens)
-                work = shape.flops(float(batch.tokens.numel()), knowledge.length)
+                work = shape.flops(float(batch.read), knowledge.length)
                 self._flops_rate[key] = work / self._timed(shape, knowledge, grid)
         return self._flops_rate[key]
 

@@ -43,7 +43,7 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        tokens: that were predicted in them; padding is none.
+        tokens: that were read in them, without padding.
         seconds: of stepping and measuring, over all starts.
         starts: times that it was started.
         spans: [begun, ended] of each start, in seconds of the epoch.
@@ -127,6 +127,7 @@ class CellTraining:
             if now - saved >= 60 * self.scale.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
+        self._save()  # measuring may take long
         result = self._result(lambda: self._count_time(before + time.monotonic() - started))
         atomic.write_json(self.folder / RESULT, result)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -167,7 +168,7 @@ class CellTraining:
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.step += 1
-        progress.tokens += int((batch.targets != IGNORE).sum())
+        progress.tokens += batch.read
         if not bool(torch.isfinite(norm)):
             progress.outcome = "diverged"
 
@@ -248,6 +249,8 @@ class CellTraining:
             found = Progress(**json.loads(file.metadata()["progress"]))
             if found.bf16 != self.bf16:
                 return  # begun on another kind of device: one result has one precision
+            if found.step and not found.tokens:
+                return  # begun by a version that did not count them
             self.progress = found
             for name, parameter in self._parameters():
                 parameter.copy_(file.get_tensor(f"weight.{name}"))

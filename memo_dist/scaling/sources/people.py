@@ -251,7 +251,8 @@ class Forms:
         tokens, kinds = tokens[:, :longest], self.kinds[:, :longest]
         predicted = (tokens != PAD) & ((kinds > 0) | (not counted_only))
         targets = tokens.masked_fill(~predicted, IGNORE)
-        return Batch(tokens[:, :-1].clamp_min(0), targets[:, 1:])
+        read = int((tokens[:, 1:] != PAD).sum())
+        return Batch(tokens[:, :-1].clamp_min(0), targets[:, 1:], read)
 
 
 def statement_forms(start: str, templates: int) -> Forms:

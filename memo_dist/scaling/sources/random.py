@@ -74,4 +74,4 @@ class RandomSequences:
         }
 
     def _batch(self, rows: torch.Tensor) -> Batch:
-        return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+        return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), rows[:, 1:].numel())

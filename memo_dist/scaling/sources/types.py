@@ -20,10 +20,12 @@ class Batch:
     Attributes:
         tokens: int64 [rows, length], what is read.
         targets: int64 [rows, length], the next token, or :data:`IGNORE`.
+        read: tokens without padding.
     """
 
     tokens: torch.Tensor
     targets: torch.Tensor
+    read: int
 
 
 Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -40,7 +42,7 @@ class Knowledge(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens of the longest row of knowledge; a question about it may be longer."""
 
     @property
     def items(self) -> int:
@@ -80,7 +82,7 @@ def pad_rows(rows: list[list[int]], starts: list[int] | None = None) -> Batch:
         start = starts[index] if starts else 1
         tokens[index, : len(row) - 1] = torch.tensor(row[:-1])
         targets[index, start - 1 : len(row) - 1] = torch.tensor(row[start:])
-    return Batch(tokens, targets)
+    return Batch(tokens, targets, sum(len(row) - 1 for row in rows))
 
 
 @functools.lru_cache(maxsize=16)
