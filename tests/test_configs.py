@@ -13,7 +13,7 @@ from memo_dist.cli.main import run as run_cli
 from memo_dist.config import Config, load_config, to_yaml
 from memo_dist.config.help import describe
 from memo_dist.config.load import flatten, known_keys
-from memo_dist.config.rules import check_rules, lookup
+from memo_dist.config.rules import check_rules, choices, lookup
 from memo_dist.config.schema import TrainConfig
 from memo_dist.config.shipped import configs_folder, shipped_config
 from memo_dist.config.stages import changed_keys, stage_hash
@@ -148,6 +148,20 @@ def test_wrong_overrides(override, expected):
 
 def test_an_override_below_a_value():
     assert "'lr' was given a value before" in refusal("train.lr=1", "train.lr.x=2")
+
+
+def test_every_choice_is_taken_as_it_is_typed(tmp_path):
+    """YAML reads yes and no as true and false."""
+    words = {key: choices(key) for key in known_keys() if choices(key)}
+    for place in range(max(map(len, words.values()))):
+        typed = {key: allowed[place % len(allowed)] for key, allowed in words.items()}
+        overrides = [f"{key}={word}" for key, word in typed.items()]
+        found = load_config((), overrides, check=False)
+        assert {key: lookup(found, key) for key in typed} == typed
+    file = tmp_path / "config.yaml"
+    for word in ("yes", "no"):
+        file.write_text(f"train:\n  question_loss: {word}\n")
+        assert load_config([file]).train.question_loss == word
 
 
 def test_the_shells_variables_are_kept(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from memo_dist.cli.options import config_options, corpus_argument, resolve
+from memo_dist.corpus.listing import list_source
 from memo_dist.observability.logs import quiet_libraries
 
 
@@ -29,6 +30,7 @@ def command(
     """
     wanted = () if recall is None else (f"plan.recall={recall}",)
     config = resolve(config_files, (*overrides, *wanted))
+    list_source(corpus)  # a wrong path is told before seconds of imports
     quiet_libraries()
     from memo_dist.scaling.capacity_plan import plan_corpus, plan_text
 

@@ -20,7 +20,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from memo_dist.config.rules import check_rules
+from memo_dist.config.rules import check_rules, choices
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
 
@@ -34,7 +34,7 @@ def load_config(
         UsageError: a file is missing or not YAML, a key is unknown, a value has the wrong type
             or breaks a rule; names the key and what exists.
     """
-    tree: DictConfig = OmegaConf.structured(Config)
+    tree = _default_tree()
     for file in files:
         tree = _merge(tree, _read_yaml(file), str(file))
     if overrides:
@@ -59,7 +59,15 @@ def known_keys() -> list[str]:
 @cache
 def _defaults() -> dict[str, Any]:
     """{dotted key: default value}; only read."""
-    return flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
+    return flatten(OmegaConf.to_container(_default_tree()))
+
+
+@cache
+def _default_tree() -> DictConfig:
+    """The schema with its defaults; only read (a merge copies it), as building it is slow."""
+    tree: DictConfig = OmegaConf.structured(Config)
+    OmegaConf.set_readonly(tree, True)
+    return tree
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -115,9 +123,10 @@ def _parse_value(text: str, item: str) -> Any:
 
 def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig:
     _check_keys(addition, where)
-    _check_shapes(addition, where)
+    read = _plain(addition)
+    _check_shapes(read, where)
     try:
-        return OmegaConf.merge(tree, _plain(addition))  # type: ignore[return-value]
+        return OmegaConf.merge(tree, read)  # type: ignore[return-value]
     except ValidationError as error:
         key = getattr(error, "full_key", "") or ""
         value = flatten(addition).get(key)
@@ -127,12 +136,17 @@ def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig
         raise UsageError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
-def _plain(value: Any) -> Any:
-    """Text as it is: ``${NAME}`` is the shell's (launch.setup), never OmegaConf's reference."""
+def _plain(value: Any, key: str = "") -> Any:
+    """Text as it is: ``${NAME}`` is the shell's (launch.setup), never OmegaConf's reference.
+
+    Where yes and no are among a key's choices, YAML's true and false are meant as these.
+    """
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {k: _plain(item, f"{key}.{k}" if key else str(k)) for k, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, bool) and "yes" in choices(key):
+        return "yes" if value else "no"
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 

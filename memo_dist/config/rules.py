@@ -205,6 +205,11 @@ _FRACTIONS = (
 )
 
 
+def choices(key: str) -> tuple[str, ...]:
+    """The words that a key may have; empty where it takes any value."""
+    return _CHOICES.get(key, ())
+
+
 def check_rules(config: Config) -> None:
     """Refuse a configuration that breaks a rule.
 
