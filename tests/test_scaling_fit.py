@@ -180,7 +180,14 @@ def test_use_of_a_gpus_peak():
     early = {"device": name, "flops": 989e13, "seconds": 40.0, "spans": [[0, 10], [20, 50]]}
     late = {"device": name, "flops": 989e13, "seconds": 40.0, "spans": [[40, 80], [5, 8]]}
     on_cpu = {"device": "cpu, 1 thread(s)", "flops": 1e9, "seconds": 0.0}
+    untimed = {"device": name, "flops": 989e13, "seconds": 40.0}
+    (mixed,) = device_rows([early, untimed, late])
+    assert (mixed["cells"], mixed["clocked"], mixed["seconds"]) == (3, 2, 120)
     gpu, cpu = device_rows([early, on_cpu, late])
+    assert mixed["share_of_peak"] == gpu["share_of_peak"]
+    assert "2 of them in 1 min 10 s by the clock" in summary_text(
+        Study({}, [], [], devices=[mixed])
+    )
     assert (gpu["cells"], gpu["busy_seconds"]) == (2, 10 + 60)
     assert gpu["share_of_peak"] == pytest.approx(20 / 70)  # shared: two cells, one device
     assert (cpu["flops_per_second"], cpu["share_of_peak"]) == (None, None)

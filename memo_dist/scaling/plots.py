@@ -16,7 +16,8 @@ from memo_dist.scaling.laws import CapacityLaw, Point, RecallLaw
 
 _ANCHORS = {2.0: "2 bits: facts, 1,000 exposures", 3.6: "3.6 bits: raw storage"}
 """Published bits per parameter (arXiv 2404.05405, 2505.24832)."""
-_SIZE = (6.4, 4.2)
+_SIZE = (7.6, 4.2)
+_MARKS = "os^D"
 _COLOURS = ("#1b6ca8", "#c8553d", "#4f8a3d", "#8a5aa8", "#b8860b", "#3d8a86", "#7a7a7a")
 
 
@@ -83,7 +84,7 @@ def _capacity(axes: Any, law: CapacityLaw, held_out: Sequence[dict[str, Any]]) -
                 [p.volume / size for p in mine],
                 [p.bits / size for p in mine],
                 linestyle="",
-                marker="os^D"[style % 4],
+                marker=_MARKS[style % len(_MARKS)],
                 color=colour,
                 label=label,
                 markersize=4,
@@ -92,13 +93,30 @@ def _capacity(axes: Any, law: CapacityLaw, held_out: Sequence[dict[str, Any]]) -
             line = "-" if count == exposures[-1] else ":"
             axes.plot(grid, curve, linestyle=line, color=colour, linewidth=1)
     _held_out(axes, held_out)
+    _exposure_marks(axes, exposures)
     axes.plot(grid, np.minimum(grid, 5), color="#999999", linewidth=0.8, linestyle="--")
     for height, text in _ANCHORS.items():
         axes.axhline(height, color="#999999", linewidth=0.8)
         axes.text(grid[0], height * 1.02, text, color="#666666", fontsize=7, va="bottom")
-    axes.set(xscale="log", xlabel="bits offered a parameter", ylabel="bits held a parameter")
+    _log_axis(axes)
+    axes.set(xlabel="bits offered a parameter", ylabel="bits held a parameter")
     axes.set_title(f"Capacity ({', '.join(f'{count:g}' for count in exposures)} exposures)")
-    axes.legend(frameon=False, fontsize=7, loc="best")
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    """Beside the axes: inside, every corner holds points of some study."""
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _log_axis(axes: Any) -> None:
+    """A logarithmic x axis with plain numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _held_out(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -111,6 +129,23 @@ def _held_out(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
             markersize=8,
             color="black",
             label=f"{row['size']:,}, predicted before" if number == 0 else None,
+        )
+
+
+def _exposure_marks(axes: Any, exposures: Sequence[float]) -> None:
+    """What marks and lines mean, where there are several."""
+    if len(exposures) == 1:
+        return
+    for style, count in enumerate(exposures):
+        axes.plot(
+            [],
+            [],
+            linestyle="-" if count == exposures[-1] else ":",
+            marker=_MARKS[style % len(_MARKS)],
+            markersize=4,
+            linewidth=1,
+            color="#666666",
+            label=f"{count:g} exposures",
         )
 
 
@@ -128,9 +163,10 @@ def _residuals(axes: Any, law: CapacityLaw) -> None:
             label=f"{size:,} parameters",
         )
     axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.set(xscale="log", xlabel="bits offered a parameter", ylabel="measured over fitted, %")
+    _log_axis(axes)
+    axes.set(xlabel="bits offered a parameter", ylabel="measured over fitted, %")
     axes.set_title("Residuals of the capacity law")
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes)
 
 
 def _recall(axes: Any, points: Sequence[Point], law: RecallLaw | None) -> None:
@@ -155,6 +191,7 @@ def _recall(axes: Any, points: Sequence[Point], law: RecallLaw | None) -> None:
         low, high = [100 * v.low for v in values], [100 * v.high for v in values]
         axes.fill_between(grid, low, high, color="#bbbbbb", alpha=0.4, linewidth=0)
     label = "parameters a fact" if law else "bits offered a parameter"
-    axes.set(xscale="log", xlabel=label, ylabel="recall, %", ylim=(0, 102))
+    _log_axis(axes)
+    axes.set(xlabel=label, ylabel="recall, %", ylim=(0, 102))
     axes.set_title("Recall")
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes)

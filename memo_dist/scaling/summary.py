@@ -166,8 +166,9 @@ def _share_of_peak(flops: float, seconds: float, device: str) -> float | None:
 def device_rows(results: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each kind of device: operations of its cells, time, and how much of its peak was used.
 
-    ``busy_seconds`` is the time in which some cell ran, ``flops_per_second`` all operations over
-    it: of one device that cells share, or of all devices of a kind together.
+    ``busy_seconds`` is the time in which some cell ran, ``flops_per_second`` the operations over
+    it: of one device that cells share, or of all devices of a kind together. Both count the
+    ``clocked`` cells, those whose result says when they ran.
 
     Args:
         results: of the cells.
@@ -176,16 +177,19 @@ def device_rows(results: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for device in sorted({str(result["device"]) for result in results}):
         mine = [result for result in results if result["device"] == device]
         flops, seconds = (sum(result[key] for result in mine) for key in ("flops", "seconds"))
-        busy = _union([span for result in mine for span in result.get("spans", ())])
+        clocked = [result for result in mine if result.get("spans")]
+        busy = _union([span for result in clocked for span in result["spans"]])
+        done = sum(result["flops"] for result in clocked)
         rows.append(
             {
                 "device": device,
                 "cells": len(mine),
                 "flops": flops,
                 "seconds": seconds,
+                "clocked": len(clocked),
                 "busy_seconds": busy,
-                "flops_per_second": _rate(flops, busy),
-                "share_of_peak": _share_of_peak(flops, busy, device),
+                "flops_per_second": _rate(done, busy),
+                "share_of_peak": _share_of_peak(done, busy, device),
             }
         )
     return rows
@@ -204,7 +208,8 @@ def _device_line(row: Mapping[str, Any]) -> str:
     line = f"{row['cells']} cells on {row['device']}: {row['flops']:.3g} FLOPs in"
     line += f" {duration(row['seconds'])} of cells"
     if row["flops_per_second"] is not None:
-        line += f", {duration(row['busy_seconds'])} by the clock"
+        part = "" if row["clocked"] == row["cells"] else f"{row['clocked']} of them in "
+        line += f", {part}{duration(row['busy_seconds'])} by the clock"
         line += f": {row['flops_per_second']:.3g} FLOP/s"
     if row["share_of_peak"] is not None:
         line += f" ({100 * row['share_of_peak']:.2g} % of the peak)"
