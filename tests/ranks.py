@@ -21,9 +21,7 @@ _context.set_forkserver_preload(["memo_dist.training.worker", "deepspeed", "peft
 
 def launch(folder: Path, world: int = 1, seconds: float = 240) -> tuple[list[int], str]:
     """Train ``folder/job.json`` on ``world`` ranks; their exit codes and their output."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     ranks = [start(folder, rank, world, port) for rank in range(world)]
     for rank in ranks:
         rank.join(seconds)
@@ -31,6 +29,12 @@ def launch(folder: Path, world: int = 1, seconds: float = 240) -> tuple[list[int
     for rank in ranks:
         rank.kill()
     return codes, "\n".join(log_file(folder, rank).read_text() for rank in range(world))
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def start(folder: Path, rank: int, world: int, port: str) -> multiprocessing.Process:

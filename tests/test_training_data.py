@@ -18,7 +18,7 @@ from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
 from memo_dist.training.packing import pack, plan_training
-from memo_dist.training.schedule import learning_rate, passes, peak_lr
+from memo_dist.training.schedule import TimeCap, learning_rate, passes, peak_lr
 
 
 def reflection(question, answer, kind="direct", parent=None):
@@ -207,6 +207,26 @@ def test_learning_rate_schedules():
     train.schedule = "cosine"
     assert learning_rate(train, 11, 20) == pytest.approx(0.5)
     assert learning_rate(train, 19, 20) < 0.05
+    assert learning_rate(train, 2, 20, spent=0.5) == pytest.approx(0.5)
+    assert learning_rate(train, 2, 20, spent=1.2) == pytest.approx(0.0)
+    train.schedule = "constant"
+    assert learning_rate(train, 2, 20, spent=0.5) == 1.0
+
+
+def test_a_cap_counts_from_when_it_is_seen_to_cut():
+    """100 steps in 60 s: at 1 s a step it cuts, at half a second it does not."""
+    for pace, cuts in ((1.0, True), (0.5, False), (0.56, False), (0.6, True)):
+        cap, known, told = TimeCap(1.0), 0.0, []
+        for step in range(1, 60):
+            # The first step, and what is done before it, say nothing about the pace.
+            known = cap.spent(step, 100, 5 + step * pace, known)
+            told.append(known)
+        assert bool(known) is cuts, pace
+        assert told[:4] == [0.0] * 4
+        if cuts:
+            assert known == pytest.approx((5 + 59 * pace) / 60)
+            assert TimeCap(1.0).spent(59, 100, 40.0, known) == known, "a resume goes on"
+    assert TimeCap(0.0).spent(50, 100, 1e9, 0.0) == 0.0
 
 
 @pytest.mark.parametrize("row_tokens", [128, 512, 2048])

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cli import wait_until
 from peft import PeftModel
-from ranks import launch
+from ranks import free_port, launch, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -219,6 +220,47 @@ def test_kept_activations_change_nothing(inputs, tmp_path):
     assert not (tmp_path / "kept" / "activations.npy").exists()
 
 
-def test_max_minutes_ends_the_training_with_final_weights(inputs, tmp_path):
-    losses, _, _ = train(inputs, tmp_path, epochs=4000, max_minutes=0.02)
-    assert 0 < len(losses) < 5000
+def rates_of(folder):
+    """The learning rates of the steps so far."""
+    rows = folder / "metrics.jsonl"
+    return [row["lr"] for row in atomic.read_jsonl(rows)] if rows.exists() else []
+
+
+def fallen_to(part, rates):
+    return bool(rates) and rates[-1] < part * rates[0]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_max_minutes_ends_the_training_at_a_low_rate(world, inputs, tmp_path):
+    """The schedule ends with the time where the steps would take longer."""
+    losses, _, _ = train(
+        inputs, tmp_path, world, epochs=4000, max_minutes=0.05, schedule="linear",
+        warmup_fraction=0.0,
+    )  # fmt: skip
+    assert 10 < len(losses) < 5000
+    rates = rates_of(tmp_path)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * rates[0]
+
+
+def test_max_minutes_that_cut_nothing_change_nothing(inputs, tmp_path):
+    falling = {"schedule": "cosine", "epochs": 6}
+    free = train(inputs, tmp_path / "free", **falling)
+    capped = train(inputs, tmp_path / "capped", max_minutes=60, **falling)
+    assert capped[0] == free[0]
+    assert all(torch.equal(capped[2][name], value) for name, value in free[2].items())
+
+
+def test_a_training_cut_by_its_cap_goes_on_at_the_rate_that_it_had(inputs, tmp_path):
+    make_job(inputs, tmp_path, epochs=4000, max_minutes=0.2, schedule="linear",
+             warmup_fraction=0.0)  # fmt: skip
+    for part in (0.9, 0.8):
+        rank = start(tmp_path, 0, 1, free_port())
+        wait_until(lambda part=part: fallen_to(part, rates_of(tmp_path)), 60, "a lower rate")
+        (tmp_path / STOP_REQUEST).touch()
+        rank.join(60)
+        assert rank.exitcode == 0
+        (tmp_path / STOP_REQUEST).unlink()
+    rates = rates_of(tmp_path)
+    assert rates == sorted(rates, reverse=True)
+    assert atomic.read_json(tmp_path / "STATUS.json")["state"] == "stopped"

@@ -47,13 +47,17 @@ class Ranks:
         if self.world > 1:
             torch.distributed.barrier()
 
-    def any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
-        """Element-wise "on any rank": one small all-reduce."""
+    def max(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Element-wise the largest of all ranks, in float32: one small all-reduce."""
         if self.world == 1:
-            return list(flags)
-        values = torch.tensor([float(flag) for flag in flags], device=device)
-        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
-        return [bool(value) for value in values.tolist()]
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float32, device=device)
+        torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+        return list(shared.tolist())
+
+    def any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
+        """Element-wise "on any rank"."""
+        return [bool(value) for value in self.max([float(flag) for flag in flags], device)]
 
     def sum(self, value: float, device: torch.device) -> float:
         """The sum of a number over ranks."""

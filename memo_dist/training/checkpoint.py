@@ -39,6 +39,7 @@ class TrainState:
         weights_of_step: in final/ only: the step whose weights were chosen; 0: the last.
         best_recall, evals_without_gain: of held-out wordings while training, for early stop.
         versions: of the libraries that wrote it.
+        spent: of ``train.max_minutes``, where these cut the training (``schedule.TimeCap``).
     """
 
     step: int
@@ -56,6 +57,7 @@ class TrainState:
     weights_of_step: int = 0
     best_recall: float = -1.0
     evals_without_gain: int = 0
+    spent: float = 0.0
 
 
 def tag(step: int) -> str:

@@ -35,7 +35,7 @@ from memo_dist.training.model import Trainee, load_trainee, model_width, use_bf1
 from memo_dist.training.packing import Plan
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint
-from memo_dist.training.schedule import learning_rate
+from memo_dist.training.schedule import TimeCap, learning_rate
 from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
@@ -53,6 +53,7 @@ class Progress:
     seconds: float = 0.0
     best_recall: float = -1.0
     evals_without_gain: int = 0
+    spent: float = 0.0
     last_save: float = field(default_factory=time.monotonic)
     last_eval: float = field(default_factory=time.monotonic)
 
@@ -61,6 +62,7 @@ class Progress:
 class _Border:
     """What ranks agreed on at a step's border."""
 
+    spent: float
     stop: bool
     save: bool
     late: bool
@@ -80,6 +82,7 @@ class Trainer:
         self._plan: Plan = make_plan(job, self._examples.lengths, ranks.world)
         self._steps = total_steps(job.train, self._plan)
         self._progress = Progress()
+        self._cap = TimeCap(job.train.max_minutes)
         self._ledger = Ledger(job.path, job.identity)
         self._check_progress()
         self._saver = Saver(job, ranks, self._commit)
@@ -108,6 +111,7 @@ class Trainer:
                 measured = self._measure()
                 finished = finished or self._is_enough(measured)
             self._record(loss, measured)
+            self._progress.spent = border.spent
             self._save(border, finished)
             if border.stop and not finished:
                 self._report("stopped")
@@ -154,7 +158,7 @@ class Trainer:
             checkpoint.restore_random_state(folder, self._ranks.rank)
             self._progress = Progress(
                 state.step, state.consumed_tokens, state.trained_tokens, state.seconds,
-                state.best_recall, state.evals_without_gain,
+                state.best_recall, state.evals_without_gain, state.spent,
             )  # fmt: skip
         return trainee, engine
 
@@ -216,7 +220,7 @@ class Trainer:
             # tokens of the whole step, hence world / counted.
             self._engine.backward(loss * (world / counted), last=index == count - 1)
             losses.append(loss.detach())
-        self._engine.step(learning_rate(self._job.train, step, self._steps))
+        self._engine.step(self._rate(step))
         self._progress.step += 1
         self._progress.trained_tokens += int(self._examples.trained[used].sum())
         self._progress.consumed_tokens += int(self._examples.lengths[used].sum())
@@ -228,6 +232,9 @@ class Trainer:
                 f" lower train.lr={self._job.train.lr}"
             )
         return mean
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self._job.train, step, self._steps, self._progress.spent)
 
     def _dry_batch(self, like: Row) -> None:
         """A row of full length whose loss counts nothing: its gradients are zero.
@@ -277,7 +284,7 @@ class Trainer:
         values: dict[str, float | int | None] = {
             "epoch": self._plan.epoch(step),
             "loss": loss,
-            "lr": learning_rate(self._job.train, step, self._steps),
+            "lr": self._rate(step),
             "grad_norm": self._engine.grad_norm,
         }
         if measured is not None:
@@ -317,7 +324,10 @@ class Trainer:
             requested or STOP(), save, first and self._time_is_up(), first and measure,
             self._saver.unwritten,
         )  # fmt: skip
-        return _Border(*self._ranks.any(flags, self._engine.device))
+        spent = self._cap.spent(progress.step, self._steps, progress.seconds, progress.spent)
+        mine = [spent if first else 0.0, *map(float, flags)]
+        spent, *agreed = self._ranks.max(mine, self._engine.device)
+        return _Border(spent, *map(bool, agreed))
 
     def _time_is_up(self) -> bool:
         """By this rank's clock; equal on all ranks only right after a resume."""
@@ -356,6 +366,7 @@ class Trainer:
             versions={name: version(name) for name in ("torch", "deepspeed", "transformers")},
             best_recall=progress.best_recall,
             evals_without_gain=progress.evals_without_gain,
+            spent=progress.spent,
         )
 
     def _end(self) -> None:
