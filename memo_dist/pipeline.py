@@ -1,10 +1,15 @@
-"""The stages in order: corpus, reflections, memories, bank. Each finds its own work done or not."""
+"""The stages in order: corpus, reflections, memories, bank. Each finds its own work done or not.
+
+What trains and exports is imported by the stages that do so: corpus and reflections need no torch,
+whose import with transformers' and DeepSpeed's takes longer than reading a small corpus.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.stop import STOP
@@ -15,26 +20,14 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.base import SCRATCH_NAME, find_base
-from memo_dist.memory.identity import BaseModel
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
-from memo_dist.training import checkpoint
-from memo_dist.training.bank_driver import train_bank
-from memo_dist.training.export import export_shard, write_bank
-from memo_dist.training.job import RESUME_CHOICES, TrainJob
-from memo_dist.training.memory_need import MemoryNeed
-from memo_dist.training.prepare import (
-    check_machine,
-    check_training,
-    is_trained,
-    memory_base,
-    place_bank,
-    prepare_job,
-)
-from memo_dist.training.saver import find_checkpoint
+
+if TYPE_CHECKING:
+    from memo_dist.training.job import TrainJob
+    from memo_dist.training.memory_need import MemoryNeed
 
 
 def check_before(config: Config) -> MemoryNeed | None:
@@ -44,6 +37,9 @@ def check_before(config: Config) -> MemoryNeed | None:
         The memory need of one training rank; None where another machine trains.
     """
     quiet_libraries()
+    from memo_dist.memory.base import SCRATCH_NAME, find_base
+    from memo_dist.training.prepare import check_machine, check_training
+
     if config.memory.base != SCRATCH_NAME:
         find_base(config.memory.base)
     check_training(config)
@@ -64,6 +60,9 @@ def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
     """Train the shards of the bank that are not trained yet, side by side where they fit."""
+    from memo_dist.training.bank_driver import train_bank
+    from memo_dist.training.prepare import is_trained, memory_base, place_bank, prepare_job
+
     if not run.reflections.exists():
         raise UsageError(f"{run.root} has no reflections yet; `memo-dist synthesize` comes first")
     base = memory_base(run, config)
@@ -84,7 +83,11 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
 def run_export(run: RunFolder, config: Config) -> None:
     """Verify and publish every shard's memory, and write the bank."""
     quiet_libraries()
-    base: BaseModel = memory_base(run, config)
+    from memo_dist.training import checkpoint
+    from memo_dist.training.export import export_shard, write_bank
+    from memo_dist.training.prepare import memory_base
+
+    base = memory_base(run, config)
     shards = range(load_manifest(run.corpus).shards)
     for shard in shards:
         if not checkpoint.is_complete(run.train(shard) / "final"):
@@ -108,6 +111,10 @@ def with_resume(job: TrainJob, resume: str) -> TrainJob:
 
     One from elsewhere is refused: its ledger and data order are those of another run.
     """
+    from memo_dist.training import checkpoint
+    from memo_dist.training.job import RESUME_CHOICES
+    from memo_dist.training.saver import find_checkpoint
+
     if resume in RESUME_CHOICES:
         find_checkpoint(job)  # refuses another job's before a rank holds a GPU
         return job

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from memo_dist import __version__
+from memo_dist import __version__, process
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import (
     EXIT_FAILED,
@@ -85,12 +85,13 @@ def memo_dist() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    process.begin()
     if sys.argv[1:2] and sys.argv[1] in SAVING:
         STOP.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run(sys.argv[1:])
     STOP.leave()
-    sys.exit(code)
+    process.leave(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -52,11 +52,12 @@ def command(  # noqa: PLR0913
         STOP.install()
         click.echo(run_partition_alone(run_folder, config, corpus, only_partition))
         return
-    # An array task does without torch and DeepSpeed, which these import.
     from memo_dist import pipeline
-    from memo_dist.cli.preview import print_preview
 
     if dry_run:
+        # Imported here: only a preview needs torch and DeepSpeed.
+        from memo_dist.cli.preview import print_preview
+
         print_preview(config, run_folder, corpus)
         return
     STOP.install()

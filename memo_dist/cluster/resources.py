@@ -10,6 +10,9 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OBJECT_STORE_BYTES = 192 * 2**20
+DEVICES = Path("/dev")
+_GPU_NODES = ("nvidiactl", "kfd", "dxg", "nvmap")
+"""Device nodes of which every machine with a GPU has one: NVIDIA's, AMD's, WSL's, Jetson's."""
 SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
 
 
@@ -28,9 +31,17 @@ class Resources:
 
 def detect_resources() -> Resources:
     """The resources of this process: never more than its affinity and its cgroups grant."""
-    import torch  # counting GPUs needs it; two seconds that other users of Resources don't pay
+    return Resources(usable_cores(), usable_gpus(), usable_memory())
 
-    return Resources(usable_cores(), torch.cuda.device_count(), usable_memory())
+
+def usable_gpus() -> int:
+    """GPUs that torch sees; without a GPU's device node 0, for which torch need not be imported
+    (it takes seconds)."""
+    if not any((DEVICES / name).exists() for name in _GPU_NODES):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def usable_cores() -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from memo_dist import process
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.resources import Resources
 from memo_dist.cluster.stop import STOP
@@ -190,6 +191,7 @@ def _failure(reference: Any) -> str | None:
 
 def run_cell(cell: Cell, scale: ScaleConfig, folder: Path, stop_file: Path) -> None:
     """One cell from wherever it was to its end, inside a Ray worker."""
+    process.begin()
     import torch
 
     from memo_dist.scaling.training import CellTraining

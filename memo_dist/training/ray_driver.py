@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from memo_dist import process
 from memo_dist.cluster.placement import Placement, Room
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
@@ -203,6 +204,7 @@ def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
 
 def _train_rank(values: dict[str, Any]) -> None:
     """Import inside the rank: the driver itself never imports DeepSpeed."""
+    process.begin()
     from memo_dist.training.worker import train_rank
 
     train_rank(values)
