@@ -11,8 +11,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # A user's own answers must not depend on where the tests run.
 os.environ.pop("MEMO_DIST_TRACEBACK", None)
 
-LONGEST = ("test_training_bank", "test_chain", "test_fusion_latent", "test_scaling_cli",
-           "test_synthesis_engine", "test_scaling_reflections", "test_training_ranks")  # fmt: skip
+LONGEST = (
+    "test_slurm", "test_training_bank", "test_chain", "test_fusion_latent", "test_scaling_cli",
+    "test_synthesis_engine", "test_scaling_reflections", "test_training_ranks",
+)  # fmt: skip
 """Files that take a minute and more. They begin first: else the last of them would end alone."""
 
 

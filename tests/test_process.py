@@ -1,11 +1,14 @@
 """A process that ends early ends as ``sys.exit`` would: threads, exit handlers, output, code."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from memo_dist import process
 
 ENDING = """
 import atexit, sys, threading, time
@@ -38,4 +41,36 @@ def test_threads_and_handlers_end_first_and_all_output_is_written():
 def test_output_that_cannot_be_written_is_no_success(code):
     ending = f"from memo_dist import process\nprint('x')\nprocess.leave({code})"
     with Path("/dev/full").open("w") as full:
-        assert run(ending, stdout=full).returncode == (code or 1)
+        done = run(ending, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == (code or 1)
+    assert done.stderr == "memo-dist: output could not be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("code", [0, 75])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_not_there_change_no_code(closed, code):
+    ending = f"from memo_dist import process; print('x'); process.leave({code})"
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -c "{ending}" {closed}'],
+        timeout=60, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert done.stderr == ""
+
+
+def test_imports_leave_the_collector_as_it_was():
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        with process.imports():
+            assert gc.get_threshold()[0] > before[0]
+        assert gc.get_threshold() == before
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
+
+
+def test_synthesis_needs_no_torch():
+    """Whose import takes longer than reading a small corpus."""
+    code = "import sys, memo_dist.pipeline, memo_dist.cli.synthesize\n"
+    code += "print({'torch', 'transformers', 'deepspeed'} & {*sys.modules})"
+    assert run(code, capture_output=True, text=True).stdout == "set()\n"

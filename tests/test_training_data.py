@@ -18,7 +18,7 @@ from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
 from memo_dist.training.packing import pack, plan_training
-from memo_dist.training.schedule import TimeCap, learning_rate, passes, peak_lr
+from memo_dist.training.schedule import Pace, TimeCap, learning_rate, passes, peak_lr
 
 
 def reflection(question, answer, kind="direct", parent=None):
@@ -213,20 +213,52 @@ def test_learning_rate_schedules():
     assert learning_rate(train, 2, 20, spent=0.5) == 1.0
 
 
-def test_a_cap_counts_from_when_it_is_seen_to_cut():
-    """100 steps in 60 s: at 1 s a step it cuts, at half a second it does not."""
-    for pace, cuts in ((1.0, True), (0.5, False), (0.56, False), (0.6, True)):
-        cap, known, told = TimeCap(1.0), 0.0, []
-        for step in range(1, 60):
-            # The first step, and what is done before it, say nothing about the pace.
-            known = cap.spent(step, 100, 5 + step * pace, known)
-            told.append(known)
-        assert bool(known) is cuts, pace
-        assert told[:4] == [0.0] * 4
-        if cuts:
-            assert known == pytest.approx((5 + 59 * pace) / 60)
-            assert TimeCap(1.0).spent(59, 100, 40.0, known) == known, "a resume goes on"
-    assert TimeCap(0.0).spent(50, 100, 1e9, 0.0) == 0.0
+def looks(cap, pace_of, known, steps=range(1, 100)):
+    """What a cap says after each of 100 steps that take ``pace_of(step)`` seconds."""
+    seconds = 5.0  # frozen layers
+    for step in range(1, steps.stop):
+        seconds += pace_of(step)
+        if step in steps and seconds < 60:
+            known = cap.look(known, step, 100, seconds)
+            yield known
+
+
+@pytest.mark.parametrize(
+    ("pace", "cuts"), [(1.0, True), (0.5, False), (0.56, False), (0.6, True), (0.05, False)]
+)
+def test_a_cap_is_seen_to_cut(pace, cuts):
+    """A minute, of which 5 s are spent before the first step."""
+    told = list(looks(TimeCap(1.0), lambda _: pace, Pace()))
+    assert told[0] == Pace(1, 5 + pace)
+    assert {one.spent for one in told[:4]} == {0.0}
+    assert (told[-1].spent > 0) is cuts
+    spent = [one.spent for one in told]
+    assert spent == sorted(spent)
+    if cuts:
+        assert spent[-1] > 0.9
+        first = next(one for one in spent if one)
+        assert first < 0.3, "no jump from the peak to nothing"
+
+
+def test_slow_first_steps_do_not_cut():
+    told = list(looks(TimeCap(1.0), lambda step: 0.6 if step < 12 else 0.3, Pace()))
+    assert told[-1].spent == 0
+
+
+def test_a_cap_is_seen_over_many_short_launches():
+    """Every launch has two steps of 1 s; the state is all that it knows of the others."""
+    known = Pace()
+    for first in range(1, 50, 2):
+        *_, known = looks(TimeCap(1.0), lambda _: 1.0, known, range(first, first + 2))
+    assert known.spent > 0.8
+    assert TimeCap(0.0).look(Pace(), 50, 100, 1e9) == Pace()
+
+
+def test_a_rate_in_the_warm_up_falls_where_the_time_ends_first():
+    train = TrainConfig(lr=1.0, warmup_fraction=0.5, schedule="linear")
+    assert learning_rate(train, 4, 20) == 0.5
+    assert learning_rate(train, 4, 20, spent=0.3) == 0.5
+    assert learning_rate(train, 4, 20, spent=0.9) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("row_tokens", [128, 512, 2048])

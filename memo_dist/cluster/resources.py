@@ -10,9 +10,12 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OBJECT_STORE_BYTES = 192 * 2**20
-DEVICES = Path("/dev")
-_GPU_NODES = ("nvidiactl", "kfd", "dxg", "nvmap")
-"""Device nodes of which every machine with a GPU has one: NVIDIA's, AMD's, WSL's, Jetson's."""
+ROOT = Path("/")
+_GPU_SIGNS = ("dev/nvidiactl", "dev/kfd", "dev/dxg", "dev/nvmap", "proc/driver/nvidia")
+"""NVIDIA's, AMD's, WSL's and Jetson's device nodes, and NVIDIA's driver, whose nodes may first be
+made when somebody counts its GPUs."""
+_GPU_VENDORS = ("0x10de", "0x1002")
+"""NVIDIA and AMD on the PCI bus."""
 SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
 
 
@@ -35,13 +38,23 @@ def detect_resources() -> Resources:
 
 
 def usable_gpus() -> int:
-    """GPUs that torch sees; without a GPU's device node 0, for which torch need not be imported
-    (it takes seconds)."""
-    if not any((DEVICES / name).exists() for name in _GPU_NODES):
+    """GPUs that torch sees; 0 without importing it (which takes seconds) where nothing hints at
+    a GPU."""
+    if not _may_have_gpus():
         return 0
     import torch
 
     return torch.cuda.device_count()
+
+
+def _may_have_gpus() -> bool:
+    """A device node, a driver, a PCI device of a maker of GPUs, or a choice among GPUs."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "-1") not in ("", "-1"):
+        return True
+    if any((ROOT / sign).exists() for sign in _GPU_SIGNS):
+        return True
+    vendors = (ROOT / "sys/bus/pci/devices").glob("*/vendor")
+    return any(vendor in _words(path) for path in vendors for vendor in _GPU_VENDORS)
 
 
 def usable_cores() -> int:

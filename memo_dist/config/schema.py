@@ -266,7 +266,8 @@ class TrainConfig:
     epochs: int = 0
     """Passes over the shard's reflections; 0: 3, or 40 for a scratch base."""
     max_minutes: float = 0.0
-    """Training stops after this many minutes of stepping, restarts counted in; 0: no limit."""
+    """Training stops after this many minutes of stepping, restarts counted in; 0: no limit. A
+    falling schedule falls with the time where the steps will not all fit."""
     max_steps: int = 0
     """Training stops after this many optimizer steps; 0: no limit."""
     lr: float = 0.0

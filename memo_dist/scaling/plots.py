@@ -77,16 +77,15 @@ def _capacity(axes: Any, law: CapacityLaw, held_out: Sequence[dict[str, Any]]) -
     grid = np.geomspace(min(loads) / 1.2, max(loads) * 1.3, 100)
     for index, size in enumerate(sizes):
         colour = _COLOURS[index % len(_COLOURS)]
+        axes.plot([], [], color=colour, linewidth=4, label=f"{size:,} parameters")
         for style, count in enumerate(exposures):
             mine = [p for p in law.points if (p.parameters, p.exposures) == (size, count)]
-            label = f"{size:,} parameters" if count == exposures[-1] else None
             axes.plot(
                 [p.volume / size for p in mine],
                 [p.bits / size for p in mine],
                 linestyle="",
                 marker=_MARKS[style % len(_MARKS)],
                 color=colour,
-                label=label,
                 markersize=4,
             )
             curve = [law.bits(size, load * size, count).value / size for load in grid]

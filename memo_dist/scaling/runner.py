@@ -191,10 +191,10 @@ def _failure(reference: Any) -> str | None:
 
 def run_cell(cell: Cell, scale: ScaleConfig, folder: Path, stop_file: Path) -> None:
     """One cell from wherever it was to its end, inside a Ray worker."""
-    process.begin()
-    import torch
+    with process.imports():
+        import torch
 
-    from memo_dist.scaling.training import CellTraining
+        from memo_dist.scaling.training import CellTraining
 
     gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
     torch.set_num_threads(scale.cell_threads)

@@ -39,7 +39,7 @@ class TrainState:
         weights_of_step: in final/ only: the step whose weights were chosen; 0: the last.
         best_recall, evals_without_gain: of held-out wordings while training, for early stop.
         versions: of the libraries that wrote it.
-        spent: of ``train.max_minutes``, where these cut the training (``schedule.TimeCap``).
+        pace_step, pace_seconds, spent: of ``schedule.Pace``.
     """
 
     step: int
@@ -57,6 +57,8 @@ class TrainState:
     weights_of_step: int = 0
     best_recall: float = -1.0
     evals_without_gain: int = 0
+    pace_step: int = 0
+    pace_seconds: float = 0.0
     spent: float = 0.0
 
 

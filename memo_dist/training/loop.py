@@ -35,7 +35,7 @@ from memo_dist.training.model import Trainee, load_trainee, model_width, use_bf1
 from memo_dist.training.packing import Plan
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint
-from memo_dist.training.schedule import TimeCap, learning_rate
+from memo_dist.training.schedule import Pace, TimeCap, learning_rate
 from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
@@ -53,7 +53,7 @@ class Progress:
     seconds: float = 0.0
     best_recall: float = -1.0
     evals_without_gain: int = 0
-    spent: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     last_save: float = field(default_factory=time.monotonic)
     last_eval: float = field(default_factory=time.monotonic)
 
@@ -62,7 +62,7 @@ class Progress:
 class _Border:
     """What ranks agreed on at a step's border."""
 
-    spent: float
+    pace: Pace
     stop: bool
     save: bool
     late: bool
@@ -111,7 +111,7 @@ class Trainer:
                 measured = self._measure()
                 finished = finished or self._is_enough(measured)
             self._record(loss, measured)
-            self._progress.spent = border.spent
+            self._progress.pace = border.pace  # of the next step; this one's is recorded
             self._save(border, finished)
             if border.stop and not finished:
                 self._report("stopped")
@@ -158,7 +158,8 @@ class Trainer:
             checkpoint.restore_random_state(folder, self._ranks.rank)
             self._progress = Progress(
                 state.step, state.consumed_tokens, state.trained_tokens, state.seconds,
-                state.best_recall, state.evals_without_gain, state.spent,
+                state.best_recall, state.evals_without_gain,
+                Pace(state.pace_step, state.pace_seconds, state.spent),
             )  # fmt: skip
         return trainee, engine
 
@@ -234,7 +235,7 @@ class Trainer:
         return mean
 
     def _rate(self, step: int) -> float:
-        return learning_rate(self._job.train, step, self._steps, self._progress.spent)
+        return learning_rate(self._job.train, step, self._steps, self._progress.pace.spent)
 
     def _dry_batch(self, like: Row) -> None:
         """A row of full length whose loss counts nothing: its gradients are zero.
@@ -324,10 +325,10 @@ class Trainer:
             requested or STOP(), save, first and self._time_is_up(), first and measure,
             self._saver.unwritten,
         )  # fmt: skip
-        spent = self._cap.spent(progress.step, self._steps, progress.seconds, progress.spent)
-        mine = [spent if first else 0.0, *map(float, flags)]
+        pace = self._cap.look(progress.pace, progress.step, self._steps, progress.seconds)
+        mine = [pace.spent if first else 0.0, *map(float, flags)]
         spent, *agreed = self._ranks.max(mine, self._engine.device)
-        return _Border(spent, *map(bool, agreed))
+        return _Border(replace(pace, spent=spent), *map(bool, agreed))
 
     def _time_is_up(self) -> bool:
         """By this rank's clock; equal on all ranks only right after a resume."""
@@ -366,7 +367,9 @@ class Trainer:
             versions={name: version(name) for name in ("torch", "deepspeed", "transformers")},
             best_recall=progress.best_recall,
             evals_without_gain=progress.evals_without_gain,
-            spent=progress.spent,
+            pace_step=progress.pace.step,
+            pace_seconds=progress.pace.seconds,
+            spent=progress.pace.spent,
         )
 
     def _end(self) -> None:

@@ -204,8 +204,8 @@ def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
 
 def _train_rank(values: dict[str, Any]) -> None:
     """Import inside the rank: the driver itself never imports DeepSpeed."""
-    process.begin()
-    from memo_dist.training.worker import train_rank
+    with process.imports():
+        from memo_dist.training.worker import train_rank
 
     train_rank(values)
 

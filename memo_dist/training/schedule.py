@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 from memo_dist.config.schema import TrainConfig
 
@@ -43,49 +44,71 @@ def learning_rate(train: TrainConfig, step: int, steps: int, spent: float = 0.0)
     Args:
         train: the training's settings.
         step, steps: the step and their number.
-        spent: of ``train.max_minutes``, 0 to 1, where these will end the training before its last
-            step (:class:`TimeCap`): the rate then falls to zero with the time.
+        spent: of the time that ``train.max_minutes`` grant, 0 to 1, where these will end the
+            training before its last step (:class:`TimeCap`): a falling rate then falls to zero
+            with the time, in the warm-up too.
     """
     warmup = math.ceil(train.warmup_fraction * steps)
-    if step < warmup:
-        return train.lr * (step + 1) / warmup
+    rising = train.lr * (step + 1) / warmup if step < warmup else train.lr
+    progress = max(0, step - warmup) / max(1, steps - warmup)
+    return min(rising, _falling(train, max(progress, min(1.0, spent))))
+
+
+def _falling(train: TrainConfig, progress: float) -> float:
+    """The rate after the warm-up, at a part of the way."""
     if train.schedule == "constant":
         return train.lr
-    progress = max((step - warmup) / max(1, steps - warmup), min(1.0, spent))
     if train.schedule == "linear":
         return train.lr * (1 - progress)
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class TimeCap:
-    """Tells early whether ``train.max_minutes`` will end a training before its last step.
+@dataclass(frozen=True)
+class Pace:
+    """What a training knows about its pace; goes on over restarts.
 
-    A schedule that ends at the last step would leave such a training at a high rate. The pace is
-    that of the steps after the first one here; a training that the cap does not cut never depends
-    on the clock.
+    Attributes:
+        step, seconds: steps done and seconds of stepping at the end of the first step seen. What
+            was before (frozen layers, warming up) says nothing about the others.
+        spent: the part of the time after it that is spent, once the cap is seen to cut the
+            training; 0 before.
     """
 
-    _STEPS, _PART, _MARGIN = 4, 0.05, 1.03
+    step: int = 0
+    seconds: float = 0.0
+    spent: float = 0.0
+
+
+class TimeCap:
+    """Sees early that ``train.max_minutes`` will end a training before its last step.
+
+    A schedule that ends at the last step would leave such a training at a high rate. It is a
+    forecast, by the mean pace so far, and once made it stays; a training that is nowhere near its
+    cap never depends on the clock.
+    """
+
+    _STEPS, _PART = 4, 0.05
+    """Least steps and part of the time that a pace is taken from."""
+    _EARLY, _EARLY_MARGIN, _MARGIN = 0.2, 1.25, 1.03
+    """The first steps may be slow by chance: in the first fifth of the time the steps must be
+    seen to take a quarter longer than there is."""
 
     def __init__(self, minutes: float) -> None:
         self._limit = minutes * 60
-        self._begun: tuple[int, float] | None = None
 
-    def spent(self, step: int, steps: int, seconds: float, known: float) -> float:
-        """The part of the time that is spent; 0 where the cap is not seen to cut the training.
-
-        Args:
-            step, steps: steps done and their number.
-            seconds: of stepping, over all launches.
-            known: what this told last, before a resume too: what was seen to be cut stays so.
-        """
+    def look(self, pace: Pace, step: int, steps: int, seconds: float) -> Pace:
+        """What is known after ``step`` of ``steps`` and ``seconds`` of stepping, all launches."""
         if not self._limit:
-            return 0.0
-        if known:
-            return max(known, seconds / self._limit)
-        begun_step, begun = self._begun = self._begun or (step, seconds)
-        done, stepped = step - begun_step, seconds - begun
-        if done < self._STEPS or stepped < self._PART * self._limit:
-            return 0.0
-        needed = stepped / done * (steps - step)
-        return seconds / self._limit if seconds + needed > self._MARGIN * self._limit else 0.0
+            return pace
+        if not pace.step:
+            return Pace(step, seconds)
+        done, stepped = step - pace.step, seconds - pace.seconds
+        granted = max(self._limit - pace.seconds, 1e-9)
+        part = stepped / granted
+        if pace.spent:
+            return replace(pace, spent=max(pace.spent, part))
+        if done < self._STEPS or part < self._PART:
+            return pace
+        margin = self._EARLY_MARGIN if part < self._EARLY else self._MARGIN
+        cuts = stepped / done * (steps - pace.step) > margin * granted
+        return replace(pace, spent=part) if cuts else pace

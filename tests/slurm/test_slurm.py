@@ -26,8 +26,6 @@ from memo_dist.io.hashing import hash_file
 from memo_dist.training.job import TrainJob
 from memo_dist.training.ledger import lineage
 
-pytestmark = pytest.mark.alone
-
 JOB = ("launch.minutes=50", "launch.memory=1500M")
 PATIENT = "cluster.start_timeout=900"  # the tests may share the machine with other work
 TINY4 = (*(word for word in TINY if "partitions" not in word), "synthesis.partitions=4")

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from memo_dist import process
 from memo_dist.cluster.placement import Placement, plan_placement
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.ray_local import ray_session
@@ -125,7 +124,6 @@ def _train_here(jobs: list[dict[str, Any]], first: ConnectorJob | None) -> None:
 
 def _ray_rank(values: dict[str, Any]) -> None:
     """Import inside the rank: the driver itself never imports DeepSpeed."""
-    process.begin()
     from memo_dist.fusion.latent.worker import connector_rank
 
     connector_rank(values)
