@@ -33,7 +33,7 @@ TINY = (
     "synthesis.phrasings=2",
     "cluster.threads=1",
 )
-ENCODE_SECONDS = 240
+ENCODE_SECONDS = 600
 
 
 def tiny_corpus(folder: Path) -> Path:

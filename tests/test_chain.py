@@ -32,7 +32,7 @@ from memo_dist.io import atomic
 from memo_dist.training.job import TrainJob
 from memo_dist.training.ledger import lineage
 
-SECONDS = 180
+SECONDS = 400
 """Within which the next thing happens, while another file's tests run beside."""
 
 

@@ -120,7 +120,7 @@ def test_killed_study_goes_on_with_the_same_numbers(study, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not list(other.glob("cells/*/result.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(driver.pid, signal.SIGKILL)

@@ -247,7 +247,7 @@ def test_max_minutes_ends_the_training_at_a_low_rate(world, inputs, tmp_path):
 
 def test_max_minutes_that_are_far_off_change_nothing(inputs, tmp_path):
     """Long enough for the pace to be looked at, a tenth of the cap or more."""
-    falling = {"schedule": "cosine", "epochs": 60}
+    falling = {"schedule": "cosine", "epochs": 30}
     free = train(inputs, tmp_path / "free", **falling)
     seconds = atomic.read_json(tmp_path / "free" / "STATUS.json")["seconds"]
     capped = train(inputs, tmp_path / "capped", max_minutes=seconds * 8 / 60, **falling)
