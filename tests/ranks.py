@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import traceback
 from pathlib import Path
+
+from ports import free_ports
 
 from memo_dist.errors import MemoDistError
 
@@ -21,7 +22,7 @@ _context.set_forkserver_preload(["memo_dist.training.worker", "deepspeed", "peft
 
 def launch(folder: Path, world: int = 1, seconds: float = 240) -> tuple[list[int], str]:
     """Train ``folder/job.json`` on ``world`` ranks; their exit codes and their output."""
-    port = free_port()
+    (port,) = free_ports()
     ranks = [start(folder, rank, world, port) for rank in range(world)]
     for rank in ranks:
         rank.join(seconds)
@@ -31,13 +32,7 @@ def launch(folder: Path, world: int = 1, seconds: float = 240) -> tuple[list[int
     return codes, "\n".join(log_file(folder, rank).read_text() for rank in range(world))
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def start(folder: Path, rank: int, world: int, port: str) -> multiprocessing.Process:
+def start(folder: Path, rank: int, world: int, port: int) -> multiprocessing.Process:
     process = _context.Process(target=_rank, args=(folder, rank, world, port))
     process.start()
     return process
@@ -47,13 +42,13 @@ def log_file(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}.log"
 
 
-def _rank(folder: Path, rank: int, world: int, port: str) -> None:
+def _rank(folder: Path, rank: int, world: int, port: int) -> None:
     log = log_file(folder, rank).open("w")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cpu",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu",
     }  # fmt: skip
     from memo_dist.io import atomic
     from memo_dist.training.worker import train_rank

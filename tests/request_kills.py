@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ports import free_ports
 from request_toy import log_rows, make_config, make_run, start_server
 
 from memo_dist.io.atomic import read_jsonl
@@ -70,16 +70,9 @@ class Setting:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def killed_run(setting: Setting) -> dict[str, Any]:
     """Run to the end under kills; what happened, and what the logs say of it."""
-    setting.port = free_port()
+    (setting.port,) = free_ports()
     run = make_run(setting.folder, make_config(*setting.overrides()), setting.documents)
     chance = random.Random(setting.seed)
     kills: list[dict[str, Any]] = []

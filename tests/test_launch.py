@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import click
 import psutil
 import pytest
 from cli import memo_dist, start, wait_until
+from ports import free_ports
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.cluster.requeue import check_progress
@@ -364,16 +364,6 @@ def job_server(folder, monkeypatch):
             head.wait()
 
 
-def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def answers(port):
     try:
         urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5)
@@ -418,9 +408,7 @@ def test_a_ray_job_uploads_nothing_and_ends_with_the_verbs_code(monkeypatch):
 
 
 def test_no_job_server(capsys):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports()
     words = ("ray", f"launch.ray_address=http://127.0.0.1:{port}", "--", "train", "RUN")
     assert run_cli(["launch", *words]) == 1
     assert f"launch.ray_address=http://127.0.0.1:{port}" in capsys.readouterr().err

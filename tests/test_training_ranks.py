@@ -11,7 +11,8 @@ import pytest
 import torch
 from cli import wait_until
 from peft import PeftModel
-from ranks import free_port, launch, start
+from ports import free_ports
+from ranks import launch, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -259,7 +260,7 @@ def test_a_training_cut_by_its_cap_goes_on_at_the_rate_that_it_had(inputs, tmp_p
     make_job(inputs, tmp_path, epochs=4000, max_minutes=0.2, schedule="linear",
              warmup_fraction=0.0)  # fmt: skip
     for part in (0.9, 0.8):
-        rank = start(tmp_path, 0, 1, free_port())
+        rank = start(tmp_path, 0, 1, *free_ports())
         wait_until(lambda part=part: fallen_to(part, rates_of(tmp_path)), 60, "a lower rate")
         (tmp_path / STOP_REQUEST).touch()
         rank.join(60)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-OBJECT_STORE_BYTES = 192 * 2**20
 ROOT = Path("/")
 _GPU_SIGNS = ("dev/nvidiactl", "dev/kfd", "dev/dxg", "dev/nvmap", "proc/driver/nvidia")
 """NVIDIA's, AMD's, WSL's and Jetson's device nodes, and NVIDIA's driver, whose nodes may first be
 made when somebody counts its GPUs."""
 _GPU_VENDORS = ("0x10de", "0x1002")
 """NVIDIA and AMD on the PCI bus."""
+OBJECT_STORE_BYTES = 192 * 2**20
 SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions, so that a resume needs no state."""
+"""Learning-rate schedules as pure functions of the step, and of the time where that runs out."""
 
 from __future__ import annotations
 
