@@ -32,8 +32,8 @@ import torch
 from machine import machine
 from transformers import AutoTokenizer
 
+from memo_dist.answers.text import exact_match
 from memo_dist.config.schema import ScratchConfig
-from memo_dist.evaluation.metrics import exact_match
 from memo_dist.fusion.logits import (
     Belief,
     CachedModel,
@@ -50,9 +50,9 @@ from memo_dist.fusion.logits.fitting import Example, fit_gate
 from memo_dist.io import atomic
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.calibration import Calibration, fit_calibration
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
-from memo_dist.training.format import ChatFormat
 
 SHAPE = ScratchConfig(vocabulary=600, hidden_size=128, layers=3, heads=4, intermediate_size=384)
 CELL = 60

@@ -23,8 +23,8 @@ from typing import Any
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.atomic import read_jsonl, write_json
-from memo_dist.synthesis.embedded import EmbeddedGenerator
-from memo_dist.synthesis.embedded.collect import document_facts
+from memo_dist.synthesis.rules import EmbeddedGenerator
+from memo_dist.synthesis.rules.collect import document_facts
 from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

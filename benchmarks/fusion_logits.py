@@ -25,8 +25,8 @@ from typing import Any
 
 from machine import machine
 
+from memo_dist.answers.text import contains
 from memo_dist.config.schema import Config
-from memo_dist.evaluation.metrics import contains
 from memo_dist.evaluation.questions import Question, load_questions
 from memo_dist.evaluation.statistics import bootstrap_interval
 from memo_dist.fusion.backbone import find_backbone, folder_name

@@ -21,8 +21,8 @@ import numpy as np
 
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.io import atomic
-from memo_dist.memory.base import resolve_base
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.base import resolve_base
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.runs import library_versions
 from memo_dist.training.examples import Examples
 from memo_dist.training.job import TrainJob

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cli import memo_dist, tiny_corpus, tiny_questions
 from recall import facts, recall, sample, split
 
-from memo_dist.evaluation.metrics import contains
+from memo_dist.answers.text import contains
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank

@@ -23,7 +23,7 @@ from memo_dist.config import Config, load_config
 from memo_dist.corpus.types import Document
 from memo_dist.io.atomic import read_jsonl, write_json
 from memo_dist.synthesis.coverage import cover_documents
-from memo_dist.synthesis.llm import LanguageModelGenerator
+from memo_dist.synthesis.prompted import LanguageModelGenerator
 from memo_dist.testing.dialogues import DialogueRun, make_units, run_steps
 
 STEPS = "[direct,indirect,consolidate,verify,entities,cross]"

@@ -25,7 +25,7 @@ from memo_dist.cluster.resources import usable_cores
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.io import atomic
 from memo_dist.memory.answering import ShardMemory
-from memo_dist.memory.scratch import train_tokenizer
+from memo_dist.models.scratch import train_tokenizer
 from memo_dist.runs import library_versions
 
 COUNT, TOKENS = 500, 30

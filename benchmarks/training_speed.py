@@ -40,12 +40,12 @@ from memo_dist.cluster.rendezvous import adopt_ranks
 from memo_dist.cluster.resources import usable_cores
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.io import atomic
-from memo_dist.memory.base import resolve_base
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.base import resolve_base
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.runs import library_versions
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.examples import Examples, tokenize
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob
 from memo_dist.training.packing import rows_in_order
 

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.io import atomic
-from memo_dist.memory.base import resolve_base
+from memo_dist.models.base import resolve_base
 from memo_dist.runs import library_versions
 from memo_dist.training.batch import Row, pack_row
 from memo_dist.training.examples import Examples

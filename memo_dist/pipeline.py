@@ -37,7 +37,7 @@ def check_before(config: Config) -> MemoryNeed | None:
         The memory need of one training rank; None where another machine trains.
     """
     quiet_libraries()
-    from memo_dist.memory.base import SCRATCH_NAME, find_base
+    from memo_dist.models.base import SCRATCH_NAME, find_base
     from memo_dist.training.prepare import check_machine, check_training
 
     if config.memory.base != SCRATCH_NAME:

@@ -20,7 +20,7 @@ from memo_dist.fusion.logits import (
     Source,
 )
 from memo_dist.fusion.logits.gates import FEATURES
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
 
 QUESTIONS = [*list(FACTS[0])[:2], *list(FACTS[1])[:2], *OUTSIDE[:2]]
 GATES = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from aiohttp import web
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config import load_config
 from memo_dist.config.schema import Config
-from memo_dist.memory.types import Answer
 from memo_dist.testing.executive import ScriptedExecutive
 from memo_dist.testing.faults import FaultPlan
 from memo_dist.testing.server import Behaviour, DummyServer

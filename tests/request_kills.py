@@ -17,8 +17,8 @@ from ports import free_ports
 from request_toy import log_rows, make_config, make_run, start_server
 
 from memo_dist.io.atomic import read_jsonl
+from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.synthesis.lines import LineTail
 
 HERE = Path(__file__).parent
 FAULTS = ("--fault", "malformed=0.3", "--fault", "truncated=0.1")

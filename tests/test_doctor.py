@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from memo_dist.cli.main import run as run_cli
-from memo_dist.cluster import doctor
+from memo_dist.doctor import findings
 
 NAMES = {
     "versions", "machine", "gpu", "gloo", "ports", "clock", "scheduler", "shared memory",
@@ -33,22 +33,22 @@ def test_a_host_without_an_address(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(socket, "gethostbyname", unknown)
-    level, text = only(doctor._ports)
+    level, text = only(findings._ports)
     assert level == "bad"
     assert "/etc/hosts" in text
 
 
 def test_a_port_that_cannot_be_opened(monkeypatch):
     monkeypatch.setattr(socket, "gethostbyname", lambda name: "203.0.113.1")  # nobody's here
-    level, text = only(doctor._ports)
+    level, text = only(findings._ports)
     assert level == "bad"
     assert "firewall" in text
 
 
 def test_a_clock_that_is_off(monkeypatch):
-    now = doctor.time.time()
-    monkeypatch.setattr(doctor.time, "time", lambda: now - 60)
-    level, text = only(doctor._clock)
+    now = findings.time.time()
+    monkeypatch.setattr(findings.time, "time", lambda: now - 60)
+    level, text = only(findings._clock)
     assert level == "warn"
     assert "+60 s off" in text
 
@@ -66,12 +66,12 @@ def test_slurm_is_asked(script, level, expected, monkeypatch, tmp_path):
     command.write_text(f"#!/bin/bash\n{script}\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(doctor, "_SCHEDULER_SECONDS", 2)
-    assert only(doctor._scheduler)[0] == level
-    assert expected in only(doctor._scheduler)[1]
+    monkeypatch.setattr(findings, "_SCHEDULER_SECONDS", 2)
+    assert only(findings._scheduler)[0] == level
+    assert expected in only(findings._scheduler)[1]
 
 
 def test_no_slurm_is_no_fault(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", None)
-    assert only(doctor._scheduler)[0] == "ok"
+    assert only(findings._scheduler)[0] == "ok"

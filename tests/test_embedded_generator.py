@@ -10,7 +10,7 @@ import pytest
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
-from memo_dist.synthesis.embedded import EmbeddedGenerator
+from memo_dist.synthesis.rules import EmbeddedGenerator
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection, Rejected, Unit
 
 MANUAL = Document(
@@ -323,7 +323,7 @@ def test_it_says_what_it_cannot_do() -> None:
 
 def test_importing_it_loads_no_model() -> None:
     code = (
-        "import sys, memo_dist.synthesis.embedded as e; "
+        "import sys, memo_dist.synthesis.rules as e; "
         "print([m for m in ('torch', 'HanTa', 'pysbd', 'lemminflect') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

@@ -8,8 +8,8 @@ from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.baselines import Bm25, ClosedBook, Oracle, ReaderSettings, abstains
 from memo_dist.evaluation.questions import Question
-from memo_dist.evaluation.reader import Reader
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.reader import Reader
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

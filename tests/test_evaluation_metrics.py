@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from memo_dist.evaluation.metrics import contains, exact_match, normalise, rouge_l, token_f1
+from memo_dist.answers.answer import Answer
+from memo_dist.answers.text import contains, exact_match, normalise, rouge_l, token_f1
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import compare, judge, score
 from memo_dist.evaluation.statistics import bootstrap_interval, mcnemar, wilson_interval
-from memo_dist.memory.types import Answer
 
 
 def said(text, abstained=False, confidence=0.5, shards=(0,)):

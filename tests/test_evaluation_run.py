@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config import load_config
 from memo_dist.config.schema import Config
 from memo_dist.errors import StoppedError, UsageError
@@ -14,7 +15,6 @@ from memo_dist.evaluation.results import load_evaluations
 from memo_dist.evaluation.run import evaluate
 from memo_dist.evaluation.table import scores_text, types_text
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.types import Answer
 
 QUESTIONS = [
     Question(f"q{n}", f"What is fact {n}?", f"answer {n}", type="even" if n % 2 == 0 else "odd")

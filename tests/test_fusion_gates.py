@@ -16,8 +16,8 @@ from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.fitting import Example, _Data, _Row, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES, LARGEST
 from memo_dist.fusion.logits.stage import chosen_examples
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
-from memo_dist.training.format import ChatFormat
 
 
 @pytest.fixture(scope="module")

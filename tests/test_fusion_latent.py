@@ -49,8 +49,8 @@ from memo_dist.fusion.logits.types import Belief, Request, Settings
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
-from memo_dist.memory.identity import identify
 from memo_dist.memory.loading import Voice
+from memo_dist.models.identity import identify
 
 SIZE = {
     "vocab_size": 90,

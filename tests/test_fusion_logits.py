@@ -30,8 +30,8 @@ from memo_dist.fusion.logits.fitting import Example, fit_gate
 from memo_dist.fusion.logits.token_map import token_bytes
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.scratch import train_tokenizer
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import train_tokenizer
 
 KNOWN = next(iter(FACTS[0]))
 

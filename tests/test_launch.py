@@ -23,13 +23,13 @@ from cli import memo_dist, start, wait_until
 from ports import free_ports
 
 from memo_dist.cli.main import run as run_cli
-from memo_dist.cluster.requeue import check_progress
 from memo_dist.config import load_config
 from memo_dist.config.schema import LaunchConfig
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.jobs import JobState, follow
 from memo_dist.launch.render import job_script, shipped_scripts
+from memo_dist.launch.requeue import check_progress
 from memo_dist.launch.slurm import SlurmJob
 from memo_dist.launch.verbs import VALUE_OPTIONS, VERBS, parse_verb
 from memo_dist.scaling.cells import partition_cells, study_cells

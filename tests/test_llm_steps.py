@@ -7,13 +7,13 @@ import jsonschema
 import pytest
 from llm_cases import MILL, PELL, pair, reasons, settings, step, talk, texts, unit
 
-from memo_dist.synthesis.asking.validation import fault_of
-from memo_dist.synthesis.backends.base import Answer
+from memo_dist.llm.backends.base import Answer
+from memo_dist.llm.schemas import MERGED, limited, text_of
+from memo_dist.llm.validation import fault_of
 from memo_dist.synthesis.clean import Candidate, clean
-from memo_dist.synthesis.llm import LanguageModelGenerator, prompts
-from memo_dist.synthesis.llm.anchors import anchors_of
-from memo_dist.synthesis.llm.reading import readings
-from memo_dist.synthesis.llm.schemas import MERGED, limited, text_of
+from memo_dist.synthesis.prompted import LanguageModelGenerator, prompts
+from memo_dist.synthesis.prompted.anchors import anchors_of
+from memo_dist.synthesis.prompted.reading import readings
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, STEP_NAMES, in_force
 
 NO_LOOP = "synthesis.coverage_rounds=0"

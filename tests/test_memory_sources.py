@@ -9,8 +9,8 @@ from pathlib import Path
 from memo_dist.io import atomic
 from memo_dist.memory.calibration import default_calibration
 from memo_dist.memory.card import MemoryCard, render_card
-from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.provenance import SourceIndex, load_sources
+from memo_dist.models.identity import BaseModel
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Kind, Reflection
 
 

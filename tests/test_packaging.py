@@ -129,7 +129,7 @@ def test_the_wheel_holds_code_data_configs_and_no_tests(wheel):
     assert "memo_dist/py.typed" in expected
     assert any(name.endswith(".html.j2") for name in expected)
     assert "memo_dist/demo/data/questions.jsonl" in expected
-    assert any("synthesis/embedded/data/" in name for name in expected)
+    assert any("synthesis/rules/data/" in name for name in expected)
     assert expected == {name for name in names if ".dist-info/" not in name}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

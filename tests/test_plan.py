@@ -11,7 +11,7 @@ from cli import memo_dist, tiny_corpus
 from memo_dist.cli.main import run as run_cli
 from memo_dist.config import load_config
 from memo_dist.errors import UsageError
-from memo_dist.memory.scratch import MAX_POSITIONS
+from memo_dist.models.scratch import MAX_POSITIONS
 from memo_dist.scaling.capacity_plan import _doubts, _number
 from memo_dist.scaling.corpus_sample import CorpusSample, Quantity
 from memo_dist.scaling.law_file import LawFile, Measured, read_law, write_law

@@ -22,9 +22,9 @@ from protocol_cases import (
 )
 from request_toy import log_rows
 
+from memo_dist.answers.answer import Answer
 from memo_dist.errors import RunError, StoppedError, UsageError
 from memo_dist.io.atomic import read_jsonl
-from memo_dist.memory.types import Answer
 from memo_dist.protocol.flows import FALLBACK
 from memo_dist.protocol.session import ProtocolSession
 from memo_dist.protocol.transcript import FILE_NAME, read_transcript

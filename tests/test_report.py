@@ -6,17 +6,17 @@ from html.parser import HTMLParser
 
 import pytest
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.corpus.types import Document
 from memo_dist.evaluation.charts import Bar, Series, bar_chart, line_chart, ticks
 from memo_dist.evaluation.questions import Question
-from memo_dist.evaluation.redact import redact
 from memo_dist.evaluation.report import write_report
 from memo_dist.evaluation.report_stages import downsample
 from memo_dist.evaluation.run import evaluate
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.types import Answer
+from memo_dist.observability.redact import redact
 from memo_dist.observability.status import StatusWriter
 from memo_dist.synthesis.types import Reflection
 

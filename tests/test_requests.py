@@ -11,20 +11,20 @@ from request_toy import PAIRS, AskingGenerator, make_config, make_run, request
 from memo_dist.cli.preview import estimate_lines
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.errors import RunError, UsageError
-from memo_dist.synthesis.asking.asker import Asker
-from memo_dist.synthesis.asking.endpoints import Endpoint
-from memo_dist.synthesis.asking.records import Attempt, RequestJournal, reply_of
-from memo_dist.synthesis.asking.router import Router, Stopping
-from memo_dist.synthesis.asking.spending import Spending, exhausted
-from memo_dist.synthesis.asking.validation import fault_of, next_send, parse
-from memo_dist.synthesis.backends.base import (
+from memo_dist.llm.asker import Asker
+from memo_dist.llm.backends.base import (
     Answer,
     RateLimited,
     RequestRefused,
     ServerFault,
     Unreachable,
 )
-from memo_dist.synthesis.backends.make import make_backends
+from memo_dist.llm.backends.make import make_backends
+from memo_dist.llm.endpoints import Endpoint
+from memo_dist.llm.records import Attempt, RequestJournal, reply_of
+from memo_dist.llm.router import Router, Stopping
+from memo_dist.llm.spending import Spending, exhausted
+from memo_dist.llm.validation import fault_of, next_send, parse
 from memo_dist.synthesis.estimate import estimate, hours
 from memo_dist.synthesis.requests import Failure, Message, Request, Response, Usage
 
@@ -195,7 +195,7 @@ def test_rate_limits_and_lost_connections_are_no_attempts(tmp_path):
 
 
 def test_server_errors_are_retried_and_refusals_are_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("memo_dist.synthesis.asking.asker.BACKOFF_SECONDS", (0.001, 0.002))
+    monkeypatch.setattr("memo_dist.llm.asker.BACKOFF_SECONDS", (0.001, 0.002))
     (reply,) = ask(tmp_path, Scripted(ServerFault("HTTP 500: x"), GOOD), request("One."))
     assert (type(reply), reply.attempts) == (Response, 2)
     (reply,) = ask(tmp_path, Scripted(ServerFault("HTTP 500: x")), request("Two."), retries=2)
@@ -244,7 +244,7 @@ def test_a_slow_endpoint_gets_fewer_requests():
 
 def test_the_breaker_opens_after_faults_in_a_row_and_lets_one_request_try(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("memo_dist.synthesis.asking.endpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("memo_dist.llm.endpoints.time.monotonic", lambda: now[0])
     endpoint = Endpoint(Scripted(GOOD), most=64)
     for _ in range(5):
         assert endpoint.has_room()

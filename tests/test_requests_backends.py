@@ -9,15 +9,15 @@ import pytest
 from request_toy import PAIRS, request, server
 
 from memo_dist.config.schema import GeneratorConfig
-from memo_dist.synthesis.asking.validation import fault_of
-from memo_dist.synthesis.backends.base import (
+from memo_dist.llm.backends.base import (
     Answer,
     RateLimited,
     RequestRefused,
     ServerFault,
     Unreachable,
 )
-from memo_dist.synthesis.backends.make import make_backends
+from memo_dist.llm.backends.make import make_backends
+from memo_dist.llm.validation import fault_of
 from memo_dist.synthesis.requests import Message, Request
 from memo_dist.testing.answers import answer_text
 

@@ -20,10 +20,10 @@ from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import RunError, StoppedError, UsageError
 from memo_dist.io.atomic import read_json, read_jsonl
+from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import read_status
 from memo_dist.synthesis.engine import synthesize
-from memo_dist.synthesis.lines import LineTail
 
 pytestmark = pytest.mark.alone
 

@@ -7,8 +7,8 @@ from synthesis_toy import ToyGenerator, make_config, make_run
 
 from memo_dist.corpus.manifest import load_chunks, load_documents, shard_of
 from memo_dist.errors import UsageError
+from memo_dist.io.checked_lines import from_line, to_line
 from memo_dist.synthesis.journal import Journal, JournalTail, Record
-from memo_dist.synthesis.lines import from_line, to_line
 from memo_dist.synthesis.plan import StepUnits, UnitReader, check_settings, make_plan
 
 

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
 from memo_dist.training import attention, loss
 from memo_dist.training.batch import full_row, pack_row
 from memo_dist.training.examples import Examples, split_held_out, tokenize
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
 from memo_dist.training.packing import pack, plan_training
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate, passes, peak_lr

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
-from memo_dist.memory.scratch import train_tokenizer
+from memo_dist.models.scratch import train_tokenizer
 from memo_dist.training.documents import tokenize_documents
 
 TEXT = "The Tarn plant opened in 2019. " * 40

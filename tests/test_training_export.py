@@ -22,15 +22,15 @@ from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.memory.answering import FEATURES
 from memo_dist.memory.bank import Bank
-from memo_dist.memory.identity import hash_weights, identify, weight_files
 from memo_dist.memory.loading import AdapterShards, adapter_name, choose_loaded
 from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
-from memo_dist.memory.scratch import train_tokenizer
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import hash_weights, identify, weight_files
+from memo_dist.models.scratch import train_tokenizer
+from memo_dist.models.weight_files import StoredWeights, WeightWriter, add_weights
 from memo_dist.training.export import build_folder
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import folded_weights
 from memo_dist.training.verify import verify_model
-from memo_dist.training.weight_files import StoredWeights, WeightWriter, add_weights
 
 QUESTIONS = ["Who runs Tarn?", "When did the Oder plant open to the public?", "Why?"]
 SIZES = {

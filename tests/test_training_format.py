@@ -5,8 +5,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from memo_dist.errors import UsageError
-from memo_dist.memory.scratch import train_tokenizer
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import train_tokenizer
 
 TEXTS = ["What is the code of item 7? It is blue.", "Who opened the Tarn plant? Ada did."] * 20
 

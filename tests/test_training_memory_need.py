@@ -12,7 +12,7 @@ from memo_dist.cluster.resources import Resources
 from memo_dist.config import load_config
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config
 from memo_dist.training.memory_check import planned_need, shards_in_memory
 from memo_dist.training.memory_need import GIB, ModelShape, training_need
 

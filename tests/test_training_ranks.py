@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.io import atomic
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.examples import Examples, tokenize
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import STOP_REQUEST, TrainJob
 from memo_dist.training.ledger import Ledger, lineage
 from memo_dist.training.lora import folded_weights

@@ -8,12 +8,12 @@ from transformers import AutoTokenizer
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.io import atomic
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.attention import borders
 from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import tokenize
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.model import load_trainee
 from memo_dist.training.recall import HELD_OUT, load_meter
 

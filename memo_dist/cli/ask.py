@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memo_dist.answers.answer import Answer
 from memo_dist.cli.options import config_options, resolve, run_argument
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import short_hash
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.types import Answer
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 

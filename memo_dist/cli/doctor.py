@@ -10,7 +10,7 @@ from memo_dist.errors import RunError
 @click.command("doctor")
 def command() -> None:
     """Check this machine; exit 1 if something would stop a run."""
-    from memo_dist.cluster.doctor import findings
+    from memo_dist.doctor.findings import findings
 
     broken = 0
     for finding in findings():

@@ -14,9 +14,9 @@ from memo_dist.config.schema import GeneratorConfig
 from memo_dist.corpus.build import build_corpus, read_corpus
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.base import dry_check
+from memo_dist.llm.spending import Spending, has_prices
+from memo_dist.models.base import dry_check
 from memo_dist.runs import check_open
-from memo_dist.synthesis.asking.spending import Spending, has_prices
 from memo_dist.synthesis.estimate import (
     STREAM_TOKENS_PER_SECOND,
     StepEstimate,

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import UsageError
@@ -14,7 +15,6 @@ from memo_dist.evaluation.baselines import Answerer, Bm25, ClosedBook, Oracle, R
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.types import Answer
 from memo_dist.protocol.requests import prompts_version
 from memo_dist.protocol.session import ProtocolSession
 
@@ -127,8 +127,8 @@ def build_baselines(
     if not names:
         return {}
     # Imported here: a config check or a report must not wait for torch and transformers.
-    from memo_dist.evaluation.reader import Reader
-    from memo_dist.memory.base import resolve_base
+    from memo_dist.models.base import resolve_base
+    from memo_dist.models.reader import Reader
 
     wanted = config.memory.base
     base = resolve_base(EMBEDDED_BASE if wanted == "scratch" else wanted)

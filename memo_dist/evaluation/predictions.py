@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from memo_dist.answers.answer import Answer
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import answer_from_json
 from memo_dist.io import atomic
 from memo_dist.io.hashing import short_hash
-from memo_dist.memory.types import Answer
 
 _META = ("key", "id", "method", "question")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.evaluation.pages import render_page
-from memo_dist.evaluation.redact import redact
 from memo_dist.evaluation.report_scores import (
     METRIC_NAMES,
     EvaluationSection,
@@ -27,6 +26,7 @@ from memo_dist.evaluation.table import percent
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.progress import duration
+from memo_dist.observability.redact import redact
 
 _TEMPLATE = "report.html.j2"
 _LAUNCH_FIELDS = {

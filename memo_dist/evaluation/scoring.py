@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memo_dist.evaluation import metrics
+from memo_dist.answers.answer import Answer
+from memo_dist.answers.text import contains, exact_match, rouge_l, token_f1
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.statistics import bootstrap_interval, mcnemar
-from memo_dist.memory.types import Answer
 
 ANSWER_METRICS = ("contains", "em", "f1", "rouge_l")
 """Metrics of answers, over the answerable questions."""
@@ -78,10 +78,10 @@ def judge(question: Question, answer: Answer) -> Verdict:
     return Verdict(
         question,
         answer,
-        contains=metrics.contains(text, golds),
-        em=metrics.exact_match(text, golds),
-        f1=metrics.token_f1(text, golds),
-        rouge_l=metrics.rouge_l(text, golds),
+        contains=contains(text, golds),
+        em=exact_match(text, golds),
+        f1=token_f1(text, golds),
+        rouge_l=rouge_l(text, golds),
     )
 
 

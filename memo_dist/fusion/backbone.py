@@ -11,11 +11,11 @@ from transformers import AutoTokenizer
 
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.evaluation.reader import Messages, Reader
 from memo_dist.memory.answering import load_frozen
-from memo_dist.memory.base import SCRATCH_NAME, resolve_base
-from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.models.base import SCRATCH_NAME, resolve_base
+from memo_dist.models.identity import BaseModel
+from memo_dist.models.reader import Messages, Reader
 
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
 

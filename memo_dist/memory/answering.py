@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor
 
 from memo_dist.errors import UsageError
-from memo_dist.memory.identity import quiet_loading
 from memo_dist.memory.question_likelihood import padded, question_log_probs
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import quiet_loading
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
-from memo_dist.training.format import ChatFormat
 
 FEATURES = (
     "mean_logprob",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from memo_dist.answers.answer import Answer
 from memo_dist.errors import UsageError
 from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
@@ -17,7 +18,6 @@ from memo_dist.memory.manifest import (
     load_manifest,
 )
 from memo_dist.memory.provenance import SourceIndex, load_sources
-from memo_dist.memory.types import Answer
 from memo_dist.memory.wordings import answer_wordings, read_wordings
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
-from memo_dist.memory.identity import BaseModel, hash_weights, weight_files
+from memo_dist.models.identity import BaseModel, hash_weights, weight_files
 
 FILE_NAME = "bank.json"
 SCHEMA_VERSION = 1
@@ -24,7 +24,7 @@ class BaseRef:
 
     Attributes:
         id: ``memory.base`` (a hub id, a path, or a built-in name).
-        weights_hash, vocabulary_hash: see memo_dist.memory.identity.
+        weights_hash, vocabulary_hash: see memo_dist.models.identity.
         path: folder relative to bank.json, for a base that ``id`` alone does not lead to (one
             that the run itself made); adapters are loaded on it only if its hash is the same.
     """
@@ -58,7 +58,7 @@ class ShardEntry:
         kind: ``full`` or ``adapter``.
         documents: what it was trained on, sorted by id.
         reflections_hash: hash of its reflections.
-        weights_hash: hash of its weights (memo_dist.memory.identity.hash_weights).
+        weights_hash: hash of its weights (memo_dist.models.identity.hash_weights).
         recipe_hash: hash of the configuration that trained it.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from memo_dist.evaluation.metrics import normalise
+from memo_dist.answers.text import normalise
 from memo_dist.io import atomic
 from memo_dist.synthesis.types import Reflection
 

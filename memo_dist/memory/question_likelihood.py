@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
 
 _MOST_LOGITS = 1 << 27  # that exist at once: half a GiB in float32
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from memo_dist.evaluation.metrics import normalise
+from memo_dist.answers.keywords import search_words
+from memo_dist.answers.text import normalise
 from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
 from memo_dist.memory.grouping import Item, joined, parted
 from memo_dist.memory.loading import Memories
-from memo_dist.synthesis.embedded.keywords import search_words
 
 _CERTAINTY = FEATURES.index("mean_logprob")
 _AGREEMENT = FEATURES.index("agreement")

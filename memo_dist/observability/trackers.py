@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memo_dist.config.schema import TrackConfig
-from memo_dist.evaluation.redact import redact
 from memo_dist.io import atomic
+from memo_dist.observability.redact import redact
 
 STATE = "trackers.json"
 POLL_SECONDS = 2.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
+from memo_dist.answers.text import normalise
 from memo_dist.config.schema import ProtocolConfig
-from memo_dist.evaluation.metrics import normalise
 from memo_dist.protocol.budget import Budget
 from memo_dist.protocol.requests import Calls
 from memo_dist.protocol.types import Ask, Asking, Ballot, Consult, Note, Phase, Query

@@ -11,22 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.errors import StoppedError, UsageError
 from memo_dist.io.hashing import short_hash
-from memo_dist.memory.types import Answer
+from memo_dist.llm.asker import Asker
+from memo_dist.llm.backends.make import check_key, make_backends
+from memo_dist.llm.records import RequestJournal
+from memo_dist.llm.router import Router, Stopping
 from memo_dist.protocol.budget import Budget
-from memo_dist.protocol.desk import AskMemory, MemoryDesk
 from memo_dist.protocol.flows import FLOWS
 from memo_dist.protocol.inquiry import Inquiry
+from memo_dist.protocol.question_batcher import AskMemory, MemoryDesk
 from memo_dist.protocol.requests import Calls
 from memo_dist.protocol.transcript import SessionTranscript, Transcript
 from memo_dist.protocol.types import Ask, Ballot, Conclusion, Consult
 from memo_dist.protocol.vote import vote
-from memo_dist.synthesis.asking.asker import Asker
-from memo_dist.synthesis.asking.records import RequestJournal
-from memo_dist.synthesis.asking.router import Router, Stopping
-from memo_dist.synthesis.backends.make import check_key, make_backends
 
 REQUESTS_FILE = "requests.jsonl"
 POLL_SECONDS = 0.2

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from memo_dist.memory.types import Answer
+from memo_dist.answers.answer import Answer
 from memo_dist.synthesis.requests import Request
 
 Phase = Literal["grounding", "identify", "seek", "conversation", "synthesis", "fallback"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memo_dist.evaluation.metrics import normalise
-from memo_dist.memory.types import Answer
+from memo_dist.answers.answer import Answer
+from memo_dist.answers.text import normalise
 from memo_dist.protocol.types import Ballot
 
 

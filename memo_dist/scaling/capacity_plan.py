@@ -15,7 +15,9 @@ from typing import Any
 
 from memo_dist.config.schema import Config
 from memo_dist.corpus.build import build_corpus
-from memo_dist.memory.base import SCRATCH_NAME
+from memo_dist.llm.limits import CHARS_PER_TOKEN
+from memo_dist.llm.spending import Spending, has_prices
+from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.scaling.corpus_sample import TEMPLATE_TOKENS, CorpusSample, sample_corpus
 from memo_dist.scaling.law_file import LawFile
 from memo_dist.scaling.laws import Interval
@@ -34,8 +36,6 @@ from memo_dist.scaling.plan_size import (
     needed_size,
     promised_recall,
 )
-from memo_dist.synthesis.asking.limits import CHARS_PER_TOKEN
-from memo_dist.synthesis.asking.spending import Spending, has_prices
 from memo_dist.synthesis.estimate import estimate, hours
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training.flops import PEAK

@@ -23,7 +23,7 @@ from transformers import LlamaConfig
 
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.errors import UsageError
-from memo_dist.memory.scratch import scratch_model_config
+from memo_dist.models.scratch import scratch_model_config
 
 _STEP = 16
 _MOST_LAYERS = 48

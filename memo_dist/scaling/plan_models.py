@@ -10,8 +10,8 @@ from transformers import AutoConfig, LlamaConfig
 
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.memory.base import SCRATCH_NAME, find_base
-from memo_dist.memory.embedded import EMBEDDED_NAME
+from memo_dist.models.base import SCRATCH_NAME, find_base
+from memo_dist.models.smollm2 import EMBEDDED_NAME
 from memo_dist.scaling.ladder import Shape, choose_shape
 from memo_dist.scaling.laws import Interval
 from memo_dist.training.memory_need import ModelShape

@@ -20,7 +20,7 @@ import numpy as np
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import short_hash
-from memo_dist.memory.base import BUILT_IN
+from memo_dist.models.base import BUILT_IN
 from memo_dist.scaling.corpus_sample import CorpusSample, interval_of
 from memo_dist.scaling.law_file import LawFile, read_law
 from memo_dist.scaling.laws import Interval

@@ -13,7 +13,7 @@ from typing import Any
 
 from memo_dist.config.scale_rules import REFLECTION_TOKENS
 from memo_dist.config.scale_schema import ReflectionStudyConfig, ScaleConfig
-from memo_dist.memory.scratch import MAX_POSITIONS
+from memo_dist.models.scratch import MAX_POSITIONS
 
 REFERENCE_PARAMETERS = 10_000
 """Size at which a grid's ``lr`` holds."""

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from memo_dist.config import to_yaml
 from memo_dist.config.schema import Config
 from memo_dist.evaluation.pages import render_page
-from memo_dist.evaluation.redact import redact
 from memo_dist.io import atomic
+from memo_dist.observability.redact import redact
 from memo_dist.runs import library_versions
 from memo_dist.scaling.cells import Cell, reference_measure, study_cells
 from memo_dist.scaling.fit import Study

@@ -9,7 +9,7 @@ from typing import Any
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import Config
 from memo_dist.errors import RunError, UsageError
-from memo_dist.memory.base import SCRATCH_NAME
+from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.runs import library_versions, shared_run
 from memo_dist.scaling.cells import Cell, partition_cells, reference_measure, study_cells
 from memo_dist.scaling.fit import Study, fit_study

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from memo_dist.config.scale_schema import GridConfig, ScaleConfig
 from memo_dist.io import atomic
-from memo_dist.memory.scratch import new_scratch_model
+from memo_dist.models.scratch import new_scratch_model
 from memo_dist.scaling.cells import CHECKPOINT, RESULT, Cell
 from memo_dist.scaling.ladder import Shape
 from memo_dist.scaling.recipe import BETAS, CLIP, WEIGHT_DECAY, rule_rate

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 
-from memo_dist.synthesis.embedded.lexicon import MONTHS
+from memo_dist.synthesis.rules.lexicon import MONTHS
 from memo_dist.synthesis.types import Reflection
 from memo_dist.synthesis.words import FUNCTION_WORDS
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.synthesis.asking.asker import Asker
-from memo_dist.synthesis.asking.records import Attempt, RequestJournal
-from memo_dist.synthesis.asking.router import Router
+from memo_dist.llm.asker import Asker
+from memo_dist.llm.records import Attempt, RequestJournal
+from memo_dist.llm.router import Router
 from memo_dist.synthesis.journal import Journal, Record
 from memo_dist.synthesis.plan import UnitReader, UnitSpec
 from memo_dist.synthesis.requests import Dialogue, Failure, Reply, Request, RequestStep

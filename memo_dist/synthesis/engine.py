@@ -18,9 +18,9 @@ from memo_dist.config.schema import Config
 from memo_dist.errors import InterruptedRunError, RunError, StoppedError, UsageError
 from memo_dist.io.atomic import write_json
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.llm.backends.make import LOCAL_KINDS, check_key
+from memo_dist.llm.spending import Spending
 from memo_dist.observability.status import StatusWriter
-from memo_dist.synthesis.asking.spending import Spending
-from memo_dist.synthesis.backends.make import LOCAL_KINDS, check_key
 from memo_dist.synthesis.finish import SynthesisSummary, finished_summary
 from memo_dist.synthesis.finish_remote import finish_remotely
 from memo_dist.synthesis.group_units import grouped_units

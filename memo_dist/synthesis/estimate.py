@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memo_dist.config.schema import Config, GeneratorConfig
-from memo_dist.synthesis.asking.limits import CHARS_PER_TOKEN
-from memo_dist.synthesis.asking.spending import Spending
+from memo_dist.llm.limits import CHARS_PER_TOKEN
+from memo_dist.llm.spending import Spending
 from memo_dist.synthesis.dialogues import first_round
 from memo_dist.synthesis.plan import Plan, UnitReader, make_plan
 from memo_dist.synthesis.requests import Request, asks

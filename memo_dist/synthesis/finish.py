@@ -18,8 +18,8 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.card import card_text
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
 from memo_dist.synthesis.dataset import write_dataset
-from memo_dist.synthesis.grounds import Grounds
 from memo_dist.synthesis.plan import Plan, check_settings
+from memo_dist.synthesis.source_texts import Grounds
 from memo_dist.synthesis.stages import SCHEMA_VERSION
 from memo_dist.synthesis.types import Reflection, in_force
 from memo_dist.synthesis.worker import FAILED, part_path, quarantine_path

@@ -17,12 +17,12 @@ def generator_factory(config: Config) -> GeneratorFactory:
 
 
 def _embedded(settings: SynthesisConfig, seed: int) -> Generator:
-    from memo_dist.synthesis.embedded import EmbeddedGenerator
+    from memo_dist.synthesis.rules import EmbeddedGenerator
 
     return EmbeddedGenerator(settings, seed)
 
 
 def _model(settings: SynthesisConfig, model: str, seed: int) -> Generator:
-    from memo_dist.synthesis.llm.generator import LanguageModelGenerator
+    from memo_dist.synthesis.prompted.generator import LanguageModelGenerator
 
     return LanguageModelGenerator(settings, model, seed)

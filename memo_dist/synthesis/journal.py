@@ -1,6 +1,6 @@
 """The journal of a partition: one line a finished unit.
 
-A unit whose line is not believed (see :mod:`memo_dist.synthesis.lines`) is done again. Of
+A unit whose line is not believed (see :mod:`memo_dist.io.checked_lines`) is done again. Of
 several believable lines of one unit the last one holds.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from memo_dist.synthesis.lines import LineFile, LineTail
+from memo_dist.io.checked_lines import LineFile, LineTail
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ import ray
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError, StoppedError
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.llm.spending import Spending, exhausted
 from memo_dist.observability.progress import ProgressReport, progress
 from memo_dist.observability.status import StatusWriter
-from memo_dist.synthesis.asking.spending import Spending, exhausted
 from memo_dist.synthesis.plan import Plan, StepUnits
 from memo_dist.synthesis.pool import WorkerPool
 from memo_dist.synthesis.tally import RequestTally, Tally

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from unicodedata import normalize
 
-from memo_dist.synthesis.embedded.lexicon import word_set
+from memo_dist.answers.text import word_set
 
 FUNCTION_WORDS = word_set(
     "a an the this that these those and or but nor so if than then as of in on at by to from for "

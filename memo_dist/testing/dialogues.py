@@ -16,7 +16,7 @@ from memo_dist.corpus.manifest import shard_of
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
-from memo_dist.synthesis.llm import LanguageModelGenerator
+from memo_dist.synthesis.prompted import LanguageModelGenerator
 from memo_dist.synthesis.requests import Dialogue, GroupingStep, Reply, Request, RequestStep
 from memo_dist.synthesis.types import Reflection, StepName, StepResult, Unit, in_force
 

@@ -1,6 +1,6 @@
 """Checkpoints that exist only when complete.
 
-``step-<n>/`` holds a ``rank-<r>.safetensors`` (see :mod:`memo_dist.training.shards`) and a
+``step-<n>/`` holds a ``rank-<r>.safetensors`` (see :mod:`memo_dist.training.fragment_files`) and a
 ``rng-<r>.safetensors`` a rank, ``state.json``, and ``COMPLETE`` (the size of every file), which
 rank 0 writes after a barrier and removes first.
 """

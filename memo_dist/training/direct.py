@@ -30,7 +30,7 @@ from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.corpus.build import load_manifest
 from memo_dist.errors import UsageError
-from memo_dist.memory.base import SCRATCH_NAME, resolve_base
+from memo_dist.models.base import SCRATCH_NAME, resolve_base
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.observability.progress import progress
 from memo_dist.runs import open_run

@@ -23,8 +23,8 @@ from safetensors.numpy import save
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import stable_modulo
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import Reflection
-from memo_dist.training.format import ChatFormat
 
 _HOLD_OUT_BUCKETS = 1 << 32
 _DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}

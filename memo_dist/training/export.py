@@ -24,10 +24,8 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory, greedy_generation
-from memo_dist.memory.base import SCRATCH_NAME
 from memo_dist.memory.calibration import Calibration, fit_calibration
 from memo_dist.memory.card import MemoryCard, render_card
-from memo_dist.memory.identity import BaseModel, hash_weights
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
 from memo_dist.memory.manifest import (
     CONFIDENCE,
@@ -38,9 +36,12 @@ from memo_dist.memory.manifest import (
 )
 from memo_dist.memory.manifest import shard_documents as document_hashes
 from memo_dist.memory.wordings import answer_wordings
+from memo_dist.models.base import SCRATCH_NAME
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import BaseModel, hash_weights
+from memo_dist.models.weight_files import NamedTensor, StoredWeights, WeightWriter
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
 from memo_dist.training.prepare import (
     HELD_OUT,
@@ -50,7 +51,6 @@ from memo_dist.training.prepare import (
     trained_job,
 )
 from memo_dist.training.verify import verify_adapter, verify_model
-from memo_dist.training.weight_files import NamedTensor, StoredWeights, WeightWriter
 
 
 def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) -> ShardEntry:

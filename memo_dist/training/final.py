@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from memo_dist.io import atomic
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.weight_files import StoredWeights, WeightWriter, add_weights
 from memo_dist.training import checkpoint
 from memo_dist.training.adapters import ADAPTER, save_adapter
 from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob
 from memo_dist.training.model import Trainee
-from memo_dist.training.weight_files import StoredWeights, WeightWriter, add_weights
 
 
 def write_final(

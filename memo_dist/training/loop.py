@@ -28,6 +28,7 @@ from memo_dist.training.deepspeed_seam import Engine, engine_config, zero_stage
 from memo_dist.training.examples import Examples
 from memo_dist.training.final import write_final
 from memo_dist.training.flops import flops_per_token, peak_flops
+from memo_dist.training.fragment_files import FragmentReader
 from memo_dist.training.frozen import worth_keeping
 from memo_dist.training.job import STOP_REQUEST, TrainJob, make_plan, total_steps
 from memo_dist.training.ledger import Ledger
@@ -36,7 +37,6 @@ from memo_dist.training.packing import Plan
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate
-from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
 Watch = Callable[[int, dict[str, float]], None]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from memo_dist.errors import RunError
 from memo_dist.io import atomic
-from memo_dist.training.weight_files import NamedTensor, StoredWeights
+from memo_dist.models.weight_files import NamedTensor, StoredWeights
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

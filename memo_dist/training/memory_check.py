@@ -8,8 +8,8 @@ from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.memory.base import SCRATCH_NAME, find_base
-from memo_dist.memory.scratch import scratch_model_config
+from memo_dist.models.base import SCRATCH_NAME, find_base
+from memo_dist.models.scratch import scratch_model_config
 from memo_dist.training.memory_need import GIB, MemoryNeed, ModelShape, training_need
 from memo_dist.training.model import use_bf16
 

@@ -21,22 +21,22 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.base import SCRATCH_NAME, BaseModel, resolve_base
-from memo_dist.memory.identity import identify
-from memo_dist.memory.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import identify
+from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.weight_files import StoredWeights
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
 from memo_dist.training.documents import tokenize_documents
 from memo_dist.training.examples import Examples, split_held_out, tokenize
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.job import TrainJob, rows_per_step
 from memo_dist.training.memory_check import planned_need, shards_in_memory
 from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.model import use_bf16
 from memo_dist.training.recall import HELD_OUT as HELD_OUT
 from memo_dist.training.schedule import passes, peak_lr
-from memo_dist.training.weight_files import StoredWeights
 
 PROBES = 4
 EXAMPLES = "examples.safetensors"

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config.schema import TrainConfig
 from memo_dist.io import atomic
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import Examples, tokenize
-from memo_dist.training.format import ChatFormat
 from memo_dist.training.frozen import FrozenLayers
 from memo_dist.training.packing import rows_in_order
 

@@ -18,8 +18,8 @@ from memo_dist.io import atomic
 from memo_dist.training import checkpoint
 from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
+from memo_dist.training.fragment_files import FragmentReader, snapshot, write_fragments
 from memo_dist.training.job import SavedJob
-from memo_dist.training.shards import FragmentReader, snapshot, write_fragments
 
 BEST = "best"
 """Folder, among the checkpoints, of the weights with the best recall of held-out wordings."""

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from memo_dist.errors import RunError
-from memo_dist.memory.identity import quiet_loading
+from memo_dist.models.identity import quiet_loading
+from memo_dist.models.weight_files import NamedTensor, StoredWeights
 from memo_dist.training.lora import ADAPTER_WEIGHTS
-from memo_dist.training.weight_files import NamedTensor, StoredWeights
 
 PROBE = "probe.safetensors"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
@@ -16,7 +17,6 @@ from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.manifest import load_manifest
-from memo_dist.memory.types import Answer
 
 
 class LatentBank:

@@ -19,7 +19,7 @@ from memo_dist.fusion.logits.state import check_room, row_seeds
 from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
 from memo_dist.memory.loading import Voice
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
 
 DEFAULTS = Settings()
 

@@ -24,10 +24,10 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash, stable_modulo
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
-from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.models.identity import BaseModel
 from memo_dist.observability.progress import progress
-from memo_dist.synthesis.embedded.abstain import outside_questions
+from memo_dist.synthesis.rules.abstain import outside_questions
 from memo_dist.synthesis.types import Reflection
 
 PREPARED = "prepared.json"

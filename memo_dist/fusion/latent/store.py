@@ -11,8 +11,8 @@ from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.errors import UsageError
 from memo_dist.fusion.latent.connector import Connector, ConnectorShape
 from memo_dist.io import atomic
-from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import BankManifest
+from memo_dist.models.identity import BaseModel
 
 CARD = "connector.json"
 WEIGHTS = "connector.safetensors"

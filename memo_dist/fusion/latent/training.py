@@ -41,16 +41,16 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import short_hash
 from memo_dist.memory.answering import load_frozen
 from memo_dist.memory.bank import Bank
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.observability.status import StatusWriter
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import Engine, engine_config, zero_stage
-from memo_dist.training.format import ChatFormat
+from memo_dist.training.fragment_files import FragmentReader
 from memo_dist.training.job import STOP_REQUEST
 from memo_dist.training.model import decoder_layers, use_bf16
 from memo_dist.training.reporting import drop_metrics_after
 from memo_dist.training.saver import Saver, find_checkpoint
 from memo_dist.training.schedule import learning_rate
-from memo_dist.training.shards import FragmentReader
 
 Outcome = Literal["done", "stopped"]
 Watch = Callable[[int, dict[str, float]], None]

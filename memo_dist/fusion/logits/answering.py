@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+from memo_dist.answers.answer import Answer
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
@@ -21,10 +22,9 @@ from memo_dist.fusion.logits.types import FusedText, Request, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
-from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import BankManifest, load_manifest
-from memo_dist.memory.types import Answer
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import BaseModel
 
 
 class FusedBank:

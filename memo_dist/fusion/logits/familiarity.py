@@ -14,7 +14,7 @@ from typing import Any
 
 from memo_dist.fusion.logits.types import Belief, Request
 from memo_dist.memory.question_likelihood import QuestionLogProb, question_log_probs
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
 
 
 @dataclass(frozen=True, slots=True)

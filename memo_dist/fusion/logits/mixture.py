@@ -15,8 +15,8 @@ from memo_dist.fusion.logits.source import Source
 from memo_dist.fusion.logits.state import State, check_room
 from memo_dist.fusion.logits.types import FusedText, Request, Settings
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import ABSTAIN_ANSWER
-from memo_dist.training.format import ChatFormat
 
 DEFAULTS = Settings()
 

@@ -16,10 +16,10 @@ from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import is_abstention
-from memo_dist.memory.identity import BaseModel
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.models.identity import BaseModel
 from memo_dist.observability.progress import progress
-from memo_dist.synthesis.embedded.abstain import outside_questions
+from memo_dist.synthesis.rules.abstain import outside_questions
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.prepare import HELD_OUT
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
 
 _BYTE_LEVEL_SPACE = "\u0120"
 _METASPACE = "\u2581"

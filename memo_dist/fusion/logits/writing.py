@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from memo_dist.fusion.logits.types import FusedText
-from memo_dist.training.format import ChatFormat
+from memo_dist.models.chat_format import ChatFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,12 @@ from memo_dist.config.scale_schema import ReflectionStudyConfig
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import sha256_text
-from memo_dist.memory.scratch import train_tokenizer
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.scratch import train_tokenizer
 from memo_dist.scaling.cells import taught_file
 from memo_dist.scaling.sources.types import Batch, Score, generator, pad_rows, shuffled
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.examples import Examples, split_held_out, tokenize
-from memo_dist.training.format import ChatFormat
 
 _HELD_FACTS = 256
 _MEASURED_ROWS = 64

@@ -1,0 +1,89 @@
+"""Scores of one answer against its gold answers; every score is between 0 and 1.
+
+Normalisation is SQuAD's (arXiv 1606.05250): lower case, no punctuation, no articles, single
+spaces; punctuation of all scripts counts. Where nothing would be left ("A" as a grade), the
+articles stay.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+ARTICLES = frozenset({"a", "an", "the"})
+MAX_CONTAINS_WORDS = 20
+"""Longest answer, in words, in which ``contains`` looks: a longer one hedges or lists."""
+
+_WORD = re.compile(r"\w+")
+
+
+def normalise(text: str) -> list[str]:
+    """The tokens of a text after SQuAD's normalisation."""
+    lowered = unicodedata.normalize("NFC", text).lower()
+    tokens = "".join(c for c in lowered if not _is_punctuation(c)).split()
+    return [token for token in tokens if token not in ARTICLES] or tokens
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text as a set."""
+    return frozenset(text.split())
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1 where the normalised prediction equals a normalised gold answer."""
+    tokens = normalise(prediction)
+    return float(bool(tokens) and any(tokens == normalise(gold) for gold in golds))
+
+
+def token_f1(prediction: str, golds: Sequence[str]) -> float:
+    """The best harmonic mean of token precision and recall over the gold answers."""
+    tokens = normalise(prediction)
+    return max((_f1(tokens, normalise(gold)) for gold in golds), default=0.0)
+
+
+def contains(prediction: str, golds: Sequence[str]) -> float:
+    """1 where a gold answer stands as whole tokens, in order, in an answer of at most 20 words."""
+    if len(prediction.split()) > MAX_CONTAINS_WORDS:
+        return 0.0
+    tokens = normalise(prediction)
+    return float(any(_has_sequence(tokens, normalise(gold)) for gold in golds))
+
+
+def rouge_l(prediction: str, golds: Sequence[str]) -> float:
+    """The best ROUGE-L F-measure (longest common subsequence of lower-case words)."""
+    words = _WORD.findall(prediction.lower())
+    return max((_rouge_l(words, _WORD.findall(gold.lower())) for gold in golds), default=0.0)
+
+
+def _f1(prediction: list[str], gold: list[str]) -> float:
+    common = sum((Counter(prediction) & Counter(gold)).values())
+    return _harmonic(common, len(prediction), len(gold))
+
+
+def _rouge_l(prediction: list[str], gold: list[str]) -> float:
+    lengths = [0] * (len(gold) + 1)
+    for word in prediction:
+        diagonal = 0
+        for index, other in enumerate(gold, start=1):
+            above = lengths[index]
+            lengths[index] = diagonal + 1 if word == other else max(above, lengths[index - 1])
+            diagonal = above
+    return _harmonic(lengths[-1], len(prediction), len(gold))
+
+
+def _harmonic(common: int, predicted: int, gold: int) -> float:
+    """The F-measure 2PR / (P + R) of P = common / predicted and R = common / gold."""
+    return 2 * common / (predicted + gold) if common else 0.0
+
+
+def _has_sequence(tokens: list[str], wanted: list[str]) -> bool:
+    size = len(wanted)
+    starts = range(len(tokens) - size + 1) if size else range(0)
+    return any(tokens[start : start + size] == wanted for start in starts)

@@ -1,0 +1,1 @@
+"""``memo-dist doctor``: what this machine offers and what is missing."""

@@ -1,0 +1,1 @@
+"""Client of generators and executives: requests, endpoints, limits, journal, validation, cost."""

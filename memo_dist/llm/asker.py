@@ -1,0 +1,118 @@
+"""Asking: from a request to its reply, through journal, attempts and validation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from memo_dist.config.schema import EndpointConfig
+from memo_dist.llm.backends.base import Answer, RequestRefused, ServerFault
+from memo_dist.llm.records import Attempt, RequestJournal, reply_of
+from memo_dist.llm.router import Router
+from memo_dist.llm.validation import fault_of, next_send, with_schema_in_prompt
+from memo_dist.synthesis.requests import Reply, Request
+
+BACKOFF_SECONDS = (0.5, 30.0)
+
+OtherHistory = Callable[[str], list[Attempt]]
+"""Attempts of a request that another partition owns; empty where it has none."""
+
+
+class Asker:
+    """Asks for one partition of one step. Identical requests are asked once."""
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        router: Router,
+        journal: RequestJournal,
+        elsewhere: OtherHistory,
+    ) -> None:
+        self._config = config
+        self._router = router
+        self._journal = journal
+        self._elsewhere = elsewhere
+        self._asking: dict[str, asyncio.Task[Reply]] = {}
+
+    async def ask(self, request: Request) -> Reply:
+        """The reply to a request; from the journal where it is there.
+
+        Raises:
+            RunError: the endpoints are of no use.
+            Stopping: the run stops.
+        """
+        key = request.key
+        task = self._asking.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(request, key))
+            self._asking[key] = task
+            task.add_done_callback(partial(self._settled, key))
+        return await asyncio.shield(task)
+
+    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
+        """The replies to a round of requests, in order."""
+        if len(requests) == 1:
+            return [await self.ask(requests[0])]
+        return list(await asyncio.gather(*(self.ask(request) for request in requests)))
+
+    async def drain(self) -> None:
+        """Wait for what is in flight; its answers are journaled, errors are not raised here."""
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    def _settled(self, key: str, task: asyncio.Task[Reply]) -> None:
+        self._asking.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen: whoever waits gets it; nobody may be waiting any more
+
+    async def _ask(self, request: Request, key: str) -> Reply:
+        history = self._journal.history(key) or self._elsewhere(key)
+        while True:
+            reply = reply_of(request, key, history)
+            if reply is not None:
+                return reply
+            if history and history[-1].outcome == "fault":
+                await self._router.pause(asyncio.sleep(_backoff(history)))
+            attempt = await self._attempt(request, key, history)
+            self._journal.append(attempt)
+            history.append(attempt)
+
+    async def _attempt(self, request: Request, key: str, history: list[Attempt]) -> Attempt:
+        send = next_send(request, history)
+        if self._config.structured == "prompt":
+            send = with_schema_in_prompt(send)
+        number = len(history)
+        try:
+            answer = await self._router.send(send, f"{key}-{number}")
+        except ServerFault as fault:
+            final = _count(history, "fault") >= self._config.retries
+            return Attempt(key, number, "fault", final, str(fault))
+        except RequestRefused as fault:
+            return Attempt(key, number, "refused", True, str(fault))
+        return self._judge(request, key, answer, history)
+
+    def _judge(self, request: Request, key: str, answer: Answer, history: list[Attempt]) -> Attempt:
+        reason = fault_of(answer, request.schema)
+        last = _count(history, "invalid") + 1 >= self._config.attempts
+        usage = (answer.usage.prompt, answer.usage.cached, answer.usage.completion)
+        return Attempt(
+            key=key,
+            attempt=len(history),
+            outcome="invalid" if reason else "ok",
+            final=not reason or last,
+            reason=reason,
+            text=answer.text.encode("utf-8", "replace").decode(),
+            finish_reason=answer.finish_reason,
+            usage=usage,
+        )
+
+
+def _count(history: Sequence[Attempt], outcome: str) -> int:
+    return sum(row.outcome == outcome for row in history)
+
+
+def _backoff(history: Sequence[Attempt]) -> float:
+    """Seconds: exponential in the faults so far, with full jitter."""
+    least, most = BACKOFF_SECONDS
+    return random.uniform(0, min(most, least * 2 ** _count(history, "fault")))

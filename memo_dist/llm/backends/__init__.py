@@ -1,0 +1,1 @@
+"""Clients of language models, behind one seam: see :mod:`memo_dist.llm.backends.base`."""

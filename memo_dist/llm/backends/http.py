@@ -1,0 +1,194 @@
+"""The HTTP layer of the hosted backends: one connection pool a worker, statuses as faults."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from memo_dist.config.schema import EndpointConfig
+from memo_dist.errors import UsageError
+from memo_dist.llm.backends.base import (
+    Answer,
+    BackendFault,
+    EndpointRefused,
+    RateLimited,
+    RequestRefused,
+    ServerFault,
+    Unreachable,
+)
+from memo_dist.synthesis.requests import Request
+
+HIDDEN = "[hidden]"
+MAX_ANSWER_BYTES = 16 * 2**20
+MAX_MESSAGE_CHARS = 300
+_ENDPOINT_STATUSES = frozenset({401, 402, 403, 404, 405})
+
+
+def read_key(config: EndpointConfig) -> str:
+    """The key from the environment variable that ``api_key_env`` names ("" for none).
+
+    Raises:
+        UsageError: the variable is not set; names it.
+    """
+    name = config.api_key_env
+    if not name:
+        return ""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UsageError(
+            f"{config.group}.api_key_env={name}, but the environment variable {name} is not set"
+            " (on a cluster it must be set where the workers run)"
+        )
+    return key
+
+
+class HttpClient:
+    """Posts JSON to one URL; a key goes into headers and is cut out of whatever comes back."""
+
+    def __init__(self, config: EndpointConfig, url: str, headers: Mapping[str, str]) -> None:
+        self._url = url
+        self._key = read_key(config)
+        self._headers = {k: v.replace("{key}", self._key) for k, v in headers.items()}
+        self._timeout = aiohttp.ClientTimeout(
+            total=config.request_timeout, sock_connect=config.connect_timeout
+        )
+        self._connections = config.max_in_flight
+        self._session: aiohttp.ClientSession | None = None
+        self.name = f"{urlsplit(url).hostname}:{urlsplit(url).port or ''}".rstrip(":")
+
+    async def post(self, body: Mapping[str, Any], tag: str) -> dict[str, Any]:
+        """Post and return the JSON object of a 200.
+
+        Raises:
+            BackendFault: anything else.
+        """
+        data = json.dumps(body, ensure_ascii=False).encode()
+        headers = {"Idempotency-Key": tag}
+        try:
+            async with self._open().post(self._url, data=data, headers=headers) as response:
+                text = self._clean(await _read(response))
+                if response.status == 200:
+                    return _object(text)
+                raise _fault(response.status, response.headers, text, self.name)
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise Unreachable(f"{self.name}: no connection in time") from None
+            limit = self._timeout.total
+            raise ServerFault(f"timeout: no answer within {limit:g} s") from None
+        except aiohttp.ClientError as error:
+            raise Unreachable(self._clean(f"{self.name}: {type(error).__name__}")) from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=60),
+                headers={"Content-Type": "application/json", **self._headers},
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _clean(self, text: str) -> str:
+        """Servers echo keys in their error messages."""
+        return text.replace(self._key, HIDDEN) if self._key else text
+
+
+async def _read(response: aiohttp.ClientResponse) -> str:
+    """The body; one that does not end is no answer."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            raise ServerFault(f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        raise ServerFault("the answer is not JSON") from None
+    if not isinstance(body, dict):
+        raise ServerFault("the answer is not a JSON object")
+    return body
+
+
+def _fault(status: int, headers: Mapping[str, str], text: str, name: str) -> BackendFault:
+    message = f"HTTP {status}: {_message(text)}"
+    if status == 429:
+        return RateLimited(message, _retry_after(headers))
+    if status in (503, 529) and "Retry-After" in headers:
+        return RateLimited(message, _retry_after(headers))
+    if status >= 500 or status in (408, 409, 425):
+        return ServerFault(message)
+    if status in _ENDPOINT_STATUSES:
+        return EndpointRefused(f"{name} answers {message}")
+    return RequestRefused(message)
+
+
+def _message(text: str) -> str:
+    """The message of an error body of the usual forms, else its beginning."""
+    try:
+        error = json.loads(text)["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        pass
+    return " ".join(text.split())[:MAX_MESSAGE_CHARS]
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of ``Retry-After``: a number, or a date."""
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return None
+
+
+class HostedBackend(ABC):
+    """A backend behind one URL: a subclass writes the request's body and reads the answer's."""
+
+    def __init__(self, config: EndpointConfig, url: str, headers: Mapping[str, str]) -> None:
+        self._http = HttpClient(config, url, headers)
+        self._structured = config.structured == "server"
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+        return self._http.name
+
+    async def complete(self, request: Request, tag: str) -> Answer:
+        """See :meth:`memo_dist.llm.backends.base.Backend.complete`."""
+        return self._answer(await self._http.post(self._body(request), tag))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    @abstractmethod
+    def _body(self, request: Request) -> dict[str, Any]:
+        """The JSON object to post."""
+
+    @abstractmethod
+    def _answer(self, body: dict[str, Any]) -> Answer:
+        """What a 200 brought; raises ServerFault where it is no answer."""

@@ -1,0 +1,1 @@
+"""Language models on disk and in memory: bases, identity, weight files, chat format, loading."""

@@ -1,0 +1,148 @@
+"""``memory.base``: from a name to a model folder on this machine, identified by its hashes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from memo_dist.errors import UsageError, suggest
+from memo_dist.models.identity import BaseModel, identify, weight_files
+from memo_dist.models.smollm2 import EMBEDDED_NAME, WHEEL_ENV, load_embedded
+
+SCRATCH_NAME = "scratch"
+BUILT_IN = (EMBEDDED_NAME, SCRATCH_NAME)
+
+_HUB_ID = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+_HUB_SKIPPED = ["*/*", "consolidated*"]  # folders hold other formats; Mistral's second copy
+
+__all__ = ["BUILT_IN", "SCRATCH_NAME", "BaseModel", "dry_check", "find_base", "resolve_base"]
+
+
+def resolve_base(name: str, allow_download: bool = True) -> BaseModel:
+    """The folder behind ``memory.base=name``, downloaded or converted if need be.
+
+    Args:
+        name: ``smollm2-135m``, a local folder, or a hub id (``owner/model``). Built-in names
+            win over a folder of the same name (write ``./smollm2-135m`` for the folder).
+        allow_download: fetch from the registry or the hub what no cache holds.
+
+    Raises:
+        UsageError: no such model, no safetensors, no causal language model, needs code of
+            its own, or cannot be reached.
+    """
+    if name == EMBEDDED_NAME:
+        dry_check(name)
+        return load_embedded(allow_download)  # its hashes are in the cache
+    return identify(name, find_base(name, allow_download))
+
+
+def find_base(name: str, allow_download: bool = True) -> Path:
+    """The folder of :func:`resolve_base`, without reading its weights to hash them.
+
+    Raises:
+        UsageError: see there.
+    """
+    dry_check(name)
+    if name == SCRATCH_NAME:
+        raise UsageError(
+            f"memory.base={SCRATCH_NAME} is built from the run's own reflections; it has no"
+            " folder before training starts"
+        )
+    if name == EMBEDDED_NAME:
+        return load_embedded(allow_download).path
+    local = Path(name).expanduser()
+    folder = local.absolute() if local.is_dir() else _from_hub(name, allow_download)
+    _check_model(name, folder)
+    return folder
+
+
+def dry_check(name: str) -> None:
+    """Check ``memory.base`` without downloading or loading anything.
+
+    Raises:
+        UsageError: empty, a misspelt built-in name, a folder that is not there or holds no
+            model, or neither a folder nor a possible hub id.
+    """
+    if name in BUILT_IN:
+        wheel = os.environ.get(WHEEL_ENV)
+        if name == EMBEDDED_NAME and wheel and not Path(wheel).expanduser().is_file():
+            raise UsageError(f"{WHEEL_ENV}={wheel} is no file")
+        return
+    if not name.strip():
+        raise UsageError(f"memory.base is empty; name one of {_choices()}")
+    local = Path(name).expanduser()
+    if local.is_dir():
+        _check_folder(local)
+    elif local.exists():
+        raise UsageError(f"memory.base='{name}' is a file, not a model folder")
+    else:
+        _check_hub_id(name)
+
+
+def _choices() -> str:
+    return f"{', '.join(BUILT_IN)}, a local folder, or a hub id (owner/model)"
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"memory.base='{folder}' is no Hugging Face model folder: config.json is missing"
+        )
+    weight_files(folder)
+
+
+def _check_hub_id(name: str) -> None:
+    looks_local = name.startswith((".", "/", "~", "\\")) or name.count("/") > 1
+    hint = suggest(name, BUILT_IN)
+    if looks_local or (hint and "/" not in name):
+        raise UsageError(f"memory.base='{name}' does not exist{hint}; name one of {_choices()}")
+    if not _HUB_ID.fullmatch(name):
+        raise UsageError(
+            f"memory.base='{name}' is neither a folder nor a hub id; name one of {_choices()}"
+        )
+
+
+def _from_hub(name: str, allow_download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        path = snapshot_download(
+            name,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=_HUB_SKIPPED,
+            local_files_only=not allow_download,
+        )
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"memory.base='{name}' is not on the hub, or is private and HF_TOKEN does not open it"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise UsageError(
+            f"memory.base='{name}' is neither a local folder nor in the hub's cache, and the hub"
+            f" cannot be reached ({error.__cause__ or 'downloads are off'}); name a local folder"
+            f" or one of {', '.join(BUILT_IN)}"
+        ) from error
+    except Exception as error:  # the HTTP client's errors differ between the hub's versions
+        raise UsageError(f"memory.base='{name}' cannot be fetched from the hub: {error}") from error
+    return Path(path)
+
+
+def _check_model(name: str, folder: Path) -> None:
+    """Refuse what is no causal language model or needs code from its repository."""
+    _check_folder(folder)
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"memory.base='{name}' cannot be loaded without running code that it carries, or its"
+            f" config.json is broken: {str(error).splitlines()[0]}"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UsageError(
+            f"memory.base='{name}' is a {config.model_type} model, not a causal language model"
+        )

@@ -1,1 +1,0 @@
-"""Asking: endpoints and their limits, the request journal, validation, attempts, spending."""

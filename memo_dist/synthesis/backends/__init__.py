@@ -1,1 +1,0 @@
-"""Clients of language models, behind one seam: see :mod:`memo_dist.synthesis.backends.base`."""

@@ -1,0 +1,262 @@
+"""Facts of one clause: its slots, its action, and the subject in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memo_dist.synthesis.rules.clauses import Clause, Slot
+from memo_dist.synthesis.rules.copula import Copula
+from memo_dist.synthesis.rules.document import ReadDocument
+from memo_dist.synthesis.rules.facts import Fact, FactKind
+from memo_dist.synthesis.rules.kinds import measure_kind
+from memo_dist.synthesis.rules.lexicon import lexicon
+from memo_dist.synthesis.rules.naming import render
+from memo_dist.synthesis.rules.phrases import Phrase
+from memo_dist.synthesis.rules.roles import MAX_ANSWER_WORDS, Ask, Roles
+from memo_dist.synthesis.rules.tokens import Token
+from memo_dist.synthesis.rules.wording import (
+    declarative,
+    framed,
+    join,
+    kept_slots,
+    sentence,
+    slot_questions,
+    subject_questions,
+)
+
+_MAX_SLOT_FACTS = 5
+
+
+class ClauseFacts:
+    """Writes the facts of a document's clauses, one clause at a time."""
+
+    def __init__(self, read: ReadDocument) -> None:
+        """Use the document's entities and context."""
+        self.read = read
+        self.roles = Roles(read.tracker, story=read.story)
+        self.turn = 0
+
+    # ---- clauses ----------------------------------------------------------------------
+
+    def facts(self, clause: Clause, start: int) -> Iterator[Fact]:
+        """All facts of one clause; ``start`` is its sentence's offset in the document."""
+        if clause.kind == "imperative":
+            clause = _instructed(clause)
+        if clause.subject is None or not _tellable(clause):
+            return
+        if clause.inner and (not clause.verb.past and clause.verb.verbs[0].tag == "VM0"):
+            return
+        about = self._about(clause)
+        attribute = clause.verb.main.lemma.lower()
+        if clause.subject.head.tag == "EX0":
+            yield from self._existential(clause, start)
+            return
+        if clause.verb.copular and _noun_predicate(clause):
+            yield from self._copula(clause, start, about)
+            return
+        for ask in self._asks(clause):
+            self.turn += 1
+            context = self._context(clause, ask.gap)
+            questions = slot_questions(clause, ask, context, self.turn)
+            yield Fact(tuple(questions), ask.answer, "direct", start, about, attribute)
+        yield from self._action(clause, start, about)
+        yield from self._reverse(clause, start, attribute)
+
+    def _copula(self, clause: Clause, start: int, about: str) -> Iterator[Fact]:
+        head = clause.subject.head.lemma.lower() if clause.subject else ""
+        context = self._context(clause, clause.slot("predicate"))
+        for found in Copula(clause, self.roles, context).facts():
+            kind: FactKind = "indirect" if found.reverse else "direct"
+            if found.reverse and not self._answerable(clause):
+                continue
+            owner = "" if found.reverse else about
+            yield Fact(
+                tuple(q for q in found.questions if q), found.answer, kind, start, owner, head
+            )
+
+    def _answerable(self, clause: Clause) -> bool:
+        """Whether the subject says something by itself ("the fort" alone does not)."""
+        subject = clause.subject
+        if subject is None:
+            return False
+        bare = subject.definite and len(subject.tokens) == 2 and not subject.first.sub
+        return not bare or subject.named or self.roles.kind(subject) == "person"
+
+    def _about(self, clause: Clause) -> str:
+        entity = self.read.tracker.entity_of(clause.subject) if clause.subject else None
+        return entity.name if entity is not None and entity.named else ""
+
+    def _asks(self, clause: Clause) -> list[Ask]:
+        found = []
+        slots = clause.slots[:-1] if clause.cut else clause.slots
+        for slot in slots:
+            ask = self.roles.asks(clause, slot)
+            if ask is not None and not (clause.verb.negative and slot.kind != "object"):
+                found.append(ask)
+        return found[:_MAX_SLOT_FACTS]
+
+    def _context(self, clause: Clause, gap: Slot | None, subject_gap: bool = False) -> str:
+        """The document's context phrase, when the question would not stand without it."""
+        if self.read.topic is not None and self._speaks_of_topic(clause, gap, subject_gap):
+            return ""
+        kept = kept_slots(clause, gap) or ([], [])
+        slots = [slot.tokens for group in kept for slot in group]
+        subject = clause.subject
+        if subject is not None and not subject_gap:
+            if subject.named:
+                return ""
+            if subject.definite or not _has_name(slots):
+                return self.read.context
+            return ""
+        return "" if _has_name(slots) else self.read.context
+
+    def _speaks_of_topic(self, clause: Clause, gap: Slot | None, subject_gap: bool) -> bool:
+        topic = self.read.topic
+        assert topic is not None
+        said = [render(slot.tokens) for slot in clause.slots if slot is not gap]
+        if clause.subject is not None and not subject_gap:
+            said.append(render(clause.subject.tokens))
+        return any(topic.name in text for text in said)
+
+    # ---- question types beside plain slots ----------------------------------------------
+
+    def _action(self, clause: Clause, start: int, about: str) -> Iterator[Fact]:
+        """The whole verb phrase, tied to a time, place or condition: "What did X do in 1999?"."""
+        subject = clause.subject
+        if subject is None or clause.verb.copular or clause.verb.passive or clause.verb.negative:
+            return
+        if clause.cut or self.roles.kind(subject) not in {"person", "group"}:
+            return
+        if clause.slot("object") is None:
+            return
+        tie = next((s for s in clause.slots if self._ties(clause, s)), None)
+        if tie is None:
+            return
+        rest = [s for s in clause.slots if s is not tie and not s.fronted and s.kind != "clause"]
+        answer = join([declarative(clause.verb, full=True), *(render(s.tokens) for s in rest)])
+        if len(answer.split()) > MAX_ANSWER_WORDS:
+            return
+        self.turn += 1
+        modal = clause.verb.verbs[0].tag == "VM0"
+        aux = clause.verb.verbs[0].text if modal else "did" if clause.verb.past else (
+            "does" if clause.verb.verbs[0].tag[-1] == "Z" else "do")  # fmt: skip
+        answer = answer.split(" ", 1)[1] if modal and " " in answer else answer
+        context = self._context(clause, tie)
+        questions = _action_wordings(clause, render(tie.tokens), aux, context, self.turn)
+        yield Fact(tuple(questions), answer, "direct", start, about, "do")
+
+    def _ties(self, clause: Clause, slot: Slot) -> bool:
+        if slot.kind == "clause":
+            return slot.marker in {"when", "after", "if", "before", "while"}
+        if slot.kind != "prep" or slot.phrase is None:
+            return False
+        if self.roles.kind(slot.phrase) not in {"time", "place"}:
+            return False
+        ask = self.roles.asks(clause, slot)
+        return ask is not None and ask.wh[0] in {"when", "where"} and not ask.stranded
+
+    def _reverse(self, clause: Clause, start: int, attribute: str) -> Iterator[Fact]:
+        """As in "Which company opened the plant in 2019?": the subject is the answer."""
+        subject = clause.subject
+        if subject is None or not self._reversible(clause, subject):
+            return
+        answer = render(subject.tokens)
+        if len(answer.split()) > 10:
+            return
+        self.turn += 1
+        wh = self.roles.which(subject)
+        if clause.verb.copular and clause.kind == "apposition":
+            wh = wh[:1]
+        context = self._context(clause, None, subject_gap=True)
+        questions = subject_questions(clause, wh, context, self.turn)
+        yield Fact(tuple(questions), answer, "indirect", start, "", attribute)
+
+    def _reversible(self, clause: Clause, subject: Phrase) -> bool:
+        """Whether what the clause says picks its subject out."""
+        slots = [s for s in clause.slots if s.kind not in {"adverb"}]
+        if (
+            clause.cut
+            or not slots
+            or clause.verb.negative
+            or subject.head.lower in {"you", "i", "we"}
+        ):
+            return False
+        predicate = clause.slot("predicate")
+        if clause.verb.copular and predicate is not None and predicate.phrase is not None:
+            definite = predicate.phrase.first.lower == "the" or predicate.phrase.first.sub
+            if not definite and not _has_name([s.tokens for s in slots]):
+                return False
+        named = subject.named or _has_name([s.tokens for s in slots])
+        return named and measure_kind(subject) is None and self._answerable(clause)
+
+    def _existential(self, clause: Clause, start: int) -> Iterator[Fact]:
+        """As in "There are 12 lanes in the hall": "How many lanes are there in the hall?"."""
+        slot = clause.slot("predicate")
+        if slot is None or slot.phrase is None:
+            return
+        many = self.roles.how_many(slot.phrase)
+        rest = join(render(s.tokens) for s in clause.slots if s is not slot and s.kind != "adverb")
+        if not many:
+            return
+        be = clause.verb.verbs[0].text
+        context = self._context(clause, slot) or self.read.context
+        body = join((many, be, "there", rest))
+        questions = (
+            sentence(f"{context}, {body}"),
+            sentence(join((f"what is the number of {many[9:]}", rest, context))),
+            sentence(join((body, context))),
+        )
+        yield Fact(questions, render(slot.tokens), "direct", start, "", "number")
+
+
+def _action_wordings(clause: Clause, tie: str, aux: str, context: str, turn: int) -> Iterator[str]:
+    """Wordings of "What did X do in 1999?"."""
+    assert clause.subject is not None
+    name = render(clause.subject.tokens)
+    lead = f"{context}, " if context else ""
+    yield sentence(f"{lead}what {aux} {name} do {tie}")
+    yield sentence(f"{tie}, what {aux} {name} do" + (f" {context}" if context else ""))
+    if name != "you":
+        yield sentence(f"{lead}what {'was' if clause.verb.past else 'is'} done by {name} {tie}")
+    yield sentence(f"{lead}what action {aux} {name} take {tie}")
+    auxiliary = aux if aux not in {"did", "does", "do"} else ""
+    plain = {"did": "did", "does": "does", "do": "do"}.get(aux, "do")
+    yield framed(join(("what", name, auxiliary, plain, tie)), context, turn)
+
+
+def _instructed(clause: Clause) -> Clause:
+    """As in "Press the button": "you should press the button"."""
+    at = clause.verb.tokens[0].start
+    you = Token("you", "PNP", "you", at, at)
+    should = Token("should", "VM0", "should", at, at)
+    verb = clause.verb
+    verb.main.tag = "VVI"
+    verb.tokens = [should, *(t for t in verb.tokens if not t.tag.startswith("VD"))]
+    return Clause("main", Phrase([you], you, core=1), verb, clause.slots)
+
+
+def _noun_predicate(clause: Clause) -> bool:
+    slot = clause.slot("predicate")
+    return (
+        slot is not None and slot.phrase is not None and clause.verb.main is clause.verb.verbs[-1]
+    )
+
+
+def _tellable(clause: Clause) -> bool:
+    """Whether the subject is something that can be asked about."""
+    subject = clause.subject
+    assert subject is not None
+    if subject.head.lower in lexicon().sets["abstract_subjects"] and len(subject.tokens) < 3:
+        return False
+    if subject.head.tag in {"PNI", "PNX"}:
+        return False
+    return not any(token.dangling for token in subject.tokens)
+
+
+def _has_name(groups: list[list[Token]]) -> bool:
+    return any(
+        token.sub or token.tag == "NP0" or token.text[0].isupper()
+        for tokens in groups
+        for token in tokens
+        if token.tag != "DATE"
+    )
