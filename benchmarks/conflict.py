@@ -32,7 +32,7 @@ import torch
 from machine import machine
 from transformers import AutoTokenizer
 
-from memo_dist.answers.text import exact_match
+from memo_dist.answers.text import ABSTAIN_ANSWER, exact_match
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.fusion.logits import (
     Belief,
@@ -52,7 +52,6 @@ from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.calibration import Calibration, fit_calibration
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 SHAPE = ScratchConfig(vocabulary=600, hidden_size=128, layers=3, heads=4, intermediate_size=384)
 CELL = 60

@@ -14,9 +14,9 @@ from typing import Any
 
 import jsonschema
 
+from memo_dist.config.steps import StepName
 from memo_dist.io.atomic import json_line, read_jsonl
-from memo_dist.synthesis.requests import Failure, Reply, Request, Response, Usage
-from memo_dist.synthesis.types import StepName
+from memo_dist.llm.requests import Failure, Reply, Request, Response, Usage
 
 TIMEOUT = 600.0
 

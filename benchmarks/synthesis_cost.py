@@ -25,14 +25,15 @@ from typing import Any
 from machine import machine
 
 from memo_dist.config import Config, load_config
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.types import Document
 from memo_dist.io.atomic import read_jsonl, write_json
 from memo_dist.io.hashing import stable_modulo
+from memo_dist.llm.requests import Reply, Request, Response
 from memo_dist.models.base import resolve_base
 from memo_dist.synthesis.prompted import LanguageModelGenerator
-from memo_dist.synthesis.requests import Reply, Request, Response
 from memo_dist.synthesis.rules import EmbeddedGenerator
-from memo_dist.synthesis.types import StepName, Unit
+from memo_dist.synthesis.types import Unit
 from memo_dist.synthesis.words import content, names
 from memo_dist.testing.dialogues import DialogueRun, make_units, run_steps
 

@@ -26,10 +26,10 @@ from openai_backend import OpenAIBackend
 from memo_dist.config import load_config
 from memo_dist.corpus.types import Document
 from memo_dist.io.atomic import read_jsonl, write_json
+from memo_dist.llm.requests import Response
 from memo_dist.synthesis.prompted import LanguageModelGenerator
 from memo_dist.synthesis.prompted.reading import Reading, readings
 from memo_dist.synthesis.prompted.verify import VerifyStep
-from memo_dist.synthesis.requests import Response
 from memo_dist.synthesis.rules import EmbeddedGenerator
 from memo_dist.synthesis.types import Reflection
 from memo_dist.testing.dialogues import make_unit

@@ -7,7 +7,6 @@ whose import with transformers' and DeepSpeed's takes longer than reading a smal
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
 
 if TYPE_CHECKING:
-    from memo_dist.training.job import TrainJob
     from memo_dist.training.memory_need import MemoryNeed
 
 
@@ -62,6 +60,7 @@ def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
     """Train the shards of the bank that are not trained yet, side by side where they fit."""
     from memo_dist.training.bank_driver import train_bank
     from memo_dist.training.prepare import is_trained, memory_base, place_bank, prepare_job
+    from memo_dist.training.saver import with_resume
 
     if not run.reflections.exists():
         raise UsageError(f"{run.root} has no reflections yet; `memo-dist synthesize` comes first")
@@ -104,31 +103,6 @@ def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -
         run_synthesis(run, config)
         run_training(run, config, resume)
     run_export(run, config)
-
-
-def with_resume(job: TrainJob, resume: str) -> TrainJob:
-    """Apply ``--resume PATH``: one of this training's own checkpoints, or of another shard's.
-
-    One from elsewhere is refused: its ledger and data order are those of another run.
-    """
-    from memo_dist.training import checkpoint
-    from memo_dist.training.job import RESUME_CHOICES
-    from memo_dist.training.saver import find_checkpoint
-
-    if resume in RESUME_CHOICES:
-        find_checkpoint(job)  # refuses another job's before a rank holds a GPU
-        return job
-    folder = Path(resume).resolve()
-    if not folder.is_relative_to(job.path.parent.resolve()):
-        raise UsageError(
-            f"--resume {resume} is not inside {job.path.parent}: only the run's own checkpoints are"
-            " loaded"
-        )
-    if not folder.is_relative_to(job.checkpoints.resolve()):
-        return job
-    if not checkpoint.is_complete(folder):
-        raise UsageError(f"--resume {resume} is not a complete checkpoint")
-    return replace(job, resume=str(folder))
 
 
 def fingerprint(run: RunFolder) -> dict[str, str]:

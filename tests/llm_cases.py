@@ -5,8 +5,8 @@ from functools import cache
 
 from memo_dist.config import load_config
 from memo_dist.corpus.types import Document
+from memo_dist.llm.requests import Failure, Response
 from memo_dist.synthesis.prompted import LanguageModelGenerator
-from memo_dist.synthesis.requests import Failure, Response
 from memo_dist.synthesis.types import Reflection
 from memo_dist.testing.dialogues import converse, make_unit
 

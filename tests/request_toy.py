@@ -17,9 +17,9 @@ from memo_dist.corpus.build import build_corpus
 from memo_dist.corpus.types import Chunk
 from memo_dist.io.atomic import write_jsonl
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.llm.requests import Failure, Message, Request
 from memo_dist.synthesis.engine import synthesize
-from memo_dist.synthesis.requests import Dialogue, Failure, Group, Message, Request
-from memo_dist.synthesis.types import Reflection, StepResult, Unit
+from memo_dist.synthesis.types import Dialogue, Group, Reflection, StepResult, Unit
 
 PAIRS = json.dumps(
     {

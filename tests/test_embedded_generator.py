@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.synthesis.rules import EmbeddedGenerator
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection, Rejected, Unit
+from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
 MANUAL = Document(
     "manual",

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import UsageError
 from memo_dist.fusion.logits import Belief, ConstantGate, LearnedGate, Request, Settings
 from memo_dist.fusion.logits.familiarity import Familiarity, Reader
@@ -17,7 +18,6 @@ from memo_dist.fusion.logits.fitting import Example, _Data, _Row, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES, LARGEST
 from memo_dist.fusion.logits.stage import chosen_examples
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import jsonschema
 import pytest
 from llm_cases import MILL, PELL, pair, reasons, settings, step, talk, texts, unit
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
+from memo_dist.config.steps import STEP_NAMES
 from memo_dist.llm.backends.base import Answer
 from memo_dist.llm.schemas import MERGED, limited, text_of
 from memo_dist.llm.validation import fault_of
@@ -14,7 +16,7 @@ from memo_dist.synthesis.clean import Candidate, clean
 from memo_dist.synthesis.prompted import LanguageModelGenerator, prompts
 from memo_dist.synthesis.prompted.anchors import anchors_of
 from memo_dist.synthesis.prompted.reading import readings
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, STEP_NAMES, in_force
+from memo_dist.synthesis.types import in_force
 
 NO_LOOP = "synthesis.coverage_rounds=0"
 OPENED = pair("When was Hollin Mill opened?", "1926")

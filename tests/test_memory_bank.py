@@ -14,6 +14,7 @@ import torch
 from trained_bank import train_shards, write_bank
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import RunError, UsageError
 from memo_dist.fusion.bank_beliefs import requests_of
 from memo_dist.memory import question_likelihood
@@ -25,7 +26,6 @@ from memo_dist.memory.manifest import (
 )
 from memo_dist.memory.wordings import wordings
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 FACTS = [
     {

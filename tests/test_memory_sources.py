@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.io import atomic
 from memo_dist.memory.calibration import default_calibration
 from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.models.identity import BaseModel
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Kind, Reflection
+from memo_dist.synthesis.types import Kind, Reflection
 
 
 def reflection(

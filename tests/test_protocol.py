@@ -348,12 +348,12 @@ def test_candidates_are_dropped_and_pivots_are_limited():
 
 def drive(replies, known):
     """Run the full flow on replies until they end; a call without one failed."""
+    from memo_dist.llm.requests import Failure, Response
     from memo_dist.protocol.budget import Budget
     from memo_dist.protocol.flows import full
     from memo_dist.protocol.inquiry import Inquiry
     from memo_dist.protocol.requests import Calls
     from memo_dist.protocol.types import Consult
-    from memo_dist.synthesis.requests import Failure, Response
 
     config = settings("http://127.0.0.1:1/v1")
     calls = Calls("Who?", config.executive, config.protocol, 0)

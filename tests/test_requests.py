@@ -21,12 +21,13 @@ from memo_dist.llm.backends.base import (
 )
 from memo_dist.llm.backends.make import make_backends
 from memo_dist.llm.endpoints import Endpoint
+from memo_dist.llm.json_text import parse
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
+from memo_dist.llm.requests import Failure, Message, Request, Response, Usage
 from memo_dist.llm.router import Router, Stopping
 from memo_dist.llm.spending import Spending, exhausted
-from memo_dist.llm.validation import fault_of, next_send, parse
+from memo_dist.llm.validation import fault_of, next_send
 from memo_dist.synthesis.estimate import estimate, hours
-from memo_dist.synthesis.requests import Failure, Message, Request, Response, Usage
 
 pytestmark = pytest.mark.alone
 

@@ -17,8 +17,8 @@ from memo_dist.llm.backends.base import (
     Unreachable,
 )
 from memo_dist.llm.backends.make import make_backends
+from memo_dist.llm.requests import Message, Request
 from memo_dist.llm.validation import fault_of
-from memo_dist.synthesis.requests import Message, Request
 from memo_dist.testing.answers import answer_text
 
 

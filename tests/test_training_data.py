@@ -8,11 +8,12 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
+from memo_dist.synthesis.types import Reflection
 from memo_dist.training import attention, loss
 from memo_dist.training.batch import full_row, pack_row
 from memo_dist.training.examples import Examples, split_held_out, tokenize

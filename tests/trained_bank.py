@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.io import atomic
 from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights, identify
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection
+from memo_dist.synthesis.types import Reflection
 
 SHAPE = ScratchConfig(vocabulary=300, hidden_size=64, layers=2, heads=2, intermediate_size=128)
 

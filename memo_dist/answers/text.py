@@ -17,6 +17,9 @@ ARTICLES = frozenset({"a", "an", "the"})
 MAX_CONTAINS_WORDS = 20
 """Longest answer, in words, in which ``contains`` looks: a longer one hedges or lists."""
 
+ABSTAIN_ANSWER = "I don't know."
+"""The answer that abstention examples train and that ``ask`` recognises."""
+
 _WORD = re.compile(r"\w+")
 
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from memo_dist.config.scale_rules import scale_rules
 from memo_dist.config.scale_schema import TEXTS
 from memo_dist.config.schema import BASELINES, RECIPES, TRACKERS, Config, EndpointConfig
+from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
-from memo_dist.synthesis.types import StepName
 
 Rule = Callable[[Config], Iterator[str]]
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 import bm25s
 
 from memo_dist.answers.answer import Answer
-from memo_dist.answers.text import normalise
+from memo_dist.answers.text import ABSTAIN_ANSWER, normalise
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import short_hash
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 if TYPE_CHECKING:
     from memo_dist.models.reader import Generation, Messages, Reader

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.memory.answering import load_frozen
 from memo_dist.memory.manifest import load_manifest
 from memo_dist.models.base import SCRATCH_NAME, resolve_base
 from memo_dist.models.identity import BaseModel
+from memo_dist.models.loading import load_frozen
 from memo_dist.models.reader import Messages, Reader
 
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)

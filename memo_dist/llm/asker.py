@@ -10,9 +10,9 @@ from functools import partial
 from memo_dist.config.schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, RequestRefused, ServerFault
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
+from memo_dist.llm.requests import Reply, Request
 from memo_dist.llm.router import Router
 from memo_dist.llm.validation import fault_of, next_send, with_schema_in_prompt
-from memo_dist.synthesis.requests import Reply, Request
 
 BACKOFF_SECONDS = (0.5, 30.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiolimiter import AsyncLimiter
 
 from memo_dist.config.schema import EndpointConfig
-from memo_dist.synthesis.requests import Request, Usage
+from memo_dist.llm.requests import Request, Usage
 
 CHARS_PER_TOKEN = 4.0
 """Of English text, roughly: where nothing was counted yet."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memo_dist.io.checked_lines import LineFile
-from memo_dist.llm.validation import parse
-from memo_dist.synthesis.requests import Failure, Reply, Request, Response, Usage
+from memo_dist.llm.json_text import parse
+from memo_dist.llm.requests import Failure, Reply, Request, Response, Usage
 
 Outcome = Literal["ok", "invalid", "fault", "refused"]
 

@@ -24,7 +24,7 @@ from memo_dist.llm.backends.base import (
 )
 from memo_dist.llm.endpoints import Endpoint
 from memo_dist.llm.limits import RateLimits
-from memo_dist.synthesis.requests import Request
+from memo_dist.llm.requests import Request
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ def record(**properties: Schema) -> Schema:
 
 
 def text_of(schema: Mapping[str, Any]) -> str:
-    """The text that :class:`memo_dist.synthesis.requests.Request` carries: compact JSON.
+    """The text that :class:`memo_dist.llm.requests.Request` carries: compact JSON.
 
     Properties keep their order, because servers with structured output make the model write them
     in the order of the schema: a verdict before its reason, a number before the text.

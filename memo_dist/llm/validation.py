@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from memo_dist.llm.backends.base import Answer
-from memo_dist.synthesis.requests import Message, Request
-
-if TYPE_CHECKING:
-    from memo_dist.llm.records import Attempt
+from memo_dist.llm.json_text import parse
+from memo_dist.llm.records import Attempt
+from memo_dist.llm.requests import Message, Request
 
 MAX_REASON_CHARS = 200
 MAX_REPAIRED_CHARS = 8000
 RETRY_TEMPERATURE = 0.5
 TRUNCATED = "truncated"
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
-
-
-def parse(text: str) -> Any:
-    """The JSON value of an answer, also where it stands in a code fence or behind a thought.
-
-    Raises:
-        ValueError: there is none.
-    """
-    text = _THOUGHT.sub("", text)
-    fence = _FENCE.search(text)
-    body = fence.group(1) if fence and not text.lstrip().startswith(("{", "[")) else text
-    value = json.loads(body, parse_constant=_no_constant)
-    if "\\ud" in body.lower():  # half of a surrogate pair is a string that no file can hold
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
 
 
 def fault_of(answer: Answer, schema: str | None) -> str:
@@ -130,7 +111,3 @@ def _relaxed(part: Any) -> Any:
 
 def _refers(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "integer" and "enum" in part
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor
+from transformers import AutoTokenizer, LogitsProcessor
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import UsageError
 from memo_dist.memory.question_likelihood import padded, question_log_probs
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.models.identity import quiet_loading
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
+from memo_dist.models.loading import greedy_generation, load_frozen
 
 FEATURES = (
     "mean_logprob",
@@ -261,38 +261,6 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]  # transformers is untyp
             parts = [float(used.mean()), float(used.min()), float(used.sum()), *head]
             rows.append(tuple(round(value, 6) for value in parts))
         return rows
-
-
-def load_frozen(folder: Path, device: str) -> Any:
-    """A causal LM to answer with: float32 on a CPU, the stored dtype on a GPU; no code of its own.
-
-    Raises:
-        OSError, ValueError, KeyError: the folder holds no such model.
-    """
-    where = answering_device(device)
-    dtype: Any = torch.float32 if where.type == "cpu" else "auto"
-    with quiet_loading():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    return model.to(where)
-
-
-def answering_device(device: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(best if device == "auto" else device)
-
-
-def greedy_generation(chat: ChatFormat, max_new_tokens: int) -> GenerationConfig:
-    """How a memory answers: greedily, up to a token that ends an answer."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(chat.stop_ids),
-        pad_token_id=chat.pad_id,
-    )
 
 
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memo_dist.answers.text import contains, exact_match, normalise
+from memo_dist.answers.text import ABSTAIN_ANSWER, contains, exact_match, normalise
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.memory.answering import FEATURES, RawAnswer
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 FILE_NAME = "calibration.json"
 SCHEMA_VERSION = 1

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.memory.calibration import Calibration
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.models.chat_format import CHATML_END
 from memo_dist.models.identity import BaseModel
 from memo_dist.models.smollm2 import EMBEDDED_NAME, QUANTISATION_NOTE
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 _EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SHOWN_HASH = 16

@@ -12,17 +12,12 @@ from transformers import AutoTokenizer
 
 from memo_dist.cluster.resources import usable_memory
 from memo_dist.errors import RunError, UsageError
-from memo_dist.memory.answering import (
-    RawAnswer,
-    Reading,
-    ShardMemory,
-    answering_device,
-    load_frozen,
-)
+from memo_dist.memory.answering import RawAnswer, Reading, ShardMemory
 from memo_dist.memory.grouping import Item, joined, parted
 from memo_dist.memory.manifest import BankManifest
 from memo_dist.models.base import resolve_base
 from memo_dist.models.identity import hash_weights, weight_files, weights_dtype
+from memo_dist.models.loading import answering_device, load_frozen
 
 _ROOM = 0.6
 """Share of a device's memory that shard weights may take where memory.loaded_gb=0; the rest is for

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from memo_dist.config.schema import ProtocolConfig
+from memo_dist.llm.requests import Failure, Reply
 from memo_dist.protocol.types import Ballot
-from memo_dist.synthesis.requests import Failure, Reply
 
 
 class Budget:

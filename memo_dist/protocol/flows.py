@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from memo_dist.llm.requests import Message
 from memo_dist.protocol.inquiry import Inquiry
 from memo_dist.protocol.types import Ask, Conclusion, Consult, Flow, Note
-from memo_dist.synthesis.requests import Message
 
 FALLBACK = "fallback: the memory's own answer to the question"
 NO_REPLY = "Your last reply could not be read."

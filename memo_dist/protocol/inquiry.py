@@ -7,10 +7,10 @@ from typing import Any
 
 from memo_dist.answers.text import normalise
 from memo_dist.config.schema import ProtocolConfig
+from memo_dist.llm.requests import Failure, Reply, Request
 from memo_dist.protocol.budget import Budget
 from memo_dist.protocol.requests import Calls
 from memo_dist.protocol.types import Ask, Asking, Ballot, Consult, Note, Phase, Query
-from memo_dist.synthesis.requests import Failure, Reply, Request
 
 MAX_QUESTION_CHARS = 500
 MAX_NAME_CHARS = 120

@@ -9,9 +9,9 @@ from typing import Any
 from memo_dist.config.schema import ExecutiveConfig, ProtocolConfig
 from memo_dist.io.hashing import short_hash
 from memo_dist.llm.prompt_files import PromptFiles
+from memo_dist.llm.requests import Message, Request
 from memo_dist.llm.schemas import NUMBER, TEXT, Schema, array, record, text_of
 from memo_dist.protocol.types import Note
-from memo_dist.synthesis.requests import Message, Request
 
 _FILES = PromptFiles("memo_dist.protocol")
 _NAMES = (

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.io.checked_lines import LineFile
+from memo_dist.llm.requests import Failure, Reply
 from memo_dist.protocol.types import Ask, Ballot, Conclusion, Consult
-from memo_dist.synthesis.requests import Failure, Reply
 
 FILE_NAME = "transcript.jsonl"
 

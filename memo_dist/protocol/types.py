@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memo_dist.answers.answer import Answer
-from memo_dist.synthesis.requests import Request
+from memo_dist.llm.requests import Request
 
 Phase = Literal["grounding", "identify", "seek", "conversation", "synthesis", "fallback"]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from memo_dist.config.schema import Config
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.manifest import iter_chunks, iter_documents, load_manifest
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
@@ -24,7 +25,7 @@ from memo_dist.io.hashing import sha256_text, short_hash
 from memo_dist.llm.limits import CHARS_PER_TOKEN
 from memo_dist.scaling.laws import Interval
 from memo_dist.synthesis.rules import EmbeddedGenerator
-from memo_dist.synthesis.types import Reflection, StepName, Unit
+from memo_dist.synthesis.types import Reflection, Unit
 
 TEMPLATE_TOKENS = 12
 """Assumed tokens of the chat template around one question and answer."""

@@ -9,8 +9,7 @@ from memo_dist.config.schema import GeneratorConfig
 from memo_dist.llm.backends.make import make_backends
 from memo_dist.llm.router import Router, Stopping
 from memo_dist.synthesis.dialogues import first_keys, run_dialogues
-from memo_dist.synthesis.requests import asks
-from memo_dist.synthesis.types import Step
+from memo_dist.synthesis.types import Step, asks
 from memo_dist.synthesis.worker import (
     GeneratorFactory,
     PartitionJob,

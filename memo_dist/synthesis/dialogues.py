@@ -15,11 +15,11 @@ from memo_dist.config.schema import GeneratorConfig
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.asker import Asker
 from memo_dist.llm.records import Attempt, RequestJournal
+from memo_dist.llm.requests import Failure, Reply, Request
 from memo_dist.llm.router import Router
 from memo_dist.synthesis.journal import Journal, Record
 from memo_dist.synthesis.plan import UnitReader, UnitSpec
-from memo_dist.synthesis.requests import Dialogue, Failure, Reply, Request, RequestStep
-from memo_dist.synthesis.types import Reflection, StepResult, Unit
+from memo_dist.synthesis.types import Dialogue, Reflection, RequestStep, StepResult, Unit
 from memo_dist.synthesis.worker import (
     PartitionJob,
     PartResult,

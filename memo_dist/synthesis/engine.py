@@ -15,6 +15,7 @@ from typing import Any
 
 from memo_dist.cluster.ray_local import await_workers, ray_session
 from memo_dist.config.schema import Config
+from memo_dist.config.steps import StepName
 from memo_dist.errors import InterruptedRunError, RunError, StoppedError, UsageError
 from memo_dist.io.atomic import write_json
 from memo_dist.io.runfolder import RunFolder
@@ -26,7 +27,6 @@ from memo_dist.synthesis.finish_remote import finish_remotely
 from memo_dist.synthesis.group_units import grouped_units
 from memo_dist.synthesis.plan import StepUnits, make_plan
 from memo_dist.synthesis.pool import WorkerPool
-from memo_dist.synthesis.requests import AnyStep, asks, groups_documents
 from memo_dist.synthesis.stages import (
     complete_parts,
     write_complete,
@@ -35,7 +35,7 @@ from memo_dist.synthesis.stages import (
 )
 from memo_dist.synthesis.step_run import Driver, StepRun, StepTask
 from memo_dist.synthesis.tally import spending_row, step_spending
-from memo_dist.synthesis.types import Generator, StepName, in_force
+from memo_dist.synthesis.types import AnyStep, Generator, asks, groups_documents, in_force
 from memo_dist.synthesis.worker import GeneratorFactory, PartResult
 
 logger = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memo_dist.config.schema import Config, GeneratorConfig
+from memo_dist.config.steps import StepName
 from memo_dist.llm.limits import CHARS_PER_TOKEN
+from memo_dist.llm.requests import Request
 from memo_dist.llm.spending import Spending
 from memo_dist.synthesis.dialogues import first_round
 from memo_dist.synthesis.plan import Plan, UnitReader, make_plan
-from memo_dist.synthesis.requests import Request, asks
-from memo_dist.synthesis.types import Generator, StepName
+from memo_dist.synthesis.types import Generator, asks
 
 STREAM_TOKENS_PER_SECOND = 50.0
 """Assumed writing speed of one request, for the hours."""

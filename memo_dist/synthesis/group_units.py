@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.manifest import CHUNKS
 from memo_dist.errors import RunError
 from memo_dist.io.hashing import short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.plan import Plan, StepUnits, UnitSpec, chunk_index
-from memo_dist.synthesis.requests import Group, GroupingStep
-from memo_dist.synthesis.types import Reflection, StepName
+from memo_dist.synthesis.types import Group, GroupingStep, Reflection
 from memo_dist.synthesis.worker import part_path
 
 

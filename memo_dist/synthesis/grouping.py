@@ -20,8 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.synthesis.neighbours import buckets
-from memo_dist.synthesis.requests import Group
-from memo_dist.synthesis.types import Reflection
+from memo_dist.synthesis.types import Group, Reflection
 from memo_dist.synthesis.words import content, name_spans, names, numbers
 
 _BAND_ROWS = 4

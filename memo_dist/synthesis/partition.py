@@ -16,15 +16,15 @@ from typing import cast
 
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.build import build_corpus
 from memo_dist.errors import RunError, StoppedError, UsageError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.runs import shared_run
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.plan import Plan, StepUnits, make_plan
-from memo_dist.synthesis.requests import asks, groups_documents
 from memo_dist.synthesis.stages import write_planned
-from memo_dist.synthesis.types import Generator, Step, StepName, in_force
+from memo_dist.synthesis.types import Generator, Step, asks, groups_documents, in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, planned_step, run_partition
 
 

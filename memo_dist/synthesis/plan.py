@@ -17,11 +17,12 @@ from typing import Any
 
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_keys
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS, CorpusManifest, load_manifest, shard_of
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io.hashing import hash_file, hash_value, short_hash
-from memo_dist.synthesis.types import Generator, StepName, Unit
+from memo_dist.synthesis.types import Generator, Unit
 
 
 @dataclass(frozen=True, slots=True)

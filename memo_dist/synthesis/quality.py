@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Kind
+from memo_dist.answers.text import ABSTAIN_ANSWER
+from memo_dist.synthesis.types import Kind
 from memo_dist.synthesis.words import content, names, numbers
 
 LEAK = "refers to the text"

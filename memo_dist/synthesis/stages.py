@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from memo_dist.config.steps import StepName
 from memo_dist.io.atomic import read_json, write_json
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.plan import Plan, StepUnits, check_settings
-from memo_dist.synthesis.types import StepName
 from memo_dist.synthesis.worker import PartResult, part_path, quarantine_path
 
 SCHEMA_VERSION = 1

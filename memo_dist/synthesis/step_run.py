@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from memo_dist.config.schema import Config
+from memo_dist.config.steps import StepName
 from memo_dist.errors import MemoDistError, RunError, StoppedError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.spending import Spending, exhausted
@@ -20,7 +21,7 @@ from memo_dist.observability.status import StatusWriter
 from memo_dist.synthesis.plan import Plan, StepUnits
 from memo_dist.synthesis.pool import WorkerPool
 from memo_dist.synthesis.tally import RequestTally, Tally
-from memo_dist.synthesis.types import StepName, in_force
+from memo_dist.synthesis.types import in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path, requests_path
 
 logger = logging.getLogger(__name__)

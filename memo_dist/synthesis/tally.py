@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.steps import StepName
 from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.synthesis.journal import JournalTail, Record
-from memo_dist.synthesis.types import StepName
 from memo_dist.synthesis.worker import journal_path, requests_path
 
 

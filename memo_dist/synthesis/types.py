@@ -1,29 +1,27 @@
-"""Reflections and the seam between synthesis steps and generators."""
+"""Reflections, and the seam between synthesis steps, generators and language models.
+
+A step that uses a language model never calls one. It is a generator function (:class:`Dialogue`)
+that yields rounds of requests and receives their replies, so that the engine alone decides when,
+where and how often a request is sent, and the step stays a pure function of unit, inputs and
+replies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Generator as Conversation
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeGuard, TypeVar, get_args
 
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
-
-if TYPE_CHECKING:
-    from memo_dist.synthesis.requests import AnyStep
+from memo_dist.llm.requests import Reply, Request
 
 T = TypeVar("T")
 
 Kind = Literal["direct", "indirect", "consolidated", "entity", "cross", "paraphrase", "abstain"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-StepName = Literal[
-    "direct", "indirect", "consolidate", "verify", "entities", "cross", "paraphrase", "abstain"
-]
-STEP_NAMES: tuple[StepName, ...] = get_args(StepName)
-
-ABSTAIN_ANSWER = "I don't know."
-"""The answer that abstention examples train and that ``ask`` recognises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +163,63 @@ def in_force(steps: Sequence[T], name: Callable[[T], str]) -> Sequence[T]:
         if name(steps[index]) == "verify":
             return steps[index:]
     return steps
+
+
+Dialogue = Conversation[Sequence[Request], Sequence[Reply], StepResult]
+"""Yields a round of requests, is sent their replies in the same order, returns the result."""
+
+
+class RequestStep(Protocol):
+    """A step that asks a language model: pure, and deterministic given the replies."""
+
+    name: StepName
+    version: str
+
+    def dialogue(self, unit: Unit, inputs: Sequence[Reflection]) -> Dialogue:
+        """Work on one unit; ``inputs`` are the unit's reflections of the earlier steps.
+
+        The first round depends on ``unit`` and ``inputs`` only. A step without anything to ask
+        returns without yielding.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Members of one shard that a step looks at together.
+
+    Attributes:
+        documents: ids of the documents that the members rest on, sorted.
+        reflections: ids of the reflections, in the order in which the step gets them.
+    """
+
+    documents: tuple[str, ...]
+    reflections: tuple[str, ...]
+
+
+class GroupingStep(RequestStep, Protocol):
+    """A step whose units are groups found among the reflections of the earlier steps.
+
+    Its ``dialogue`` gets a unit of the group's documents and the group's reflections as inputs.
+    """
+
+    def groups(self, shard: int, reflections: Iterable[Reflection]) -> list[Group]:
+        """The groups of one shard; equal reflections give equal groups, in O(n log n)."""
+        ...
+
+
+AnyStep = Step | RequestStep
+"""What a generator's ``steps()`` hold."""
+
+
+def asks(step: AnyStep) -> TypeGuard[RequestStep]:
+    """Whether a step asks a language model."""
+    return hasattr(step, "dialogue")
+
+
+def groups_documents(step: AnyStep) -> TypeGuard[GroupingStep]:
+    """Whether a step's units are groups."""
+    return hasattr(step, "groups")
 
 
 class Generator(Protocol):

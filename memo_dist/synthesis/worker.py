@@ -15,14 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from memo_dist.config.steps import StepName
 from memo_dist.errors import RunError
 from memo_dist.io.atomic import read_jsonl, write_jsonl
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.journal import Journal, Record
 from memo_dist.synthesis.plan import UnitReader, UnitSpec
-from memo_dist.synthesis.requests import AnyStep
-from memo_dist.synthesis.types import Generator, Reflection, Step, StepName, StepResult, Unit
+from memo_dist.synthesis.types import AnyStep, Generator, Reflection, Step, StepResult, Unit
 
 GeneratorFactory = Callable[[], Generator]
 """Builds the generator inside a worker; importable there (``functools.partial`` of a class)."""

@@ -11,14 +11,23 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from memo_dist.config.schema import Config
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.corpus.manifest import shard_of
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
+from memo_dist.llm.requests import Reply, Request
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
 from memo_dist.synthesis.prompted import LanguageModelGenerator
-from memo_dist.synthesis.requests import Dialogue, GroupingStep, Reply, Request, RequestStep
-from memo_dist.synthesis.types import Reflection, StepName, StepResult, Unit, in_force
+from memo_dist.synthesis.types import (
+    Dialogue,
+    GroupingStep,
+    Reflection,
+    RequestStep,
+    StepResult,
+    Unit,
+    in_force,
+)
 
 Backend = Callable[[StepName, Request], Reply]
 """Answers a request of the named step."""

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from memo_dist import pipeline
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.rendezvous import adopt_ranks, started_as_rank
 from memo_dist.cluster.resources import Resources, detect_resources
@@ -38,7 +37,7 @@ from memo_dist.training.examples import Examples
 from memo_dist.training.job import RankJob, TrainJob, make_plan, rows_per_step, total_steps
 from memo_dist.training.model import use_bf16
 from memo_dist.training.prepare import check_training, is_trained, memory_base, prepare_job
-from memo_dist.training.saver import find_checkpoint
+from memo_dist.training.saver import find_checkpoint, with_resume
 
 
 def starts_here(config: Config) -> bool:
@@ -78,7 +77,7 @@ def train_here(root: Path, config: Config, resume: str) -> None:
         base = memory_base(run, config)
         shards = range(load_manifest(run.corpus).shards)
         jobs = [
-            pipeline.with_resume(prepare_job(run, config, k, base, rank_resources(ranks)), resume)
+            with_resume(prepare_job(run, config, k, base, rank_resources(ranks)), resume)
             for k in shards
             if not is_trained(run, config, k, base)
         ]

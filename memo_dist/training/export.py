@@ -23,7 +23,7 @@ from memo_dist.corpus.manifest import load_manifest
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.answering import ShardMemory, greedy_generation
+from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.calibration import Calibration, fit_calibration
 from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
@@ -39,6 +39,7 @@ from memo_dist.memory.wordings import answer_wordings
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import BaseModel, hash_weights
+from memo_dist.models.loading import greedy_generation
 from memo_dist.models.weight_files import NamedTensor, StoredWeights, WeightWriter
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from memo_dist.training.job import STOP_REQUEST, TrainJob, make_plan, total_step
 from memo_dist.training.ledger import Ledger
 from memo_dist.training.model import Trainee, load_trainee, model_width, use_bf16
 from memo_dist.training.packing import Plan
+from memo_dist.training.progress import Progress
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate
@@ -41,21 +42,6 @@ from memo_dist.training.schedule import Pace, TimeCap, learning_rate
 Outcome = Literal["done", "stopped"]
 Watch = Callable[[int, dict[str, float]], None]
 """What rank 0 calls after each step: (steps done, numbers to show)."""
-
-
-@dataclass
-class Progress:
-    """Where the training stands; mirrors ``checkpoint.TrainState``."""
-
-    step: int = 0
-    consumed_tokens: int = 0
-    trained_tokens: int = 0
-    seconds: float = 0.0
-    best_recall: float = -1.0
-    evals_without_gain: int = 0
-    pace: Pace = field(default_factory=Pace)
-    last_save: float = field(default_factory=time.monotonic)
-    last_eval: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

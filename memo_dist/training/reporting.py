@@ -7,15 +7,12 @@ import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from memo_dist.io import atomic
 from memo_dist.observability.status import StatusWriter
-
-if TYPE_CHECKING:
-    from memo_dist.training.loop import Progress
+from memo_dist.training.progress import Progress
 
 STATUS_SECONDS = 0.5
 """Least seconds between two replacements of STATUS.json while training runs: each is flushed to

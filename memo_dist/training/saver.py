@@ -10,16 +10,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from memo_dist.cluster.ranks import Ranks
-from memo_dist.errors import RunError
+from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.training import checkpoint
 from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.fragment_files import FragmentReader, snapshot, write_fragments
-from memo_dist.training.job import SavedJob
+from memo_dist.training.job import RESUME_CHOICES, SavedJob, TrainJob
 
 BEST = "best"
 """Folder, among the checkpoints, of the weights with the best recall of held-out wordings."""
@@ -142,3 +143,24 @@ def find_checkpoint(job: SavedJob) -> tuple[Path, TrainState] | None:
             f" remove {folder.parent} to train anew"
         )
     return folder, state
+
+
+def with_resume(job: TrainJob, resume: str) -> TrainJob:
+    """Apply ``--resume PATH``: one of this training's own checkpoints, or of another shard's.
+
+    One from elsewhere is refused: its ledger and data order are those of another run.
+    """
+    if resume in RESUME_CHOICES:
+        find_checkpoint(job)  # refuses another job's before a rank holds a GPU
+        return job
+    folder = Path(resume).resolve()
+    if not folder.is_relative_to(job.path.parent.resolve()):
+        raise UsageError(
+            f"--resume {resume} is not inside {job.path.parent}: only the run's own checkpoints are"
+            " loaded"
+        )
+    if not folder.is_relative_to(job.checkpoints.resolve()):
+        return job
+    if not checkpoint.is_complete(folder):
+        raise UsageError(f"--resume {resume} is not a complete checkpoint")
+    return replace(job, resume=str(folder))

@@ -39,9 +39,9 @@ from memo_dist.fusion.latent.slots import SlotReader
 from memo_dist.fusion.latent.store import WEIGHTS, save_card
 from memo_dist.io import atomic
 from memo_dist.io.hashing import short_hash
-from memo_dist.memory.answering import load_frozen
 from memo_dist.memory.bank import Bank
 from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.loading import load_frozen
 from memo_dist.observability.status import StatusWriter
 from memo_dist.training import checkpoint
 from memo_dist.training.deepspeed_seam import Engine, engine_config, zero_stage

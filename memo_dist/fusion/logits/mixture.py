@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.fusion import ops
 from memo_dist.fusion.logits.gates import LARGEST, ConstantGate, Gate, gate_features
 from memo_dist.fusion.logits.source import Source
@@ -16,7 +17,6 @@ from memo_dist.fusion.logits.state import State, check_room
 from memo_dist.fusion.logits.types import FusedText, Request, Settings
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.synthesis.types import ABSTAIN_ANSWER
 
 DEFAULTS = Settings()
 

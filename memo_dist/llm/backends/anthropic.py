@@ -8,7 +8,7 @@ from typing import Any
 from memo_dist.config.schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, ServerFault
 from memo_dist.llm.backends.http import HostedBackend
-from memo_dist.synthesis.requests import Request, Usage
+from memo_dist.llm.requests import Request, Usage
 
 SERVICE = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"

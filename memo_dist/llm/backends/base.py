@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from memo_dist.synthesis.requests import Request, Usage
+from memo_dist.llm.requests import Request, Usage
 
 
 @dataclass(frozen=True, slots=True)

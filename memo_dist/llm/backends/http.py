@@ -24,7 +24,7 @@ from memo_dist.llm.backends.base import (
     ServerFault,
     Unreachable,
 )
-from memo_dist.synthesis.requests import Request
+from memo_dist.llm.requests import Request
 
 HIDDEN = "[hidden]"
 MAX_ANSWER_BYTES = 16 * 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 from memo_dist.errors import UsageError
 from memo_dist.io.atomic import read_jsonl
 from memo_dist.llm.backends.base import Answer, RequestRefused
-from memo_dist.synthesis.requests import Request, Usage
+from memo_dist.llm.requests import Request, Usage
 
 
 class RecordedBackend:

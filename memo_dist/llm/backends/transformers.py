@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, L
 from memo_dist.config.schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.llm.backends.base import Answer, RequestRefused
+from memo_dist.llm.requests import Request, Usage
 from memo_dist.models.base import resolve_base
-from memo_dist.synthesis.requests import Request, Usage
 
 
 class TransformersBackend:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
 from memo_dist.synthesis.clean import normalise
 from memo_dist.synthesis.prompted.prompts import Prompt, passages_text
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import FACT_KINDS, Toolkit, by_reading, version_of
 from memo_dist.synthesis.quality import wording_fault
-from memo_dist.synthesis.requests import Dialogue
-from memo_dist.synthesis.types import ABSTAIN_ANSWER, Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Reflection, Unit
 
 ABSTAIN = Prompt(("abstain",), schemas.UNANSWERED, 48)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Response
 from memo_dist.synthesis.prompted.prompts import Prompt, pairs_text, passages_text
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import Toolkit, batches, by_reading, listed, version_of
-from memo_dist.synthesis.requests import Dialogue, Response
-from memo_dist.synthesis.types import Kind, Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Kind, Reflection, Unit
 
 CONSOLIDATE = Prompt(("consolidate",), schemas.MERGED, 100)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
 from memo_dist.synthesis.grouping import find_groups
 from memo_dist.synthesis.prompted.consolidate import merged_rows, take_merged
@@ -14,8 +15,7 @@ from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt, facts_text
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered
 from memo_dist.synthesis.prompted.step import FACT_KINDS, Toolkit, version_of
 from memo_dist.synthesis.quality import NAMES_ANSWER, names_answer
-from memo_dist.synthesis.requests import Dialogue, Group
-from memo_dist.synthesis.types import Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Group, Reflection, Unit
 
 CROSS = Prompt(("cross",), schemas.MERGED, 100)
 

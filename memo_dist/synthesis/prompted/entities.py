@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Request
 from memo_dist.synthesis.prompted.extract import take_pair
 from memo_dist.synthesis.prompted.prompts import Prompt, passages_text
 from memo_dist.synthesis.prompted.reading import Reading
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered
 from memo_dist.synthesis.prompted.step import Toolkit, version_of
-from memo_dist.synthesis.requests import Dialogue, Request
-from memo_dist.synthesis.types import Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Reflection, Unit
 
 ENTITIES = Prompt(("entities",), schemas.OF_PASSAGES, 80)
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Request
 from memo_dist.synthesis.clean import normalise
 from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt, facts_text
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import FACT_KINDS, Toolkit, batches, version_of
 from memo_dist.synthesis.quality import NAMES_ANSWER, names_answer, wording_fault
-from memo_dist.synthesis.requests import Dialogue, Request
-from memo_dist.synthesis.types import Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Reflection, Unit
 from memo_dist.synthesis.words import numbers
 
 PARAPHRASE = Prompt(("paraphrase",), schemas.WORDINGS, 400)

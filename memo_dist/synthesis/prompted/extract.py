@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Reply, Request, Response
 from memo_dist.synthesis.coverage import counted_sentences, evidence_of, uncovered
 from memo_dist.synthesis.prompted.anchors import Anchor, anchors_of
 from memo_dist.synthesis.prompted.prompts import Prompt, passages_text
@@ -13,8 +15,7 @@ from memo_dist.synthesis.prompted.reading import Passage, Reading
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import Toolkit, version_of
 from memo_dist.synthesis.quality import FOREIGN_NAMES, NAMES_ANSWER, foreign_names, names_answer
-from memo_dist.synthesis.requests import Dialogue, Reply, Request, Response
-from memo_dist.synthesis.types import Kind, Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Kind, Reflection, Unit
 
 JOINT = Prompt(("joint",), schemas.EXTRACTED, 80)
 DIRECT = Prompt(("direct",), schemas.OF_PASSAGES, 80)

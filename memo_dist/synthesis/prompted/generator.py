@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memo_dist.config.schema import SynthesisConfig
+from memo_dist.config.steps import StepName
 from memo_dist.synthesis.prompted.abstain import AbstainStep
 from memo_dist.synthesis.prompted.consolidate import ConsolidateStep
 from memo_dist.synthesis.prompted.cross import CrossStep
@@ -12,8 +13,7 @@ from memo_dist.synthesis.prompted.extract import DirectStep, IndirectStep
 from memo_dist.synthesis.prompted.prompts import Prompter
 from memo_dist.synthesis.prompted.step import Toolkit
 from memo_dist.synthesis.prompted.verify import VerifyStep
-from memo_dist.synthesis.requests import RequestStep
-from memo_dist.synthesis.types import StepName
+from memo_dist.synthesis.types import RequestStep
 
 VERSION = "1"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from memo_dist.io.hashing import hash_value
 from memo_dist.llm.prompt_files import PromptFiles
+from memo_dist.llm.requests import Message, Request, Role
 from memo_dist.llm.schemas import Schema, limited, text_of
 from memo_dist.synthesis.prompted.reading import Reading
-from memo_dist.synthesis.requests import Message, Request, Role
 
 _SHARED = ("system", "passages", "pairs", "facts")
 _VERSION_DIGITS = 8

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from memo_dist.io.hashing import canonical_json
+from memo_dist.llm.requests import Reply, Request, Response
 from memo_dist.synthesis.prompted.reading import Passage
-from memo_dist.synthesis.requests import Reply, Request, Response
 from memo_dist.synthesis.types import Kind, Reflection, Rejected, StepResult
 
 T = TypeVar("T")

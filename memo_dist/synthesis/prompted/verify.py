@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Failure, Reply, Request, Response
 from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt, pairs_text, passages_text
 from memo_dist.synthesis.prompted.reading import Reading
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, tidy
@@ -21,8 +23,7 @@ from memo_dist.synthesis.quality import (
     founded,
     wording_fault,
 )
-from memo_dist.synthesis.requests import Dialogue, Failure, Reply, Request, Response
-from memo_dist.synthesis.types import Reflection, StepName, Unit
+from memo_dist.synthesis.types import Dialogue, Reflection, Unit
 
 VERIFY = Prompt(("verify",), schemas.VERDICTS, 80)
 

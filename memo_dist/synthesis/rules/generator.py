@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import SynthesisConfig
+from memo_dist.config.steps import StepName
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
 from memo_dist.synthesis.rules.abstain import unanswerable
 from memo_dist.synthesis.rules.collect import DocumentFacts, document_facts
 from memo_dist.synthesis.rules.facts import Fact, FactKind
 from memo_dist.synthesis.types import (
-    ABSTAIN_ANSWER,
     Kind,
     Reflection,
     Rejected,
     Step,
-    StepName,
     StepResult,
     Unit,
     reflection_id,

@@ -1,19 +1,11 @@
-"""The seam between synthesis steps and language models: requests, replies, and steps that ask.
-
-A step that uses a language model never calls one. It is a generator function (:class:`Dialogue`)
-that yields rounds of requests and receives their replies, so that the engine alone decides when,
-where and how often a request is sent, and the step stays a pure function of unit, inputs and
-replies.
-"""
+"""Requests to language models and their replies."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeGuard
+from typing import Any, Literal
 
 from memo_dist.io.hashing import hash_value
-from memo_dist.synthesis.types import Reflection, Step, StepName, StepResult, Unit
 
 Role = Literal["system", "user", "assistant"]
 
@@ -102,58 +94,3 @@ class Failure:
 
 
 Reply = Response | Failure
-Dialogue = Generator[Sequence[Request], Sequence[Reply], StepResult]
-"""Yields a round of requests, is sent their replies in the same order, returns the result."""
-
-
-class RequestStep(Protocol):
-    """A step that asks a language model: pure, and deterministic given the replies."""
-
-    name: StepName
-    version: str
-
-    def dialogue(self, unit: Unit, inputs: Sequence[Reflection]) -> Dialogue:
-        """Work on one unit; ``inputs`` are the unit's reflections of the earlier steps.
-
-        The first round depends on ``unit`` and ``inputs`` only. A step without anything to ask
-        returns without yielding.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Members of one shard that a step looks at together.
-
-    Attributes:
-        documents: ids of the documents that the members rest on, sorted.
-        reflections: ids of the reflections, in the order in which the step gets them.
-    """
-
-    documents: tuple[str, ...]
-    reflections: tuple[str, ...]
-
-
-class GroupingStep(RequestStep, Protocol):
-    """A step whose units are groups found among the reflections of the earlier steps.
-
-    Its ``dialogue`` gets a unit of the group's documents and the group's reflections as inputs.
-    """
-
-    def groups(self, shard: int, reflections: Iterable[Reflection]) -> list[Group]:
-        """The groups of one shard; equal reflections give equal groups, in O(n log n)."""
-        ...
-
-
-AnyStep = Step | RequestStep
-"""What a generator's ``steps()`` hold."""
-
-
-def asks(step: AnyStep) -> TypeGuard[RequestStep]:
-    """Whether a step asks a language model."""
-    return hasattr(step, "dialogue")
-
-
-def groups_documents(step: AnyStep) -> TypeGuard[GroupingStep]:
-    """Whether a step's units are groups."""
-    return hasattr(step, "groups")
