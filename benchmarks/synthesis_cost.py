@@ -4,7 +4,7 @@
 
 Both make the same accepted reflections from the same documents (musique/smoke and 20 of
 narrativeqa/dev). Ours: the real steps and prompts, run against replies that are read off the text
-by the embedded generator. The published scheme (MeMo, arXiv 2605.15156): one call a chunk for
+by the rules generator. The published scheme (MeMo, arXiv 2605.15156): one call a chunk for
 direct and for indirect facts, one a document for consolidation and for entity surfacing, one a
 pair for verification, one an anchor and batch of 20 for cross-document synthesis, each with
 instructions of the published size. Tokens are SmolLM2's.
@@ -32,7 +32,7 @@ from memo_dist.io.hashing import stable_modulo
 from memo_dist.llm.requests import Reply, Request, Response
 from memo_dist.models.base import resolve_base
 from memo_dist.synthesis.prompted import LanguageModelGenerator
-from memo_dist.synthesis.rules import EmbeddedGenerator
+from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.types import Unit
 from memo_dist.synthesis.words import content, names
 from memo_dist.testing.dialogues import DialogueRun, make_units, run_steps
@@ -61,7 +61,7 @@ REWRITTEN, DROPPED = 12, 8
 _PAIR = re.compile(r"^(\d+)\.(?: \[(\d+)\])?(?: \((.*?)\))? (.*\?) -> (.*?)(?: \(suspected: .*)?$")
 ASSUMPTIONS = [
     "the same documents, chunks and pairs for both; direct and indirect pairs are those that the"
-    " embedded generator reads off each chunk",
+    " rules generator reads off each chunk",
     f"one consolidated pair for {MERGED_OF} pairs of a document, {ENTITIES} entity pairs a chunk,"
     f" {CROSS_PAIRS} cross-document pairs a group",
     f"verification keeps {100 - REWRITTEN - DROPPED} %, rewrites {REWRITTEN} %, drops {DROPPED} %"
@@ -129,7 +129,7 @@ class TextReader:
     """Replies that a capable model could give, read off the prompt and the chunks."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
-        steps = EmbeddedGenerator(load_config([], []).synthesis, seed=17).steps()
+        steps = RulesGenerator(load_config([], []).synthesis, seed=17).steps()
         self.pairs: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.texts = {chunk.id: chunk.text for unit in units for chunk in unit.chunks}
         for unit in units:

@@ -3,7 +3,7 @@
     python benchmarks/verification_agreement.py $DATA/musique/smoke --url http://127.0.0.1:8080/v1 \
         --model NAME --replies OUT.jsonl [--pairs 200] [--batch 20] [--out OUT.json]
 
-Half of the pairs are read off the documents by the embedded generator, half are spoiled: the
+Half of the pairs are read off the documents by the rules generator, half are spoiled: the
 title replaced by a pronoun, the answer taken from elsewhere, or a word about the passage. Each
 pair is judged once alone and once in its document's batch; agreement is the share of pairs with
 the same decision (keep, or rewrite or drop). Accuracy against what was planted is printed too:
@@ -30,7 +30,7 @@ from memo_dist.llm.requests import Response
 from memo_dist.synthesis.prompted import LanguageModelGenerator
 from memo_dist.synthesis.prompted.reading import Reading, readings
 from memo_dist.synthesis.prompted.verify import VerifyStep
-from memo_dist.synthesis.rules import EmbeddedGenerator
+from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.types import Reflection
 from memo_dist.testing.dialogues import make_unit
 
@@ -54,7 +54,7 @@ def planted(
 ) -> list[tuple[Reading, list[Planted]]]:
     """``batch`` pairs a document, good and spoiled in turn, until there are ``count``."""
     config = load_config([], [])
-    step = EmbeddedGenerator(config.synthesis, seed=17).steps()["direct"]
+    step = RulesGenerator(config.synthesis, seed=17).steps()["direct"]
     made = []
     for document in documents:
         unit = make_unit([document], 0, config)

@@ -90,7 +90,7 @@ BAD_VALUES = {
     "export.dtype": "int8",
     "export.refusal": 1.5,
     "export.adapter": "merged",
-    "executive.kind": "embedded",
+    "executive.kind": "nobody",
     "executive.structured": "server-side",
     "executive.attempts": 0,
     "executive.urls": ["ftp://host"],

@@ -135,7 +135,7 @@ def test_dry_run_writes_nothing(capsys, corpus, tmp_path):
     assert not run.exists()
 
 
-def test_no_network_for_the_embedded_base(corpus, tmp_path):
+def test_no_network_for_the_built_in_base(corpus, tmp_path):
     """pip is pointed at a port where nothing listens."""
     done = memo_dist(
         "encode", corpus, "--run", tmp_path / "run", "train.max_steps=1",

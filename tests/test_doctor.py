@@ -10,7 +10,7 @@ from memo_dist.doctor import findings
 
 NAMES = {
     "versions", "machine", "gpu", "gloo", "ports", "clock", "scheduler", "shared memory",
-    "temp folder", "disk", "embedded base", "kernels",
+    "temp folder", "disk", "built-in base", "kernels",
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ from memo_dist.fusion.latent.job import rank_batches, step_examples
 from memo_dist.fusion.latent.prepare import connector_job
 from memo_dist.fusion.latent.slots import MemoryText, noisy
 from memo_dist.fusion.latent.store import load_connector
-from memo_dist.fusion.logits.types import Belief, Request, Settings
+from memo_dist.fusion.types import Belief, Request, Settings
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
@@ -294,14 +294,14 @@ def test_slots_begin_where_the_answer_does(folders):
     """At the place that says its first token; what was read before is in them, and no slot."""
     fused = fusion(folders)
     asked = [request(QUESTIONS[0]), request(QUESTIONS[1], (True, False))]
-    chat = fused._minds[0].voice.memory.chat
+    chat = fused._memories[0].voice.memory.chat
     question, draft = chat.prompt_ids(QUESTIONS[0]), chat.answer_ids("Ida")
     (text, silent) = fused.memory_texts(asked)[0]
     assert text == MemoryText((*question, *draft), len(question) - 1)
     assert silent == MemoryText()
-    found = fused._minds[0].read([text, silent])
+    found = fused._memories[0].read([text, silent])
     assert found.present.tolist() == [[True] * (len(draft) + 1), [False] * (len(draft) + 1)]
-    whole = fused._minds[0].read([MemoryText(text.ids)])
+    whole = fused._memories[0].read([MemoryText(text.ids)])
     torch.testing.assert_close(found.states[0], whole.states[0, len(question) - 1 :])
 
 
@@ -326,7 +326,7 @@ def test_streamed_pieces_are_the_text(folders):
 
 def test_all_models_stay_as_they_were(folders):
     fused = fusion(folders)
-    models = [fused._source.model.model, *(mind.voice.memory.model for mind in fused._minds)]
+    models = [fused._source.model.model, *(mind.voice.memory.model for mind in fused._memories)]
     before = [digest(model) for model in models]
     fused.generate([request(q) for q in QUESTIONS], Settings(6))
     assert [digest(model) for model in models] == before

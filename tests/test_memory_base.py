@@ -1,4 +1,4 @@
-"""Base models: names, refusals, hashes, the embedded base's cache, and scratch models."""
+"""Base models: names, refusals, hashes, the built-in base's cache, and scratch models."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_hub_model_without_a_hub_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
         resolve_base("owner/nothing-here", allow_download=False)
 
 
-def test_embedded_base_without_registry_says_what_to_set(tmp_path: Path) -> None:
+def test_built_in_base_without_registry_says_what_to_set(tmp_path: Path) -> None:
     """A pip that reaches no index; in a process of its own so that pip's settings are real."""
     code = "from memo_dist.models.base import resolve_base; resolve_base('smollm2-135m')"
     env = {**os.environ, "MEMO_DIST_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
@@ -139,14 +139,14 @@ def test_wrong_wheels_are_refused_and_leave_nothing(
     monkeypatch.setenv(smollm2.CACHE_ENV, str(cache))
     monkeypatch.setenv(smollm2.WHEEL_ENV, str(wheel))
     with pytest.raises(UsageError, match="is no file"):
-        smollm2.load_embedded()
+        smollm2.load_smollm2()
     wheel.write_bytes(b"not a zip")
     with pytest.raises(UsageError, match="is no wheel"):
-        smollm2.load_embedded()
+        smollm2.load_smollm2()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("../../escape.gguf", b"GGUF")
     with pytest.raises(UsageError, match="SHA-256"):
-        smollm2.load_embedded()
+        smollm2.load_smollm2()
     assert [path.name for path in cache.iterdir()] == ["smollm2-135m.lock"]
     assert not list(tmp_path.rglob("escape.gguf"))
 
@@ -157,7 +157,7 @@ def test_cache_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(smollm2.CACHE_ENV, str(tmp_path / "file" / "cache"))
     with pytest.raises(UsageError, match="MEMO_DIST_CACHE"):
-        smollm2.load_embedded()
+        smollm2.load_smollm2()
 
 
 def test_tokenizer_is_deterministic_and_lossless(tmp_path: Path) -> None:
@@ -210,11 +210,11 @@ def smollm2_folder() -> Path:
     try:
         return resolve_base("smollm2-135m").path
     except UsageError as error:
-        pytest.skip(f"the embedded base cannot be had here: {error}")
+        pytest.skip(f"the built-in base cannot be had here: {error}")
 
 
-def test_embedded_base_answers_and_keeps_its_marker(smollm2_folder: Path) -> None:
-    base = smollm2.cached_embedded()
+def test_built_in_base_answers_and_keeps_its_marker(smollm2_folder: Path) -> None:
+    base = smollm2.cached_smollm2()
     assert base is not None
     assert base.path == smollm2_folder
     assert hash_weights(smollm2_folder) == base.weights_hash
@@ -235,7 +235,7 @@ def test_damaged_cache_is_not_taken_for_complete(
     for path in smollm2_folder.iterdir():
         (copy / path.name).symlink_to(path)
     monkeypatch.setenv(smollm2.CACHE_ENV, str(tmp_path))
-    assert smollm2.cached_embedded() is not None
+    assert smollm2.cached_smollm2() is not None
     (copy / "config.json").unlink()
     (copy / "config.json").write_text("{")
-    assert smollm2.cached_embedded() is None
+    assert smollm2.cached_smollm2() is None

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Needed without an import of ours: transformers reads the embedded base with gguf and
+# Needed without an import of ours: transformers reads the built-in base with gguf and
 # accelerate; datasets is part of the framework's fixed set of libraries.
 WITHOUT_IMPORT = {"gguf", "accelerate", "datasets"}
 # Libraries of extras, imported only where they are installed or asked for.

@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Facts, memory size, training hours, GPU memory and generator calls of CORPUS.
 
-    A sample of documents is read by the embedded generator; nothing is written, nobody is asked.
+    A sample of documents is read by the rules generator; nothing is written, nobody is asked.
     """
     wanted = () if recall is None else (f"plan.recall={recall}",)
     config = resolve(config_files, (*overrides, *wanted))

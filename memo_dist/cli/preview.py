@@ -72,11 +72,11 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
 
 
 def _synthesis(config: Config, corpus: Path | None) -> list[tuple[str, str]]:
-    calls = "no calls to a service" if config.generator.kind == "embedded" else _endpoints(config)
+    calls = "no calls to a service" if config.generator.kind == "rules" else _endpoints(config)
     steps = ", ".join(config.synthesis.steps)
     text = f"{config.generator.kind} generator, steps {steps}"
     lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
-    if config.generator.kind != "embedded" and corpus is not None:
+    if config.generator.kind != "rules" and corpus is not None:
         lines += _requests(config, corpus)
     return lines
 

@@ -6,6 +6,7 @@ Unknown keys, wrong types and the usual YAML traps are errors that name the key 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ from omegaconf.errors import (
 from memo_dist.config.rules import check_rules, choices
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
+
+RENAMED_VALUES: dict[str, dict[str, str]] = {"generator.kind": {"embedded": "rules"}}
+"""{key: {an earlier version's value: today's}}; the old value is accepted with a notice."""
 
 
 def load_config(
@@ -123,7 +127,7 @@ def _parse_value(text: str, item: str) -> Any:
 
 def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig:
     _check_keys(addition, where)
-    read = _plain(addition)
+    read = _plain(_with_new_names(addition, where))
     _check_shapes(read, where)
     try:
         return OmegaConf.merge(tree, read)  # type: ignore[return-value]
@@ -134,6 +138,24 @@ def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig
         raise UsageError(f"{where}: {key}={value!r} has the wrong type: {reason}") from None
     except (ConfigKeyError, ConfigAttributeError, OmegaConfBaseException) as error:
         raise UsageError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _with_new_names(addition: dict[str, Any], where: str) -> dict[str, Any]:
+    """``addition`` with the values of earlier versions replaced (:data:`RENAMED_VALUES`)."""
+    for key, names in RENAMED_VALUES.items():
+        group, _, field = key.rpartition(".")
+        node = addition.get(group)
+        old = node.get(field) if isinstance(node, dict) else None
+        if isinstance(old, str) and old in names:
+            _tell_new_name(key, old, names[old], where)
+            addition = {**addition, group: {**addition[group], field: names[old]}}
+    return addition
+
+
+@cache
+def _tell_new_name(key: str, old: str, new: str, where: str) -> None:
+    """Print a notice once per process and place."""
+    print(f"memo-dist: {where}: {key}={old} is called {key}={new} now", file=sys.stderr)
 
 
 def _plain(value: Any, key: str = "") -> Any:

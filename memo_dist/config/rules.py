@@ -16,7 +16,7 @@ from memo_dist.errors import UsageError, suggest
 Rule = Callable[[Config], Iterator[str]]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "generator.kind": ("embedded", "openai", "anthropic", "transformers", "recorded"),
+    "generator.kind": ("rules", "openai", "anthropic", "transformers", "recorded"),
     "generator.structured": ("server", "prompt"),
     "executive.kind": ("none", "openai", "anthropic", "transformers", "recorded"),
     "executive.structured": ("server", "prompt"),
@@ -275,7 +275,7 @@ def _endpoints(config: Config) -> Iterator[str]:
 
 def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
     group = endpoint.group
-    if kind not in ("embedded", "none") and not endpoint.model:
+    if kind not in ("rules", "none") and not endpoint.model:
         yield f"{group}.model='' must name the model that {group}.kind={kind} asks"
     if kind == "openai" and not endpoint.urls:
         yield f"{group}.urls=[] must name an endpoint, as {group}.urls=[http://127.0.0.1:8000/v1]"

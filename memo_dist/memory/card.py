@@ -12,7 +12,7 @@ from memo_dist.memory.calibration import Calibration
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.models.chat_format import CHATML_END
 from memo_dist.models.identity import BaseModel
-from memo_dist.models.smollm2 import EMBEDDED_NAME, QUANTISATION_NOTE
+from memo_dist.models.smollm2 import QUANTISATION_NOTE, SMOLLM2_NAME
 
 _EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SHOWN_HASH = 16
@@ -98,7 +98,7 @@ def _front_matter(card: MemoryCard) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["memo-dist", "memory-model"],
     }
-    if card.base.name == EMBEDDED_NAME:
+    if card.base.name == SMOLLM2_NAME:
         values |= {"base_model": _EMBEDDED_ID, "license": "apache-2.0"}
     elif _from_hub(card.base):
         values["base_model"] = card.base.name
@@ -121,7 +121,7 @@ def _base(card: MemoryCard) -> str:
         )
     name = card.base.name if _from_hub(card.base) else Path(card.base.name).name
     how = "with a LoRA adapter (this folder)" if card.adapter else "fine-tuned"
-    note = f" {QUANTISATION_NOTE}" if card.base.name == EMBEDDED_NAME else ""
+    note = f" {QUANTISATION_NOTE}" if card.base.name == SMOLLM2_NAME else ""
     return (
         f"`{_plain(name)}` (weights {card.base.weights_hash[:_SHOWN_HASH]}, vocabulary"
         f" {card.base.vocabulary_hash[:_SHOWN_HASH]}), {how}: {size}{note}"

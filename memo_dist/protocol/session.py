@@ -22,7 +22,7 @@ from memo_dist.llm.router import Router, Stopping
 from memo_dist.protocol.budget import Budget
 from memo_dist.protocol.flows import FLOWS
 from memo_dist.protocol.inquiry import Inquiry
-from memo_dist.protocol.question_batcher import AskMemory, MemoryDesk
+from memo_dist.protocol.question_batcher import AskMemory, QuestionBatcher
 from memo_dist.protocol.requests import Calls
 from memo_dist.protocol.transcript import SessionTranscript, Transcript
 from memo_dist.protocol.types import Ask, Ballot, Conclusion, Consult
@@ -122,7 +122,7 @@ class ProtocolSession:
             executive = self._config.executive
             self._router = Router(make_backends(executive), executive, 1)
             self._asker = Asker(executive, self._router, self._journal, lambda key: [])
-            self._desk = MemoryDesk(self._memory)
+            self._batcher = QuestionBatcher(self._memory)
         tasks: list[asyncio.Task[tuple[Conclusion, Budget]]] = []
         watching = asyncio.create_task(self._watch(self._router, tasks))
         try:
@@ -184,7 +184,7 @@ class ProtocolSession:
                 transcript.asked(call, received, time.perf_counter() - begin)
 
     async def _ballots(self, call: Ask) -> list[Ballot]:
-        answers = await self._desk.ask([text for q in call.queries for text in q.wordings])
+        answers = await self._batcher.ask([text for q in call.queries for text in q.wordings])
         ballots = []
         for query in call.queries:
             own, answers = answers[: len(query.wordings)], answers[len(query.wordings) :]

@@ -276,7 +276,7 @@ def _assumptions(sample: CorpusSample, size: Size, config: Config, epochs: int) 
     low, high = (plan.bits_per_character * factor for factor in BITS_BAND)
     many = "all documents" if sample.sampled == sample.documents else "by hash of id"
     lines = [
-        f"facts: {sample.sampled} of {sample.documents} documents read ({many}) by the embedded"
+        f"facts: {sample.sampled} of {sample.documents} documents read ({many}) by the rules"
         " generator, the rest by characters; 95 % bootstrap over documents; a language model finds"
         " more facts, and equal facts of several documents count each time",
         f"tokens: {CHARS_PER_TOKEN:g} characters each and {TEMPLATE_TOKENS} of the chat template a"
@@ -290,8 +290,8 @@ def _assumptions(sample: CorpusSample, size: Size, config: Config, epochs: int) 
         "inference: weights and caches in bf16, every shard loaded,"
         f" {plan.batch} questions of {plan.context} tokens; runtime and activations not counted",
     ]
-    if config.generator.kind == "embedded":
-        lines.append("generator: the embedded one asks nobody; generator.kind decides the calls")
+    if config.generator.kind == "rules":
+        lines.append("generator: the rules make no calls; generator.kind decides the calls")
     else:
         lines.append("generator: docs/synthesis.md's ratios for later steps; without retries")
     if sample.planned_characters != sample.characters:

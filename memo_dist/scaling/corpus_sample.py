@@ -24,7 +24,7 @@ from memo_dist.errors import UsageError
 from memo_dist.io.hashing import sha256_text, short_hash
 from memo_dist.llm.limits import CHARS_PER_TOKEN
 from memo_dist.scaling.laws import Interval
-from memo_dist.synthesis.rules import EmbeddedGenerator
+from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.types import Reflection, Unit
 
 TEMPLATE_TOKENS = 12
@@ -100,9 +100,9 @@ def sample_corpus(folder: Path, config: Config) -> CorpusSample:
         )
     if not counts[:, 0].sum():
         raise UsageError(
-            f"the embedded generator found no fact in {len(documents)} documents of the corpus;"
+            f"the rules generator found no fact in {len(documents)} documents of the corpus;"
             f" raise plan.sample_documents={plan.sample_documents}, or see its limits in"
-            " docs/embedded-generator.md"
+            " docs/rules-generator.md"
         )
     return CorpusSample(
         documents=manifest.documents,
@@ -120,7 +120,7 @@ def _count(documents: Sequence[Document], chunks: Iterable[Chunk], config: Confi
     for chunk in chunks:
         if chunk.document in wanted:
             wanted[chunk.document].append(chunk)
-    steps = EmbeddedGenerator(config.synthesis, config.run.seed).steps()
+    steps = RulesGenerator(config.synthesis, config.run.seed).steps()
     rows = []
     for document in documents:
         name = short_hash([document.id])

@@ -11,7 +11,7 @@ from transformers import AutoConfig, LlamaConfig
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.models.base import SCRATCH_NAME, find_base
-from memo_dist.models.smollm2 import EMBEDDED_NAME
+from memo_dist.models.smollm2 import SMOLLM2_NAME
 from memo_dist.scaling.ladder import Shape, choose_shape
 from memo_dist.scaling.laws import Interval
 from memo_dist.training.memory_need import ModelShape
@@ -141,7 +141,7 @@ def _nearest_shape(parameters: int, vocabulary: int, least_layers: int) -> Shape
 
 
 def _model(name: str) -> Model:
-    if name == EMBEDDED_NAME:  # known without its wheel
+    if name == SMOLLM2_NAME:  # known without its wheel
         return _counted(_smollm2(), name)
     folder = find_base(name, allow_download=False)
     return _counted(AutoConfig.from_pretrained(folder, trust_remote_code=False), name)

@@ -19,7 +19,7 @@ from memo_dist.synthesis.card import card_text
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
 from memo_dist.synthesis.dataset import write_dataset
 from memo_dist.synthesis.plan import Plan, check_settings
-from memo_dist.synthesis.source_texts import Grounds
+from memo_dist.synthesis.source_texts import SourceTexts
 from memo_dist.synthesis.stages import SCHEMA_VERSION
 from memo_dist.synthesis.types import Reflection, in_force
 from memo_dist.synthesis.worker import FAILED, part_path, quarantine_path
@@ -81,7 +81,7 @@ def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
 def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSummary:
     """Merge, clean and count the parts of all steps; the marker goes first and comes last."""
     marker_path(run).unlink(missing_ok=True)
-    with Grounds(run.corpus) as ground:
+    with SourceTexts(run.corpus) as ground:
         shards = [clean(rows, limits, ground) for rows in _by_shard(_candidates(run, plan))]
     kept = sorted(
         (row for shard in shards for row in shard.kept), key=lambda row: (row.id, row.shard)

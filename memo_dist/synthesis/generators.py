@@ -11,15 +11,15 @@ from memo_dist.synthesis.worker import GeneratorFactory
 
 def generator_factory(config: Config) -> GeneratorFactory:
     """A factory that workers can import and call; ``generator.kind`` was checked by the rules."""
-    if config.generator.kind != "embedded":
+    if config.generator.kind != "rules":
         return partial(_model, config.synthesis, config.generator.model, config.run.seed)
-    return partial(_embedded, config.synthesis, config.run.seed)
+    return partial(_rules, config.synthesis, config.run.seed)
 
 
-def _embedded(settings: SynthesisConfig, seed: int) -> Generator:
-    from memo_dist.synthesis.rules import EmbeddedGenerator
+def _rules(settings: SynthesisConfig, seed: int) -> Generator:
+    from memo_dist.synthesis.rules import RulesGenerator
 
-    return EmbeddedGenerator(settings, seed)
+    return RulesGenerator(settings, seed)
 
 
 def _model(settings: SynthesisConfig, model: str, seed: int) -> Generator:

@@ -16,7 +16,7 @@ _KEPT = 256
 """Documents kept in memory: reflections come document by document."""
 
 
-class Grounds:
+class SourceTexts:
     """Text of the cited chunks with the titles and dates of their documents.
 
     Memory: one offset a document, and the latest documents' texts.
@@ -32,7 +32,7 @@ class Grounds:
             self._offsets[json.loads(line)["id"]] = offset
             offset += len(line)
 
-    def __enter__(self) -> Grounds:
+    def __enter__(self) -> SourceTexts:
         return self
 
     def __exit__(self, *_: object) -> None:

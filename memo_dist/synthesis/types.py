@@ -36,7 +36,7 @@ class Reflection:
         shard: the bank shard that trains on it.
         generator: name and version of what wrote it.
         prompt_version: version of the prompt or of the rules.
-        request: hash of the fully rendered request (or unit of embedded work).
+        request: hash of the fully rendered request (or unit of work).
         parent: id of the reflection that this one rewords, if any: a parent and its
             children state the same fact.
         as_of: ISO date from which the fact is told, when known.

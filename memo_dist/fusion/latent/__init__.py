@@ -1,4 +1,4 @@
-"""Fusion by hidden states (F2): a frozen backbone attends to what a memory holds in mind.
+"""Fusion by hidden states (F2): a frozen backbone attends to what a memory keeps as hidden states.
 
 See docs/fusion-latent.md.
 """

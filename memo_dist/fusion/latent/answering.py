@@ -12,7 +12,7 @@ from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
 from memo_dist.fusion.latent.fusion import LatentFusion
 from memo_dist.fusion.latent.job import CONNECTOR_FOLDER
 from memo_dist.fusion.latent.store import CARD, connector_identity, load_connector
-from memo_dist.fusion.logits.types import FusedText, Settings
+from memo_dist.fusion.types import FusedText, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank

@@ -1,4 +1,4 @@
-"""A frozen backbone writing while it attends to what memories hold in mind."""
+"""A frozen backbone writing while it attends to what memories hold in memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from memo_dist.fusion.latent.connector import Connector
 from memo_dist.fusion.latent.slots import MemoryText, SlotReader, Slots, join_slots
 from memo_dist.fusion.logits.source import CachedModel, Reading, Source
 from memo_dist.fusion.logits.state import check_room, row_seeds
-from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
+from memo_dist.fusion.types import Belief, FusedText, Request, Settings
 from memo_dist.memory.loading import Voice
 from memo_dist.models.chat_format import ChatFormat
 
@@ -25,7 +25,7 @@ DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
-class Mind:
+class MemorySlots:
     """One memory as a giver of slots.
 
     Attributes:
@@ -78,7 +78,7 @@ class LatentFusion:
             connector: fitted for it, see :class:`Attachment`.
             voices: the memories, in the order of a request's beliefs.
             drafts: they read their own answers too.
-            places: of slots: ``answer`` or ``all``, see :meth:`Mind.texts`.
+            places: of slots: ``answer`` or ``all``, see :meth:`MemorySlots.texts`.
             temperature: divides the backbone's logits where tokens are drawn.
 
         Raises:
@@ -87,7 +87,7 @@ class LatentFusion:
         self.chat = ChatFormat.from_tokenizer(backbone.tokenizer)
         self.attachment = Attachment(backbone.model, connector)
         layers = connector.shape.memory_layers
-        self._minds = [Mind(voice, SlotReader(voice, layers)) for voice in voices]
+        self._memories = [MemorySlots(voice, SlotReader(voice, layers)) for voice in voices]
         self._drafts, self._places, self._heat = drafts, places, temperature
         self._stops = self.chat.stop_ids | backbone.stop_ids()
         self._source = Source(CachedModel(backbone.model, self.chat.pad_id), prompt)
@@ -97,14 +97,16 @@ class LatentFusion:
     def memory_texts(self, requests: Sequence[Request]) -> list[list[MemoryText]]:
         """What each memory reads for each question; silent ones nothing."""
         return [
-            mind.texts([request.beliefs[place] for request in requests], self._drafts, self._places)
-            for place, mind in enumerate(self._minds)
+            memory.texts(
+                [request.beliefs[place] for request in requests], self._drafts, self._places
+            )
+            for place, memory in enumerate(self._memories)
         ]
 
     def slots(self, requests: Sequence[Request]) -> Slots:
-        """What the memories hold in mind of each question."""
+        """What the memories keep as hidden states for each question."""
         texts = self.memory_texts(requests)
-        parts = [mind.read(mine) for mind, mine in zip(self._minds, texts, strict=True)]
+        parts = [memory.read(mine) for memory, mine in zip(self._memories, texts, strict=True)]
         return join_slots(parts)
 
     def generate(

@@ -19,7 +19,7 @@ from memo_dist.fusion.latent.examples import ConnectorExample, write_examples
 from memo_dist.fusion.latent.fusion import LatentFusion
 from memo_dist.fusion.latent.job import HELD_OUT, TRAINED, TRAINING_FOLDER, ConnectorJob
 from memo_dist.fusion.latent.store import FORMAT, connector_identity
-from memo_dist.fusion.logits.types import Request, Settings
+from memo_dist.fusion.types import Request, Settings
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash, stable_modulo
 from memo_dist.io.runfolder import RunFolder

@@ -15,7 +15,7 @@ from memo_dist.memory.loading import Voice
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """What a batch of questions brings to mind.
+    """What a batch of questions calls up.
 
     Attributes:
         states: [B, M, width], in the memory's dtype; layers side by side; anything where nothing

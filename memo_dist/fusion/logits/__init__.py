@@ -5,7 +5,7 @@ from memo_dist.fusion.logits.gates import ConstantGate, EntropyGate, Gate, Learn
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import CachedModel, Source
 from memo_dist.fusion.logits.token_map import TokenMap
-from memo_dist.fusion.logits.types import Belief, FusedText, Request, Settings
+from memo_dist.fusion.types import Belief, FusedText, Request, Settings
 
 __all__ = [
     "Belief",

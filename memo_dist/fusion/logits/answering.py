@@ -18,7 +18,7 @@ from memo_dist.fusion.logits.gates import GATE_FILE, ConstantGate, EntropyGate, 
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import BASE_ROWS, CachedModel, Source
 from memo_dist.fusion.logits.token_map import TokenMap
-from memo_dist.fusion.logits.types import FusedText, Request, Settings
+from memo_dist.fusion.types import FusedText, Request, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memo_dist.fusion.logits.types import Belief, Request
+from memo_dist.fusion.types import Belief, Request
 from memo_dist.memory.question_likelihood import QuestionLogProb, question_log_probs
 from memo_dist.models.chat_format import ChatFormat
 

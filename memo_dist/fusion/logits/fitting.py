@@ -18,7 +18,7 @@ from torch import Tensor
 from memo_dist.errors import StoppedError
 from memo_dist.fusion.logits.gates import FEATURES, EntropyGate, LearnedGate
 from memo_dist.fusion.logits.mixture import LogitFusion
-from memo_dist.fusion.logits.types import Request, Settings
+from memo_dist.fusion.types import Request, Settings
 
 _L2 = 0.005
 _STEPS = 200

@@ -14,8 +14,8 @@ from memo_dist.fusion import ops
 from memo_dist.fusion.logits.gates import LARGEST, ConstantGate, Gate, gate_features
 from memo_dist.fusion.logits.source import Source
 from memo_dist.fusion.logits.state import State, check_room
-from memo_dist.fusion.logits.types import FusedText, Request, Settings
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
+from memo_dist.fusion.types import FusedText, Request, Settings
 from memo_dist.models.chat_format import ChatFormat
 
 DEFAULTS = Settings()

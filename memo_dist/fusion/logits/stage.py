@@ -11,7 +11,7 @@ from memo_dist.fusion.backbone import find_backbone, folder_name
 from memo_dist.fusion.logits.answering import FusedBank, gate_identity
 from memo_dist.fusion.logits.fitting import Example, Fitted, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES, ConstantGate
-from memo_dist.fusion.logits.types import Request
+from memo_dist.fusion.types import Request
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank

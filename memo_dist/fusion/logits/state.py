@@ -10,7 +10,7 @@ from torch import Tensor
 from memo_dist.errors import UsageError
 from memo_dist.fusion.logits.source import CachedModel, Reading, Source
 from memo_dist.fusion.logits.token_map import mean_lost
-from memo_dist.fusion.logits.types import Request
+from memo_dist.fusion.types import Request
 from memo_dist.io.hashing import stable_modulo
 
 _SEEDS = 2**62

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memo_dist.fusion.logits.types import FusedText
+from memo_dist.fusion.types import FusedText
 from memo_dist.models.chat_format import ChatFormat
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from memo_dist.config.schema import EndpointConfig
 from memo_dist.llm.backends.base import Backend
 
-LOCAL_KINDS = ("embedded", "transformers")
+LOCAL_KINDS = ("rules", "transformers")
 """Kinds that compute in the worker: a worker needs a core of its own."""
 
 

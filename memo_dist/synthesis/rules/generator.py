@@ -34,10 +34,10 @@ def _facts(document: Document) -> DocumentFacts:
     return document_facts(document)
 
 
-class EmbeddedGenerator:
+class RulesGenerator:
     """Writes direct, indirect, paraphrase and abstain reflections by rules."""
 
-    name = "embedded"
+    name = "rules"
     version = VERSION
 
     def __init__(self, settings: SynthesisConfig, seed: int) -> None:
@@ -86,9 +86,9 @@ class FactStep:
     def run(self, unit: Unit, inputs: Sequence[Reflection]) -> StepResult:
         """Write the step's reflections; ``inputs`` are not needed."""
         kept, rejected = unit_facts(unit)
-        scribe = Scribe(unit, self.kind, self.name)
+        builder = ReflectionBuilder(unit, self.kind, self.name)
         reflections = [
-            scribe.fact(document, fact, fact.questions[0])
+            builder.fact(document, fact, fact.questions[0])
             for document, fact in kept
             if fact.kind == self.kind
         ]
@@ -108,7 +108,7 @@ class ParaphraseStep:
     def run(self, unit: Unit, inputs: Sequence[Reflection]) -> StepResult:
         """Reword those of ``inputs`` that this generator wrote."""
         known = {item.id for item in inputs}
-        scribe = Scribe(unit, "paraphrase", self.name)
+        builder = ReflectionBuilder(unit, "paraphrase", self.name)
         kept = unit_facts(unit)[0]
         taken = _contested(kept) | {item.question for item in inputs}
         found: list[Reflection] = []
@@ -118,7 +118,7 @@ class ParaphraseStep:
                 continue
             others = [q for q in fact.questions[1:] if q not in taken][: self.phrasings - 1]
             taken.update(others)
-            found += [scribe.fact(document, fact, question, parent) for question in others]
+            found += [builder.fact(document, fact, question, parent) for question in others]
         return StepResult(found, [])
 
 
@@ -138,12 +138,12 @@ class AbstainStep:
         asked = {item.question for item in inputs}
         count = round(self.fraction * sum(1 for item in inputs if item.parent is None))
         documents = [_facts(document) for document in unit.documents]
-        scribe = Scribe(unit, "abstain", self.name)
+        builder = ReflectionBuilder(unit, "abstain", self.name)
         found = []
         for item in unanswerable(documents, count, unit.seed + self.seed):
             about = unit.documents[item.document] if item.document >= 0 else None
             if item.question not in asked:
-                found.append(scribe.abstention(about, item.question))
+                found.append(builder.abstention(about, item.question))
         return StepResult(found, [])
 
 
@@ -180,12 +180,12 @@ def _key(text: str) -> str:
 
 
 def request_hash(step: str, unit: Unit) -> str:
-    """Identifies one unit of embedded work: step, rules, unit and its documents' content."""
+    """Identifies one unit of work: step, rules, unit and its documents' content."""
     hashes = [document.content_hash for document in unit.documents]
     return short_hash([step, VERSION, RULES_VERSION, unit.id, hashes])
 
 
-class Scribe:
+class ReflectionBuilder:
     """Fills in the provenance of the reflections of one unit and step."""
 
     def __init__(self, unit: Unit, kind: Kind, step: StepName) -> None:
@@ -219,7 +219,7 @@ class Scribe:
             sources=(document.id,) if document else (),
             chunks=chunks,
             shard=self.unit.shard,
-            generator=f"embedded-{VERSION}",
+            generator=f"rules-{VERSION}",
             prompt_version=RULES_VERSION,
             request=self.request,
             parent=parent,

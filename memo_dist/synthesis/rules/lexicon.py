@@ -1,4 +1,4 @@
-"""Word lists of the embedded generator: loaded once from package data."""
+"""Word lists of the rules generator: loaded once from package data."""
 
 from __future__ import annotations
 

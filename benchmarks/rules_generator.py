@@ -1,6 +1,6 @@
-"""Measure the embedded generator on a data set: gold answers covered, sentences covered, speed.
+"""Measure the rules generator on a data set: gold answers covered, sentences covered, speed.
 
-    python benchmarks/embedded_generator.py DATA_FOLDER [--out OUT] [--sample 50] [--seed 1]
+    python benchmarks/rules_generator.py DATA_FOLDER [--out OUT] [--sample 50] [--seed 1]
 
 DATA_FOLDER holds ``corpus.jsonl`` (id, title, text) and ``questions.jsonl`` (question, answer,
 aliases, supporting_ids). A gold answer counts as covered when it, or an alias, stands
@@ -23,7 +23,7 @@ from typing import Any
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.atomic import read_jsonl, write_json
-from memo_dist.synthesis.rules import EmbeddedGenerator
+from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.rules.collect import document_facts
 from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
@@ -46,7 +46,7 @@ def holds(text: str, answers: list[str]) -> bool:
 
 def generate(documents: list[Document]) -> tuple[list[Reflection], list[Rejected]]:
     """Run all steps over units of a few documents."""
-    steps = EmbeddedGenerator(SynthesisConfig(), seed=17).steps()
+    steps = RulesGenerator(SynthesisConfig(), seed=17).steps()
     reflections: list[Reflection] = []
     rejected: list[Rejected] = []
     for at in range(0, len(documents), _UNIT_DOCUMENTS):

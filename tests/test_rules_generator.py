@@ -1,4 +1,4 @@
-"""The embedded generator as its users see it: reflections of small documents."""
+"""The rules generator as its users see it: reflections of small documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
-from memo_dist.synthesis.rules import EmbeddedGenerator
+from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
 MANUAL = Document(
@@ -65,17 +65,14 @@ def unit(*documents: Document, chunks: tuple[Chunk, ...] = ()) -> Unit:
 
 def run(work: Unit, settings: SynthesisConfig | None = None) -> list[Reflection]:
     made: list[Reflection] = []
-    for step in EmbeddedGenerator(settings or SynthesisConfig(), seed=17).steps().values():
+    for step in RulesGenerator(settings or SynthesisConfig(), seed=17).steps().values():
         made += step.run(work, made).reflections
     return made
 
 
 def rejected(*documents: Document) -> list[Rejected]:
     return (
-        EmbeddedGenerator(SynthesisConfig(), 17)
-        .steps()["direct"]
-        .run(unit(*documents), [])
-        .rejected
+        RulesGenerator(SynthesisConfig(), 17).steps()["direct"].run(unit(*documents), []).rejected
     )
 
 
@@ -192,7 +189,7 @@ def test_paraphrases_reword_a_reflection_and_keep_its_answer(
 
 
 def test_phrasings_limits_the_wordings_and_only_inputs_are_reworded() -> None:
-    steps = EmbeddedGenerator(SynthesisConfig(phrasings=2), 17).steps()
+    steps = RulesGenerator(SynthesisConfig(phrasings=2), 17).steps()
     work = unit(HISTORY)
     direct = steps["direct"].run(work, []).reflections
     made = steps["paraphrase"].run(work, direct[:3]).reflections
@@ -205,7 +202,7 @@ def test_provenance_is_filled_in(reflections: list[Reflection]) -> None:
     dates = {d.id: d.date for d in (MANUAL, HISTORY, POLICY)}
     for item in reflections:
         assert item.shard == 3
-        assert item.generator.startswith("embedded-")
+        assert item.generator.startswith("rules-")
         assert re.fullmatch(r"[0-9a-f]{16}", item.request)
         if item.kind != "abstain":
             (source,) = item.sources
@@ -256,7 +253,7 @@ def test_two_answers_to_one_question_are_rejected_as_ambiguous() -> None:
     one = Document("one", "North plant", "The Norra plant opened in 1990.")
     two = Document("two", "South plant", "The Norra plant opened in 1995.")
     work = unit(one, two)
-    result = EmbeddedGenerator(SynthesisConfig(), 1).steps()["direct"].run(work, [])
+    result = RulesGenerator(SynthesisConfig(), 1).steps()["direct"].run(work, [])
     assert not any(item.question == "When did the Norra plant open?" for item in result.reflections)
     assert any(item.reason == "ambiguous in unit" for item in result.rejected)
 
@@ -315,7 +312,7 @@ def test_an_invented_name_differs_from_every_name_of_the_unit() -> None:
 
 
 def test_it_says_what_it_cannot_do() -> None:
-    generator = EmbeddedGenerator(SynthesisConfig(), 1)
+    generator = RulesGenerator(SynthesisConfig(), 1)
     assert list(generator.steps()) == ["direct", "indirect", "paraphrase", "abstain"]
     said = " ".join(generator.limits())
     for step in ("consolidate", "verify", "entities", "cross"):
