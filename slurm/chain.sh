@@ -5,7 +5,7 @@
 #
 # QUESTIONS: a file, or - for no evaluation. The partitions of the synthesis are array tasks; a task
 # that fails is started again alone. Prints the job ids; the last line is the last job's.
-# The scaling study has no array here: there is no such verb yet.
+# A scaling study runs as a job array of its own: scale-array.sbatch.
 set -euo pipefail
 set -E # a refused submission in a function reaches the trap
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
