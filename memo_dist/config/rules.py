@@ -1,4 +1,7 @@
-"""Rules that span fields or bound a value; each has a test that a bad configuration is refused."""
+"""Checks of a configuration: what each key's schema says, and the rules that span keys.
+
+Each rule has a test that a bad configuration is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,207 +10,19 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from memo_dist.config.keys import KeySpec, key_specs
 from memo_dist.config.scale_rules import scale_rules
-from memo_dist.config.scale_schema import TEXTS
-from memo_dist.config.schema import BASELINES, RECIPES, TRACKERS, Config, EndpointConfig
+from memo_dist.config.schema import Config, EndpointConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
 
 Rule = Callable[[Config], Iterator[str]]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "generator.kind": ("rules", "openai", "anthropic", "transformers", "recorded"),
-    "generator.structured": ("server", "prompt"),
-    "executive.kind": ("none", "openai", "anthropic", "transformers", "recorded"),
-    "executive.structured": ("server", "prompt"),
-    "protocol.variant": ("full", "one_turn", "multi_turn"),
-    "synthesis.extraction": ("joint", "separate", "anchored"),
-    "train.source": ("reflections", "documents"),
-    "train.question_loss": ("auto", "yes", "no"),
-    "train.schedule": ("constant", "linear", "cosine"),
-    "train.precision": ("auto", "fp32", "bf16"),
-    "scale.biographies.text": TEXTS,
-    "scale.precision": ("auto", "fp32", "bf16"),
-    "train.method": ("full", "lora"),
-    "train.dry_batch": ("auto", "always", "never"),
-    "train.select": ("last", "recall"),
-    "cluster.launcher": ("auto", "ray", "ranks", "process"),
-    "fusion.gate": ("auto", "constant", "entropy", "learned"),
-    "fusion.order": ("parallel", "sequential"),
-    "fusion.latent.places": ("answer", "all"),
-    "launch.recipe": RECIPES,
-    "launch.container_runtime": ("pyxis", "apptainer"),
-    "launch.ray_start": ("nodes", "symmetric"),
-    "export.dtype": ("auto", "float32", "bfloat16"),
-    "export.adapter": ("folded", "kept"),
-}
-_AT_LEAST: dict[str, float] = {
-    "corpus.shards": 1,
-    "corpus.chunk_chars": 200,
-    "corpus.overlap_sentences": 0,
-    "corpus.max_documents": 0,
-    "generator.attempts": 1,
-    "generator.max_in_flight": 1,
-    "generator.requests_per_minute": 0,
-    "generator.tokens_per_minute": 0,
-    "generator.retries": 0,
-    "generator.hedge_after": 0,
-    "generator.price_prompt": 0,
-    "generator.price_cached": 0,
-    "generator.price_completion": 0,
-    "generator.budget_tokens": 0,
-    "generator.budget_money": 0,
-    "generator.drain_seconds": 0,
-    "synthesis.partitions": 1,
-    "synthesis.documents_per_unit": 1,
-    "synthesis.phrasings": 1,
-    "synthesis.abstain_fraction": 0,
-    "synthesis.call_chars": 200,
-    "synthesis.pairs_per_call": 1,
-    "synthesis.max_reply_tokens": 64,
-    "synthesis.anchors": 1,
-    "synthesis.coverage_rounds": 0,
-    "synthesis.group_documents": 2,
-    "synthesis.group_frequency": 2,
-    "synthesis.groups_per_document": 1,
-    "synthesis.max_question_chars": 1,
-    "synthesis.max_answer_chars": 1,
-    "memory.scratch.vocabulary": 300,
-    "memory.scratch.layers": 1,
-    "memory.max_answer_tokens": 1,
-    "memory.calibration_facts": 0,
-    "memory.loaded_gb": 0,
-    "train.epochs": 0,
-    "train.lr": 0,
-    "train.max_minutes": 0,
-    "train.max_steps": 0,
-    "train.clip": 0,
-    "train.weight_decay": 0,
-    "train.micro_batch_tokens": 32,
-    "train.trained_layers": 0,
-    "train.checkpoint_minutes": 0,
-    "train.checkpoint_steps": 0,
-    "train.keep_checkpoints": 1,
-    "train.max_failures": 0,
-    "train.max_stalled_starts": 0,
-    "train.keep_activations_gb": 0,
-    "train.lora_rank": 1,
-    "train.lora_alpha": 1,
-    "train.eval_steps": 0,
-    "train.eval_minutes": 0,
-    "train.eval_sample": 1,
-    "train.eval_patience": 0,
-    "executive.attempts": 1,
-    "executive.max_in_flight": 1,
-    "executive.requests_per_minute": 0,
-    "executive.tokens_per_minute": 0,
-    "executive.retries": 0,
-    "executive.hedge_after": 0,
-    "executive.max_reply_tokens": 64,
-    "executive.temperature": 0,
-    "protocol.wordings": 1,
-    "protocol.questions": 1,
-    "protocol.identify_turns": 0,
-    "protocol.seek_turns": 0,
-    "protocol.pivots": 0,
-    "protocol.prune_after": 1,
-    "protocol.idle_turns": 1,
-    "protocol.max_calls": 2,
-    "protocol.max_questions": 1,
-    "protocol.max_tokens": 0,
-    "protocol.max_seconds": 0,
-    "fusion.entropy_slope": 0,
-    "fusion.examples": 8,
-    "fusion.draft_tokens": 0,
-    "fusion.latent.every": 1,
-    "fusion.latent.heads": 1,
-    "fusion.latent.examples": 1,
-    "fusion.latent.outside": 0,
-    "fusion.latent.epochs": 1,
-    "fusion.latent.batch": 1,
-    "fusion.latent.micro_batch": 1,
-    "fusion.latent.distill": 0,
-    "fusion.latent.locality": 0,
-    "fusion.latent.noise": 0,
-    "evaluate.limit": 0,
-    "evaluate.baseline_limit": 0,
-    "evaluate.passages": 1,
-    "evaluate.bootstrap": 100,
-    "evaluate.batch_size": 1,
-    "cluster.workers": 0,
-    "cluster.shards_at_once": 0,
-    "cluster.synthesis_workers": 0,
-    "cluster.threads": 0,
-    "cluster.nodes": 0,
-    "launch.nodes": 1,
-    "launch.tasks_per_node": 0,
-    "launch.gpus_per_node": 0,
-    "launch.cpus": 0,
-    "launch.minutes": 0,
-    "launch.signal_seconds": 10,
-    "launch.max_stalled": 0,
-    "launch.retries": 0,
-    "launch.array_at_once": 0,
-    "plan.sample_documents": 1,
-    "plan.characters": 0,
-    "plan.ranks": 1,
-    "plan.batch": 1,
-    "plan.context": 1,
-    "plan.bootstrap": 100,
-    "scale.cell_threads": 1,
-    "scale.max_failures": 0,
-    "scale.partitions": 1,
-    "scale.bootstrap": 20,
-    "scale.measurements": 1,
-}
-_POSITIVE = (
-    "corpus.max_document_mb",
-    "cluster.start_timeout",
-    "train.question_weight",
-    "launch.queue_minutes",
-    "plan.recall",
-    "plan.bits_per_character",
-    "plan.utilization",
-    "plan.backbone_parameters",
-    "fusion.backbone_temperature",
-    "fusion.memory_temperature",
-    "fusion.latent.head_width",
-    "fusion.latent.lr",
-    "fusion.latent.held_out",
-    "generator.request_timeout",
-    "generator.connect_timeout",
-    "generator.patience",
-    "executive.request_timeout",
-    "executive.connect_timeout",
-    "executive.patience",
-)
-_FRACTIONS = (
-    "corpus.max_quarantined_fraction",
-    "generator.hedge_fraction",
-    "executive.hedge_fraction",
-    "generator.max_failed_fraction",
-    "synthesis.max_rejected_fraction",
-    "synthesis.coverage",
-    "synthesis.near_duplicate",
-    "train.warmup_fraction",
-    "train.eval_target",
-    "export.refusal",
-    "fusion.constant",
-    "fusion.max_lost",
-    "fusion.latent.held_out",
-    "plan.recall",
-    "plan.utilization",
-    "scale.warmup_fraction",
-    "scale.full",
-    "scale.saturated",
-    "scale.cell_gpu",
-    "scale.biographies.asked_fraction",
-)
-
 
 def choices(key: str) -> tuple[str, ...]:
     """The words that a key may have; empty where it takes any value."""
-    return _CHOICES.get(key, ())
+    spec = key_specs(Config).get(key)
+    return spec.choices if spec else ()
 
 
 def check_rules(config: Config) -> None:
@@ -230,22 +45,45 @@ def lookup(config: Config, key: str) -> Any:
 
 
 def _choices(config: Config) -> Iterator[str]:
-    for key, allowed in _CHOICES.items():
+    for key, spec in key_specs(Config).items():
         value = lookup(config, key)
-        if value not in allowed:
-            yield f"{key}='{value}' must be one of {', '.join(allowed)}{suggest(value, allowed)}"
+        if spec.choices and value not in spec.choices:
+            allowed = ", ".join(spec.choices)
+            yield f"{key}='{value}' must be one of {allowed}{suggest(value, spec.choices)}"
+
+
+def _names(config: Config) -> Iterator[str]:
+    for key, spec in key_specs(Config).items():
+        known = spec.names
+        for name in lookup(config, key) if known else ():
+            if name not in known:
+                yield (
+                    f"{key}: unknown name '{name}'{suggest(name, known)};"
+                    f" names are {', '.join(known)}"
+                )
 
 
 def _bounds(config: Config) -> Iterator[str]:
-    for key, least in _AT_LEAST.items():
-        if lookup(config, key) < least:
-            yield f"{key}={lookup(config, key)} must be at least {least:g}"
-    for key in _POSITIVE:
-        if lookup(config, key) <= 0:
-            yield f"{key}={lookup(config, key)} must be above 0"
-    for key in _FRACTIONS:
-        if not 0 <= lookup(config, key) <= 1:
-            yield f"{key}={lookup(config, key)} must lie between 0 and 1"
+    for key, spec in key_specs(Config).items():
+        value = lookup(config, key)
+        items = value if isinstance(value, list) else [value]
+        for reason, holds in _checks(spec):
+            if not all(map(holds, items)):
+                yield f"{key}={value} must {reason}"
+
+
+def _checks(spec: KeySpec) -> Iterator[tuple[str, Callable[[float], bool]]]:
+    """(what a value must be, whether it is) for each bound of a key."""
+    least, above, between = spec.at_least, spec.above, spec.between
+    if least is not None:
+        yield f"be at least {least:g}", lambda value: value >= least
+    if above is not None:
+        yield f"be above {above:g}", lambda value: value > above
+    if between is not None:
+        low, high = between
+        yield f"be from {low} to {high}", lambda value: low <= value <= high
+    if spec.fraction:
+        yield "lie between 0 and 1", lambda value: 0 <= value <= 1
 
 
 def _steps(config: Config) -> Iterator[str]:
@@ -346,16 +184,6 @@ def _memory(config: Config) -> Iterator[str]:
         yield "memory.base='' must name a model: smollm2-135m, scratch, a folder or a hub id"
 
 
-def _named(config: Config) -> Iterator[str]:
-    for key, known in (("evaluate.baselines", BASELINES), ("track.to", TRACKERS)):
-        for name in lookup(config, key):
-            if name not in known:
-                yield (
-                    f"{key}: unknown name '{name}'{suggest(name, known)};"
-                    f" names are {', '.join(known)}"
-                )
-
-
 def _launch(config: Config) -> Iterator[str]:
     launch = config.launch
     for key in _ONE_LINE:
@@ -409,5 +237,5 @@ def _fusion(config: Config) -> Iterator[str]:
 
 
 _RULES: tuple[Rule, ...] = (
-    _choices, _bounds, _endpoints, _steps, _train, _memory, _named, _launch, _plan, _scale, _fusion,
+    _choices, _names, _bounds, _endpoints, _steps, _train, _memory, _launch, _plan, _scale, _fusion,
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """The configuration: a tree of dataclasses; the docstring under a field is its help text.
 
+A field's bounds, choices and part in a stage's identity stand in its ``key(...)``.
 Groups that change a stage's result enter that stage's hash (see ``memo_dist.config.stages``);
 ``cluster``, ``launch`` and ``track`` never do: the same run may move to another machine.
 """
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from memo_dist.config.fusion_schema import FusionConfig
+from memo_dist.config.keys import key
 from memo_dist.config.scale_schema import ScaleConfig
 
 BASELINES = ("closed_book", "bm25", "oracle")
@@ -32,17 +34,17 @@ class RunConfig:
 class CorpusConfig:
     """How documents are read and cut."""
 
-    shards: int = 1
+    shards: int = key(1, at_least=1)
     """Number of bank shards K; a document's shard is sha256(id) mod K."""
-    chunk_chars: int = 2000
+    chunk_chars: int = key(2000, at_least=200)
     """Largest chunk, in characters; chunks end on sentence borders."""
-    overlap_sentences: int = 1
+    overlap_sentences: int = key(1, at_least=0)
     """Sentences that a chunk repeats from the one before."""
-    max_document_mb: float = 20.0
+    max_document_mb: float = key(20.0, above=0)
     """Larger files are quarantined as enormous (MiB)."""
-    max_quarantined_fraction: float = 0.5
+    max_quarantined_fraction: float = key(0.5, fraction=True, identity=False)
     """The corpus stage fails when a larger fraction of files was unreadable."""
-    max_documents: int = 0
+    max_documents: int = key(0, at_least=0)
     """Read only the first N documents in id order; 0 reads all."""
 
 
@@ -54,36 +56,36 @@ class EndpointConfig:
     # The name of the group in the configuration: messages name its keys.
     kind: str = ""
     """Which API or place answers."""
-    attempts: int = 1
+    attempts: int = key(1, at_least=1)
     """Answers that a request may take until one is valid."""
-    retries: int = 0
+    retries: int = key(0, at_least=0, identity=False)
     """Server errors and time-outs that a request survives."""
-    patience: float = 600.0
+    patience: float = key(600.0, above=0, identity=False)
     """Seconds without any answer from any endpoint after which asking ends."""
     model: str = ""
     """Name of the model at its endpoint; for ``transformers`` a folder or hub id."""
-    structured: str = "server"
+    structured: str = key("server", choices=("server", "prompt"))
     """``server``: the server holds answers to the JSON schema; ``prompt``: the schema is written
     into the prompt. Both are validated."""
-    urls: list[str] = field(default_factory=list)
+    urls: list[str] = key([], identity=False)
     """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own one."""
-    api_key_env: str = ""
+    api_key_env: str = key("", identity=False)
     """NAME of the environment variable that holds the key; empty: no key is sent."""
-    recording: str = ""
+    recording: str = key("", identity=False)
     """File of ``kind=recorded``: one JSON object a line with ``key`` and ``text``."""
-    max_in_flight: int = 64
+    max_in_flight: int = key(64, at_least=1, identity=False)
     """Most requests in flight over all workers and endpoints; adapts below that."""
-    requests_per_minute: float = 0.0
+    requests_per_minute: float = key(0.0, at_least=0, identity=False)
     """Limit over all workers; 0: none."""
-    tokens_per_minute: float = 0.0
+    tokens_per_minute: float = key(0.0, at_least=0, identity=False)
     """Limit of prompt and answer tokens over all workers; 0: none."""
-    request_timeout: float = 300.0
+    request_timeout: float = key(300.0, above=0, identity=False)
     """Seconds until an answer must be complete."""
-    connect_timeout: float = 10.0
+    connect_timeout: float = key(10.0, above=0, identity=False)
     """Seconds until a connection must stand."""
-    hedge_after: float = 0.0
+    hedge_after: float = key(0.0, at_least=0, identity=False)
     """A request that takes this many times the usual latency is sent once more; 0: never."""
-    hedge_fraction: float = 0.02
+    hedge_fraction: float = key(0.02, fraction=True, identity=False)
     """Most requests that are sent once more, as a fraction of all."""
 
 
@@ -92,28 +94,28 @@ class GeneratorConfig(EndpointConfig):
     """What writes the reflections. Only kind, model, structured and attempts can change them."""
 
     group: ClassVar[str] = "generator"
-    kind: str = "rules"
+    kind: str = key("rules", choices=("rules", "openai", "anthropic", "transformers", "recorded"))
     """``rules`` (rules inside the package, no service), ``openai`` (any server with that API),
     ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
-    attempts: int = 4
+    attempts: int = key(4, at_least=1)
     """Answers that a request may take until one is valid, a repair turn included."""
-    retries: int = 8
+    retries: int = key(8, at_least=0, identity=False)
     """Server errors and time-outs that a request survives; rate limits don't count."""
-    patience: float = 600.0
+    patience: float = key(600.0, above=0, identity=False)
     """Seconds without any answer from any endpoint after which the run ends (and can resume)."""
-    max_failed_fraction: float = 0.2
+    max_failed_fraction: float = key(0.2, fraction=True, identity=False)
     """A step fails when a larger fraction of its requests (50 or more) got no valid answer."""
-    price_prompt: float = 0.0
+    price_prompt: float = key(0.0, at_least=0, identity=False)
     """Money per million prompt tokens that were not cached."""
-    price_cached: float = 0.0
+    price_cached: float = key(0.0, at_least=0, identity=False)
     """Money per million prompt tokens from the server's prefix cache."""
-    price_completion: float = 0.0
+    price_completion: float = key(0.0, at_least=0, identity=False)
     """Money per million answer tokens."""
-    budget_tokens: int = 0
+    budget_tokens: int = key(0, at_least=0, identity=False)
     """Prompt and answer tokens of the synthesis after which it stops (exit 75); 0: no limit."""
-    budget_money: float = 0.0
+    budget_money: float = key(0.0, at_least=0, identity=False)
     """Money for the whole synthesis, in the prices' unit, after which it stops; 0: no limit."""
-    drain_seconds: float = 20.0
+    drain_seconds: float = key(20.0, at_least=0, identity=False)
     """Seconds that a stop waits for the requests in flight."""
 
 
@@ -122,19 +124,19 @@ class ExecutiveConfig(EndpointConfig):
     """The frozen language model that asks the memory (``ask --mode protocol``)."""
 
     group: ClassVar[str] = "executive"
-    kind: str = "none"
+    kind: str = key("none", choices=("none", "openai", "anthropic", "transformers", "recorded"))
     """``none``, ``openai`` (any server with that API), ``anthropic``, ``transformers`` (a model in
     this process), ``recorded`` (answers in a file)."""
-    attempts: int = 2
+    attempts: int = key(2, at_least=1)
     """Answers that a call may take until one is valid, a repair turn included; then it counts as
     failed and the protocol goes on without it."""
-    retries: int = 4
+    retries: int = key(4, at_least=0)
     """Server errors and time-outs that a call survives; rate limits don't count."""
-    patience: float = 120.0
+    patience: float = key(120.0, above=0)
     """Seconds without any answer from any endpoint after which the verb ends."""
-    max_reply_tokens: int = 1024
+    max_reply_tokens: int = key(1024, at_least=64)
     """Longest reply that is asked of it, in tokens."""
-    temperature: float = 0.0
+    temperature: float = key(0.0, at_least=0)
     """Of sampling; 0 is greedy."""
 
 
@@ -142,31 +144,31 @@ class ExecutiveConfig(EndpointConfig):
 class ProtocolConfig:
     """How the executive asks the memory."""
 
-    variant: str = "full"
+    variant: str = key("full", choices=("full", "one_turn", "multi_turn"))
     """``full``: grounding, entity identification, answer seeking, synthesis; ``one_turn``: one
     round of questions, then the answer; ``multi_turn``: a plain conversation."""
-    wordings: int = 3
+    wordings: int = key(3, at_least=1)
     """Wordings of each question that the memory is asked; the majority of its answers counts."""
-    questions: int = 6
+    questions: int = key(6, at_least=1)
     """Most questions to the memory in one turn."""
-    identify_turns: int = 7
+    identify_turns: int = key(7, at_least=0)
     """Most turns of entity identification."""
-    seek_turns: int = 8
+    seek_turns: int = key(8, at_least=0)
     """Most turns of answer seeking."""
-    pivots: int = 2
+    pivots: int = key(2, at_least=0)
     """Times that answer seeking may turn to another candidate."""
-    prune_after: int = 2
+    prune_after: int = key(2, at_least=1)
     """A candidate is dropped after this many questions about it in a row without an answer."""
-    idle_turns: int = 2
+    idle_turns: int = key(2, at_least=1)
     """Turns in a row without a new question (or without a valid reply) that end a phase."""
-    max_calls: int = 17
+    max_calls: int = key(17, at_least=2)
     """Most calls of the executive for one question, the last one (synthesis) included."""
-    max_questions: int = 60
+    max_questions: int = key(60, at_least=1)
     """Most questions to the memory for one question; wordings don't count."""
-    max_tokens: int = 0
+    max_tokens: int = key(0, at_least=0)
     """Tokens of executive and memory for one question after which it goes to synthesis; 0: no
     limit."""
-    max_seconds: float = 0.0
+    max_seconds: float = key(0.0, at_least=0)
     """Seconds for one question after which it goes to synthesis; 0: no limit."""
 
 
@@ -174,47 +176,47 @@ class ProtocolConfig:
 class SynthesisConfig:
     """The steps from chunks to reflections."""
 
-    partitions: int = 4
+    partitions: int = key(4, at_least=1)
     """Units of parallel work, fixed in each step's manifest."""
-    documents_per_unit: int = 8
+    documents_per_unit: int = key(8, at_least=1)
     """Documents journaled together: what a crash can lose."""
     steps: list[str] = field(
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )
     """Steps to run, in this order."""
-    phrasings: int = 5
+    phrasings: int = key(5, at_least=1)
     """Wordings of each fact's question, the original included."""
-    abstain_fraction: float = 0.15
+    abstain_fraction: float = key(0.15, at_least=0)
     """Abstention examples as a fraction of the other facts."""
-    max_rejected_fraction: float = 0.6
+    max_rejected_fraction: float = key(0.6, fraction=True, identity=False)
     """A step fails when a larger fraction of its units failed (rejected candidates only count)."""
-    extraction: str = "joint"
+    extraction: str = key("joint", choices=("joint", "separate", "anchored"))
     """How a language model is asked for facts: ``joint`` (direct and indirect in one call),
     ``separate``, or ``anchored`` (questions for answers taken from the text: small models)."""
-    call_chars: int = 8000
+    call_chars: int = key(8000, at_least=200)
     """Characters of documents that one call reads; short documents of a unit share a call."""
-    pairs_per_call: int = 40
+    pairs_per_call: int = key(40, at_least=1)
     """Pairs that one call merges, verifies, joins or rewords."""
-    max_reply_tokens: int = 8192
+    max_reply_tokens: int = key(8192, at_least=64)
     """Longest reply that is asked of a language model, in tokens."""
-    anchors: int = 10
+    anchors: int = key(10, at_least=1)
     """Answers a chunk that ``extraction=anchored`` takes from the text."""
-    coverage: float = 0.8
+    coverage: float = key(0.8, fraction=True)
     """Fraction of a reading's sentences below which ``direct`` asks again for the others."""
-    coverage_rounds: int = 1
+    coverage_rounds: int = key(1, at_least=0)
     """Times that ``direct`` asks again; 0: never."""
-    group_documents: int = 6
+    group_documents: int = key(6, at_least=2)
     """Most documents that one shared name or property joins; small groups share a call."""
-    group_frequency: int = 12
+    group_frequency: int = key(12, at_least=2)
     """A name in more documents of a shard than this joins none of them."""
-    groups_per_document: int = 2
+    groups_per_document: int = key(2, at_least=1)
     """Cross-document groups that a document takes part in, for each way of finding them."""
-    near_duplicate: float = 0.8
+    near_duplicate: float = key(0.8, fraction=True)
     """Word similarity (Jaccard) of two questions with equal answer, names and numbers from which
     the later one is dropped; 1 keeps all but equal ones."""
-    max_question_chars: int = 500
+    max_question_chars: int = key(500, at_least=1)
     """Longer questions are dropped, in characters."""
-    max_answer_chars: int = 800
+    max_answer_chars: int = key(800, at_least=1)
     """Longer answers are dropped, in characters."""
 
 
@@ -222,11 +224,11 @@ class SynthesisConfig:
 class ScratchConfig:
     """The model that ``memory.base=scratch`` builds (a Llama with its own BPE)."""
 
-    vocabulary: int = 4096
+    vocabulary: int = key(4096, at_least=300)
     """BPE vocabulary size, special tokens included."""
     hidden_size: int = 256
     """Width of the residual stream."""
-    layers: int = 4
+    layers: int = key(4, at_least=1)
     """Number of decoder layers."""
     heads: int = 4
     """Attention heads; must divide hidden_size."""
@@ -242,11 +244,12 @@ class MemoryConfig:
     """``smollm2-135m`` (built in), ``scratch``, a local folder, or a hub id."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     """Shape of the scratch model."""
-    max_answer_tokens: int = 48
+    max_answer_tokens: int = key(48, at_least=1)
     """Longest generated answer, in tokens."""
-    calibration_facts: int = 96
+    calibration_facts: int = key(96, at_least=0)
     """Facts whose one wording is held out of training to calibrate the confidence."""
-    loaded_gb: float = 0.0
+    # Calibration happens after training, but it decides what training leaves out: identity.
+    loaded_gb: float = key(0.0, at_least=0, identity=False)
     """GiB of shard weights kept loaded while answering; the bank's other full shards are loaded
     one after the other for each call; 0: what the device has room for."""
 
@@ -255,87 +258,87 @@ class MemoryConfig:
 class TrainConfig:
     """Training a shard memory."""
 
-    source: str = "reflections"
+    source: str = key("reflections", choices=("reflections", "documents"))
     """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
-    question_loss: str = "auto"
+    question_loss: str = key("auto", choices=("auto", "yes", "no"))
     """Loss on the tokens of questions too, so that a bank finds the shard that was taught a
     question by how likely it is there: ``yes``, ``no``, or ``auto`` (where there are several
     shards)."""
-    question_weight: float = 0.1
+    question_weight: float = key(0.1, above=0)
     """What a question's token counts in that loss, against 1 of an answer's; above 0."""
-    epochs: int = 0
+    epochs: int = key(0, at_least=0)
     """Passes over the shard's reflections; 0: 3, or 40 for a scratch base."""
-    max_minutes: float = 0.0
+    max_minutes: float = key(0.0, at_least=0)
     """Training stops after this many minutes of stepping, restarts counted in; 0: no limit. A
     falling schedule falls with the time where the steps will not all fit."""
-    max_steps: int = 0
+    max_steps: int = key(0, at_least=0)
     """Training stops after this many optimizer steps; 0: no limit."""
-    lr: float = 0.0
+    lr: float = key(0.0, at_least=0)
     """Peak learning rate; 0: by the number of parameters (3e-4 for 135 M, 2e-3 for 5 M, 7e-5 for
     1.5 B; see ``peak_lr``), ten times that for adapters."""
-    schedule: str = "constant"
+    schedule: str = key("constant", choices=("constant", "linear", "cosine"))
     """``constant``, ``linear`` or ``cosine`` after the warm-up."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: float = key(0.05, fraction=True)
     """Fraction of the steps over which the learning rate rises."""
-    weight_decay: float = 0.01
+    weight_decay: float = key(0.01, at_least=0)
     """AdamW weight decay."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """AdamW betas."""
-    clip: float = 1.0
+    clip: float = key(1.0, at_least=0)
     """Gradient norm limit; 0: none."""
     batch_tokens: int = 4096
     """Tokens in an optimizer step, over all ranks and micro-batches."""
-    micro_batch_tokens: int = 1024
+    micro_batch_tokens: int = key(1024, at_least=32)
     """Tokens packed into one row of one rank's forward pass."""
-    trained_layers: int = 0
+    trained_layers: int = key(0, at_least=0)
     """Train only the last N decoder layers; 0: train everything."""
-    keep_activations_gb: float = 4.0
+    keep_activations_gb: float = key(4.0, at_least=0)
     """Frozen layers run once and their activations are kept on disk up to this size (GB); 0: they
     run in every epoch."""
-    method: str = "full"
+    method: str = key("full", choices=("full", "lora"))
     """``full`` fine-tuning, or ``lora`` (adapters; about ten times the learning rate)."""
-    lora_rank: int = 16
+    lora_rank: int = key(16, at_least=1)
     """Rank of the adapters."""
-    lora_alpha: int = 32
+    lora_alpha: int = key(32, at_least=1)
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
     """Names of the layers that get adapters; ``all-linear``: all but the output layer."""
-    zero_stage: int = 0
+    zero_stage: int = key(0, identity=False)
     """DeepSpeed ZeRO stage, 0 to 3."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = key(False, identity=False)
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    compile: bool = False
+    compile: bool = key(False, identity=False)
     """Compile each decoder layer (torch.compile): a minute at the start, then faster on GPUs."""
-    dry_batch: str = "auto"
+    dry_batch: str = key("auto", choices=("auto", "always", "never"), identity=False)
     """A row of full length before the first one, to run out of memory in minute one rather than
     in hour three: ``always``, ``never`` or ``auto`` (on GPUs)."""
-    deepspeed: str = ""
+    deepspeed: str = key("", identity=False)
     """DeepSpeed JSON file merged over the generated one; empty: none."""
-    precision: str = "auto"
+    precision: str = key("auto", choices=("auto", "fp32", "bf16"))
     """``fp32``, ``bf16`` or ``auto`` (bf16 on GPUs that have it, else fp32)."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = key(10.0, at_least=0, identity=False)
     """Minutes between checkpoints; 0: none by time."""
-    checkpoint_steps: int = 0
+    checkpoint_steps: int = key(0, at_least=0, identity=False)
     """Optimizer steps between checkpoints; 0: none by steps."""
-    keep_checkpoints: int = 1
+    keep_checkpoints: int = key(1, at_least=1, identity=False)
     """Complete checkpoints kept."""
-    async_checkpoint: bool = True
+    async_checkpoint: bool = key(True, identity=False)
     """Write checkpoints from a copy in host memory while training goes on."""
-    max_failures: int = 3
+    max_failures: int = key(3, at_least=0, identity=False)
     """Worker deaths that one launch survives."""
-    max_stalled_starts: int = 10
+    max_stalled_starts: int = key(10, at_least=0, identity=False)
     """Refuse to start again after this many starts in a row without a new checkpoint; 0: never."""
-    eval_steps: int = 0
+    eval_steps: int = key(0, at_least=0)
     """Optimizer steps between measurements of exact recall; 0: none by steps."""
-    eval_minutes: float = 0.0
+    eval_minutes: float = key(0.0, at_least=0)
     """Minutes of stepping between measurements of exact recall; 0: none by time."""
-    eval_sample: int = 128
+    eval_sample: int = key(128, at_least=1)
     """Reflections in each measurement: of the trained ones, and of the held-out wordings."""
-    eval_patience: int = 0
+    eval_patience: int = key(0, at_least=0)
     """End after this many measurements without better recall of held-out wordings; 0: never."""
-    eval_target: float = 0.0
+    eval_target: float = key(0.0, fraction=True)
     """End once recall of the trained reflections reaches this fraction; 0: never."""
-    select: str = "last"
+    select: str = key("last", choices=("last", "recall"))
     """Weights that are exported: ``last``, or ``recall`` (the best on held-out wordings)."""
 
 
@@ -343,15 +346,15 @@ class TrainConfig:
 class ExportConfig:
     """The exported memory."""
 
-    dtype: str = "auto"
+    dtype: str = key("auto", choices=("auto", "float32", "bfloat16"))
     """``float32``, ``bfloat16`` or ``auto`` (the training precision)."""
-    adapter: str = "folded"
+    adapter: str = key("folded", choices=("folded", "kept"))
     """A LoRA training's export: ``folded`` into the base's weights (a full model), or ``kept`` as a
     PEFT adapter; the adapters of a bank share one base in memory."""
     reword: bool = True
     """Ask each question also in search-box words; the more certain answer counts (twice the work,
     more found). Set before export: the memory is calibrated for it."""
-    refusal: float = 0.8
+    refusal: float = key(0.8, fraction=True)
     """Fraction of the held-out abstention questions that the confidence threshold refuses: higher
     makes fewer mistakes on what the documents do not tell, and answers less."""
 
@@ -360,17 +363,17 @@ class ExportConfig:
 class EvaluateConfig:
     """Scoring."""
 
-    limit: int = 0
+    limit: int = key(0, at_least=0)
     """Questions scored, the first N; 0: all."""
-    baseline_limit: int = 0
+    baseline_limit: int = key(0, at_least=0)
     """Questions the bm25 and oracle baselines read, the first N; 0: as many as ``limit``."""
-    baselines: list[str] = field(default_factory=lambda: ["closed_book", "bm25"])
+    baselines: list[str] = key(["closed_book", "bm25"], names=BASELINES)
     """Baselines beside the memory; empty: none."""
-    passages: int = 3
+    passages: int = key(3, at_least=1)
     """Passages that the bm25 baseline reads."""
-    bootstrap: int = 2000
+    bootstrap: int = key(2000, at_least=100)
     """Bootstrap resamples for the 95 % intervals."""
-    batch_size: int = 16
+    batch_size: int = key(16, at_least=1)
     """Questions answered in one batch."""
 
 
@@ -378,29 +381,29 @@ class EvaluateConfig:
 class PlanConfig:
     """What ``memo-dist plan`` assumes and asks; never part of a result's identity."""
 
-    sample_documents: int = 20
+    sample_documents: int = key(20, at_least=1)
     """Documents that the rules generator reads, by the hash of their id; all when fewer."""
-    recall: float = 0.9
+    recall: float = key(0.9, above=0, fraction=True)
     """Wanted recall on unseen wordings, above 0 and below 1."""
     law: str = ""
     """JSON file of a recall law; empty: the one shipped for ``memory.base``, or else a published
     capacity."""
-    characters: int = 0
+    characters: int = key(0, at_least=0)
     """Plan as if the corpus had this many characters of the same kind; 0: as it is."""
-    bits_per_character: float = 1.0
+    bits_per_character: float = key(1.0, above=0)
     """Bits in a character of an answer; the band around it is 0.6 to 1.3 times this."""
-    utilization: float = 0.2
+    utilization: float = key(0.2, above=0, fraction=True)
     """Assumed share of a GPU's dense bf16 peak in training."""
-    ranks: int = 8
+    ranks: int = key(8, at_least=1)
     """Ranks among which the ZeRO rows divide one shard's training."""
-    batch: int = 16
+    batch: int = key(16, at_least=1)
     """Questions answered at once, for the memory of inference."""
-    context: int = 2048
+    context: int = key(2048, at_least=1)
     """Tokens of each of these questions' contexts."""
-    backbone_parameters: float = 7e9
+    backbone_parameters: float = key(7e9, above=0)
     """Parameters of the backbone where ``fusion.backbone`` names none that is on this machine
     (then of 32 layers, 8 key-value heads of 128)."""
-    bootstrap: int = 1000
+    bootstrap: int = key(1000, at_least=100)
     """Resamples of documents for the intervals."""
 
 
@@ -410,22 +413,22 @@ class ClusterConfig:
 
     address: str = ""
     """Ray address of a running cluster; empty starts one on this machine."""
-    launcher: str = "auto"
+    launcher: str = key("auto", choices=("auto", "ray", "ranks", "process"))
     """What starts training ranks: ``ray``; ``ranks``: this process is one of several that
     torchrun, deepspeed or srun started; ``process``: one rank, in this process; ``auto``:
     ``ranks`` where the rank environment says so, else ``ray``."""
-    workers: int = 0
+    workers: int = key(0, at_least=0)
     """Training ranks a shard; 0: its share of the GPUs there are (all for one shard), or 1 on a
     CPU."""
-    shards_at_once: int = 0
+    shards_at_once: int = key(0, at_least=0)
     """Shards of a bank that train side by side; 0: as many as there is room for."""
-    synthesis_workers: int = 0
+    synthesis_workers: int = key(0, at_least=0)
     """Ray workers for synthesis; 0: one a core."""
-    threads: int = 0
+    threads: int = key(0, at_least=0)
     """Threads a training rank; 0: cores / workers."""
-    nodes: int = 0
+    nodes: int = key(0, at_least=0)
     """Ray nodes that must have joined before work begins; 0: takes what is there."""
-    start_timeout: float = 180.0
+    start_timeout: float = key(180.0, above=0)
     """Seconds to wait for Ray, its nodes, ranks and placement before giving up with have/want."""
 
 
@@ -433,19 +436,19 @@ class ClusterConfig:
 class LaunchConfig:
     """What ``memo-dist launch`` asks a scheduler for; the verbs themselves never read it."""
 
-    recipe: str = "auto"
+    recipe: str = key("auto", choices=RECIPES)
     """Slurm script: ``single-node``; ``multi-node`` (training with Slurm's own ranks); ``ray``
     (Ray over all nodes of the job); ``array`` (a task a synthesis partition); ``chain`` (encode as
     dependent jobs); ``auto``: by verb and nodes."""
     job_name: str = ""
     """Name of the job; empty: ``memo-`` and the recipe."""
-    nodes: int = 1
+    nodes: int = key(1, at_least=1)
     """Nodes of a job."""
-    tasks_per_node: int = 0
+    tasks_per_node: int = key(0, at_least=0)
     """Ranks a node of a multi-node training; 0: one a GPU, or one."""
-    gpus_per_node: int = 0
+    gpus_per_node: int = key(0, at_least=0)
     """GPUs of each node; 0: none are asked for."""
-    cpus: int = 0
+    cpus: int = key(0, at_least=0)
     """CPUs of each task; 0: the scheduler's default."""
     memory: str = ""
     """Memory of each node as Slurm writes it (``64G``); empty: the scheduler's default."""
@@ -453,15 +456,15 @@ class LaunchConfig:
     """Slurm partition; empty: the default one."""
     account: str = ""
     """Slurm account; empty: the default one."""
-    minutes: int = 0
+    minutes: int = key(0, at_least=0)
     """Time limit of a job in minutes; 0: the partition's. Longer work is requeued."""
-    signal_seconds: int = 300
+    signal_seconds: int = key(300, at_least=10)
     """Seconds before the limit at which Slurm asks the job to save (it may come a minute early)."""
-    max_stalled: int = 1
+    max_stalled: int = key(1, at_least=0)
     """Requeues in a row without progress of the run that are allowed."""
-    retries: int = 2
+    retries: int = key(2, at_least=0)
     """Times that a failed array task is started again."""
-    array_at_once: int = 0
+    array_at_once: int = key(0, at_least=0)
     """Array tasks that run side by side; 0: no limit."""
     sbatch: list[str] = field(default_factory=list)
     """Further options of sbatch, one a line: ``--qos=high``."""
@@ -469,13 +472,13 @@ class LaunchConfig:
     """Lines of shell that set the environment up in the job: ``module load cuda``."""
     container: str = ""
     """Image that the verb runs in; empty: none."""
-    container_runtime: str = "pyxis"
+    container_runtime: str = key("pyxis", choices=("pyxis", "apptainer"))
     """What starts the image: ``pyxis`` (Enroot through srun) or ``apptainer``."""
     mounts: list[str] = field(default_factory=list)
     """Folders that the container sees at the same path, beside the one of the submission."""
     log_folder: str = ""
     """Folder of the jobs' logs; empty: the one of the submission."""
-    ray_start: str = "nodes"
+    ray_start: str = key("nodes", choices=("nodes", "symmetric"))
     """How recipe ``ray`` starts Ray: ``nodes`` (several jobs may share a node) or ``symmetric``
     (``ray symmetric-run``: whole nodes only, its end stops every Ray there)."""
     ray_address: str = ""
@@ -484,7 +487,7 @@ class LaunchConfig:
     """``HOST:PORT`` of the first machine, for ``launch torchrun`` with several nodes."""
     questions: str = ""
     """File that recipe ``chain`` evaluates at the end; empty: no evaluation."""
-    queue_minutes: float = 1440.0
+    queue_minutes: float = key(1440.0, above=0)
     """Minutes that ``--wait`` lets a job wait in the queue before it is cancelled."""
 
 
@@ -492,7 +495,7 @@ class LaunchConfig:
 class TrackConfig:
     """Mirrors of a training's ``metrics.jsonl``; they may fail and never stop a run."""
 
-    to: list[str] = field(default_factory=list)
+    to: list[str] = key([], names=TRACKERS)
     """``tensorboard``, ``wandb``, ``mlflow`` (each an extra to install); logins come from the
     environment."""
     project: str = "memo-dist"

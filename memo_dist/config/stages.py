@@ -1,10 +1,14 @@
-"""Identity of each stage: a hash over exactly the keys that can change its result."""
+"""Identity of each stage: a hash over exactly the keys that can change its result.
+
+A schema says of each key whether it can (``identity``, :mod:`memo_dist.config.keys`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
+from memo_dist.config.keys import key_specs
 from memo_dist.config.load import flatten
 from memo_dist.config.schema import Config
 from memo_dist.io.hashing import hash_value
@@ -15,48 +19,6 @@ _STAGE_GROUPS: dict[str, tuple[str, ...]] = {
     "train": ("run", "corpus", "generator", "synthesis", "memory", "train"),
     "export": ("run", "corpus", "generator", "synthesis", "memory", "train", "export"),
 }
-# How often to save and how stubbornly to retry changes when a run ends, never what it computes;
-# neither does where a model is served, how fast, and for how much.
-# The calibration happens after training, but its held-out wordings are left out of training,
-# so memory.calibration_facts stays in.
-_NOT_IDENTITY = frozenset(
-    {
-        "corpus.max_quarantined_fraction",
-        "generator.urls",
-        "generator.api_key_env",
-        "generator.recording",
-        "generator.max_in_flight",
-        "generator.requests_per_minute",
-        "generator.tokens_per_minute",
-        "generator.request_timeout",
-        "generator.connect_timeout",
-        "generator.retries",
-        "generator.patience",
-        "generator.hedge_after",
-        "generator.hedge_fraction",
-        "generator.max_failed_fraction",
-        "generator.price_prompt",
-        "generator.price_cached",
-        "generator.price_completion",
-        "generator.budget_tokens",
-        "generator.budget_money",
-        "generator.drain_seconds",
-        "synthesis.max_rejected_fraction",
-        "memory.loaded_gb",
-        "train.checkpoint_minutes",
-        "train.checkpoint_steps",
-        "train.async_checkpoint",
-        "train.max_stalled_starts",
-        "train.dry_batch",
-        # Where weights and activations lie; a checkpoint moves between them.
-        "train.zero_stage",
-        "train.deepspeed",
-        "train.gradient_checkpointing",
-        "train.compile",
-        "train.keep_checkpoints",
-        "train.max_failures",
-    }
-)
 # Identity only where questions are trained: elsewhere nothing reads it.
 _QUESTION_WEIGHT = "train.question_weight"
 
@@ -72,8 +34,9 @@ def stage_keys(config: Config, stage: str) -> dict[str, Any]:
     """The dotted keys and values that identify a stage's result."""
     tree = asdict(config)
     flat = flatten({group: tree[group] for group in _STAGE_GROUPS[stage]})
-    without = _NOT_IDENTITY if trains_questions(config) else {*_NOT_IDENTITY, _QUESTION_WEIGHT}
-    return {key: value for key, value in flat.items() if key not in without}
+    specs = key_specs(Config)
+    without = () if trains_questions(config) else (_QUESTION_WEIGHT,)
+    return {key: value for key, value in flat.items() if specs[key].identity and key not in without}
 
 
 def stage_hash(config: Config, stage: str) -> str:
