@@ -8,13 +8,8 @@ from typing import Any
 from memo_dist.config.load import flatten
 from memo_dist.config.schema import Config
 from memo_dist.io.hashing import hash_value
+from memo_dist.stages import records
 
-_STAGE_GROUPS: dict[str, tuple[str, ...]] = {
-    "corpus": ("corpus",),
-    "synthesis": ("run", "corpus", "generator", "synthesis"),
-    "train": ("run", "corpus", "generator", "synthesis", "memory", "train"),
-    "export": ("run", "corpus", "generator", "synthesis", "memory", "train", "export"),
-}
 # How often to save and how stubbornly to retry changes when a run ends, never what it computes;
 # neither does where a model is served, how fast, and for how much.
 # The calibration happens after training, but its held-out wordings are left out of training,
@@ -71,7 +66,7 @@ def trains_questions(config: Config) -> bool:
 def stage_keys(config: Config, stage: str) -> dict[str, Any]:
     """The dotted keys and values that identify a stage's result."""
     tree = asdict(config)
-    flat = flatten({group: tree[group] for group in _STAGE_GROUPS[stage]})
+    flat = flatten({group: tree[group] for group in records.stage(stage).groups})
     without = _NOT_IDENTITY if trains_questions(config) else {*_NOT_IDENTITY, _QUESTION_WEIGHT}
     return {key: value for key, value in flat.items() if key not in without}
 
