@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from cli import ENCODE_SECONDS, TINY, memo_dist
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist import pipeline
+from memo_dist.cluster.resources import Resources
+from memo_dist.config import load_config
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.methods import MemoryAnswerer, memory_identity
 from memo_dist.evaluation.questions import Question
@@ -33,13 +36,25 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.requeue import progress_mark
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights
-from memo_dist.runs import existing_run
+from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT, RUN_FILES, STAGES, SYNTHESIS, TRAIN
 from memo_dist.stages.state import files, is_done, require, started_stages
+from memo_dist.synthesis.finish import finish
+from memo_dist.synthesis.generators import generator_factory
+from memo_dist.synthesis.partition import run_partition_alone
+from memo_dist.synthesis.plan import make_plan
 from memo_dist.training import checkpoint, export
 from memo_dist.training.done import pending_shards
-from memo_dist.training.prepare import BUILT_FROM, HELD_OUT, memory_base, trained_base
+from memo_dist.training.job import TrainJob
+from memo_dist.training.prepare import (
+    BUILT_FROM,
+    HELD_OUT,
+    memory_base,
+    prepare_job,
+    trained_base,
+)
 from memo_dist.training.trained_on import FILE, load_record
 
 SMALL = (*TINY, "train.epochs=2", "memory.calibration_facts=4")
@@ -54,17 +69,61 @@ def documents(folder: Path, names) -> Path:
     return folder
 
 
-def encode(corpus: Path, run: Path):
-    return memo_dist("encode", corpus, "--run", run, *SMALL, seconds=ENCODE_SECONDS)
+def encode_here(corpus: Path, root: Path) -> None:
+    """A whole run in this process: neither Ray nor DeepSpeed, and random weights for trained ones.
+
+    What is tested here is what stages record and compare, not how well they do their work.
+    """
+    config = load_config([], SMALL)
+    for partition in range(config.synthesis.partitions):
+        run_partition_alone(root, config, corpus, partition)
+    with open_run(root, config, "auto") as run:
+        plan = make_plan(run.corpus, config, generator_factory(config)())
+        finish(run, plan, config.synthesis)
+        base = memory_base(run, config)
+        for shard in pending_shards(run, config, base):
+            write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
+        pipeline.run_export(run, config)
+
+
+def write_final(job: TrainJob) -> None:
+    """What a training of a job leaves."""
+    model = AutoModelForCausalLM.from_pretrained(job.base).eval()
+    model.save_pretrained(job.final)
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
+    tokenizer.save_pretrained(job.final)
+    probe = {}
+    for index, ids in enumerate(map(torch.tensor, job.probe)):
+        with torch.no_grad():
+            probe[f"ids.{index}"] = ids
+            probe[f"logits.{index}"] = model(input_ids=ids[None]).logits[0, -1].clone()
+    save_file(probe, job.final / "probe.safetensors")
+    atomic.write_jsonl(job.path / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
+    state = checkpoint.TrainState(1, 1, 1, 1, 1, 0.0, job.seed, job.identity, 1, 0, 1, {})
+    checkpoint.complete(job.final, state)
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> Path:
     """A run over the first documents; tests change copies of it."""
     root = tmp_path_factory.mktemp("first")
-    done = encode(documents(root / "documents", FIRST), root / "run")
-    assert done.returncode == 0, done.stderr
+    encode_here(documents(root / "documents", FIRST), root / "run")
     return root / "run"
+
+
+@pytest.fixture(scope="module")
+def second(first, tmp_path_factory) -> RunFolder:
+    """The first run, of which all but the memory was removed, encoded again over others: really."""
+    root = tmp_path_factory.mktemp("second")
+    run = RunFolder(Path(shutil.copytree(first, root / "run")))
+    for folder in (run.corpus, run.synth, run.root / "train"):
+        shutil.rmtree(folder)
+    run.reflections.unlink()
+    corpus = documents(root / "documents", SECOND)
+    done = memo_dist("encode", corpus, "--run", run.root, *SMALL, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    return run
 
 
 @pytest.fixture
@@ -103,22 +162,16 @@ def change_weights(folder: Path) -> None:
 # -- true exports ----------------------------------------------------------------------------------
 
 
-def test_a_stale_export_is_rebuilt(run, tmp_path):
+def test_a_stale_export_is_rebuilt(first, second):
     """Encode A, remove all but its memory, encode B: the bank is B's in list and weights."""
-    before = hash_weights(run.memory_shard(0))
-    identity = memory_identity(run.memory)
-    for folder in (run.corpus, run.synth, run.root / "train"):
-        shutil.rmtree(folder)
-    run.reflections.unlink()
-    done = encode(documents(tmp_path / "second", SECOND), run.root)
-    assert done.returncode == 0, done.stderr
-    assert listed(run) == list(SECOND)
-    (shard,) = load_manifest(run.memory, verify=True).shards
-    assert shard.weights_hash != before
-    exported = load_file(run.memory_shard(0) / "model.safetensors")
-    trained = load_file(run.train(0) / "final" / "model.safetensors")
+    assert listed(second) == list(SECOND)
+    (shard,) = load_manifest(second.memory, verify=True).shards
+    assert shard.weights_hash != hash_weights(first / "memory" / "shard-0")
+    exported = load_file(second.memory_shard(0) / "model.safetensors")
+    trained = load_file(second.train(0) / "final" / "model.safetensors")
     assert all(torch.equal(exported[name], trained[name]) for name in trained)
-    assert memory_identity(run.memory) != identity  # no answer of A's memory is used again
+    # No answer of A's memory is used again.
+    assert memory_identity(second.memory) != memory_identity(first / "memory")
 
 
 def test_other_documents_over_a_trained_memory_are_refused(run, tmp_path):
@@ -320,7 +373,8 @@ def test_an_old_run_with_other_reflections_is_refused(old):
 # -- records ---------------------------------------------------------------------------------------
 
 
-def test_every_file_belongs_to_one_stage_and_texts_are_marked(run):
+def test_every_file_belongs_to_one_stage_and_texts_are_marked(second, tmp_path):
+    run = RunFolder(Path(shutil.copytree(second.root, tmp_path / "run")))
     config = config_of(run)
     config = replace(config, evaluate=replace(config.evaluate, baselines=[], bootstrap=10))
     rows = list(atomic.read_jsonl(run.reflections))
