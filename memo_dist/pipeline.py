@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
-from memo_dist.corpus.build import build_corpus, load_manifest
+from memo_dist.corpus.build import build_corpus
 from memo_dist.corpus.manifest import CorpusManifest
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import quiet_libraries
+from memo_dist.stages.records import CORPUS, EXPORT, SYNTHESIS, TRAIN
+from memo_dist.stages.state import done_parts, is_done, require
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
@@ -51,22 +53,20 @@ def run_corpus(run: RunFolder, config: Config, source: Path) -> CorpusManifest:
 
 def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
     """Write the reflections."""
-    if not (run.corpus / "manifest.json").exists():
-        raise UsageError(f"{run.root} has no corpus yet; `memo-dist synthesize CORPUS --run ...`")
+    require(run, CORPUS)
     return synthesize(run, config, generator_factory(config), STOP)
 
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
     """Train the shards of the bank that are not trained yet, side by side where they fit."""
     from memo_dist.training.bank_driver import train_bank
-    from memo_dist.training.prepare import is_trained, memory_base, place_bank, prepare_job
+    from memo_dist.training.done import pending_shards
+    from memo_dist.training.prepare import memory_base, place_bank, prepare_job
     from memo_dist.training.saver import with_resume
 
-    if not run.reflections.exists():
-        raise UsageError(f"{run.root} has no reflections yet; `memo-dist synthesize` comes first")
+    require(run, SYNTHESIS)
     base = memory_base(run, config)
-    shards = range(load_manifest(run.corpus).shards)
-    pending = [shard for shard in shards if not is_trained(run, config, shard, base)]
+    pending = pending_shards(run, config, base)
     if not pending:
         return
     with ray_session(config.cluster) as resources:
@@ -83,23 +83,27 @@ def run_export(run: RunFolder, config: Config) -> None:
     """Verify and publish every shard's memory, and write the bank."""
     quiet_libraries()
     from memo_dist.training import checkpoint
+    from memo_dist.training.done import check_base, trained_on
     from memo_dist.training.export import export_shard, write_bank
-    from memo_dist.training.prepare import memory_base
+    from memo_dist.training.prepare import trained_base
 
-    base = memory_base(run, config)
-    shards = range(load_manifest(run.corpus).shards)
+    shards = range(config.corpus.shards)
     for shard in shards:
         if not checkpoint.is_complete(run.train(shard) / "final"):
-            raise UsageError(f"shard {shard} of {run.root} is not trained; `memo-dist train` first")
-    write_bank(run, base, [export_shard(run, config, shard, base) for shard in shards])
+            raise UsageError(f"shard {shard} of {run.root} {TRAIN.missing}")
+    base = trained_base(run, config)
+    records = [trained_on(run, config, shard, base) for shard in shards]
+    for shard, record in enumerate(records):
+        check_base(run, shard, record, base)
+    entries = [export_shard(run, config, k, base, record) for k, record in enumerate(records)]
+    write_bank(run, base, entries)
 
 
 def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -> None:
     """The whole chain from a corpus to a bank that answers."""
     run_corpus(run, config, source)
-    done = (run.memory / "bank.json").exists()
-    # One Ray session for both stages that need it; none where there is nothing left to do.
-    with nullcontext() if done else ray_session(config.cluster):
+    # One Ray session for both stages where both have work; each opens its own where it alone has.
+    with nullcontext() if is_done(run, SYNTHESIS) else ray_session(config.cluster):
         run_synthesis(run, config)
         run_training(run, config, resume)
     run_export(run, config)
@@ -107,6 +111,8 @@ def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -
 
 def fingerprint(run: RunFolder) -> dict[str, str]:
     """Hashes of what an encode made: equal for equal inputs, configuration and machine shape."""
-    bank = atomic.read_json(run.memory / "bank.json")
+    require(run, EXPORT)
+    (path,) = done_parts(run, EXPORT)
+    bank = atomic.read_json(path)
     weights = {f"shard-{row['id']}": row["weights_hash"] for row in bank["shards"]}
     return {"reflections": hash_file(run.reflections), **weights}

@@ -22,6 +22,7 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
+from memo_dist.stages.state import started_stages
 
 LOCK_SECONDS = 20.0
 PREPARE_SECONDS = 1800.0
@@ -105,17 +106,6 @@ def _check_folder(run: RunFolder, resume: str) -> None:
 def _is_foreign(path: Path) -> bool:
     """Whether a file is none of those that a run has before its configuration is written."""
     return path.name not in (".lock", "logs") and not path.name.startswith(atomic.TEMP_PREFIX)
-
-
-def started_stages(run: RunFolder) -> list[str]:
-    """The stages that have begun in a run, in order."""
-    marks = {
-        "corpus": run.corpus,
-        "synthesis": run.synth,
-        "train": run.root / "train",
-        "export": run.memory,
-    }
-    return [stage for stage, path in marks.items() if path.exists()]
 
 
 def _check_config(run: RunFolder, config: Config) -> None:

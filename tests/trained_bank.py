@@ -13,6 +13,7 @@ from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.io import atomic
 from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
+from memo_dist.memory.provenance import reflections_hash
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights, identify
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
@@ -62,6 +63,12 @@ def _train(
 
 def write_bank(folder: Path, shards: Sequence[Path], facts: Sequence[Mapping[str, str]]) -> Path:
     """A bank of full shards in ``folder`` (bank.json), with reflections.jsonl beside it."""
+    rows = [
+        Reflection(q, a, "direct", (f"doc-{shard}",), (), shard, "t", "1", "0")
+        for shard, known in enumerate(facts)
+        for q, a in known.items()
+    ]
+    atomic.write_jsonl(folder.parent / "reflections.jsonl", (row.to_json() for row in rows))
     entries = []
     for shard, source in enumerate(shards):
         shutil.copytree(source, folder / f"shard-{shard}")
@@ -71,16 +78,10 @@ def write_bank(folder: Path, shards: Sequence[Path], facts: Sequence[Mapping[str
                 path=f"shard-{shard}",
                 kind="full",
                 documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
-                reflections_hash="1" * 64,
+                reflections_hash=reflections_hash(row for row in rows if row.shard == shard),
                 weights_hash=hash_weights(source),
                 recipe_hash="2" * 64,
             )
         )
     BankManifest(BaseRef.of(identify("tiny", shards[0])), tuple(entries)).save(folder)
-    rows = [
-        Reflection(q, a, "direct", (f"doc-{shard}",), (), shard, "t", "1", "0").to_json()
-        for shard, known in enumerate(facts)
-        for q, a in known.items()
-    ]
-    atomic.write_jsonl(folder.parent / "reflections.jsonl", rows)
     return folder

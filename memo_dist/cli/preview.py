@@ -17,6 +17,8 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.models.base import dry_check
 from memo_dist.runs import check_open
+from memo_dist.stages.records import EXPORT, SYNTHESIS, TRAIN
+from memo_dist.stages.state import done_parts, is_done
 from memo_dist.synthesis.estimate import (
     STREAM_TOKENS_PER_SECOND,
     StepEstimate,
@@ -158,14 +160,10 @@ def _machine(config: Config) -> str:
 def _state(run: RunFolder, config: Config) -> str:
     if not run.config.exists():
         return "new"
-    trained = [
-        shard
-        for shard in range(config.corpus.shards)
-        if checkpoint.is_complete(run.train(shard) / "final")
-    ]
+    trained = [part for part in done_parts(run, TRAIN) if checkpoint.is_complete(part.parent)]
     parts = [
-        "reflections written" if run.reflections.exists() else "no reflections yet",
+        "reflections written" if is_done(run, SYNTHESIS) else "no reflections yet",
         f"{len(trained)} of {config.corpus.shards} shards trained",
-        "bank exported" if (run.memory / "bank.json").exists() else "no bank yet",
+        "bank exported" if is_done(run, EXPORT) else "no bank yet",
     ]
     return ", ".join(parts)

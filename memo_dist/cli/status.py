@@ -18,6 +18,8 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.progress import duration
 from memo_dist.observability.status import read_status
 from memo_dist.runs import existing_run
+from memo_dist.stages.records import CONNECTOR, CORPUS, EVALUATE, EXPORT
+from memo_dist.stages.state import done_parts, is_done, status_folders
 
 _HIDDEN = ("state", "time")
 
@@ -68,22 +70,23 @@ def run_state(run: RunFolder, shards: int) -> dict[str, dict[str, Any]]:
     stages |= trainings
     if shards > 1:
         stages["bank"] = _bank(list(trainings.values()))
-    bank = run.memory / "bank.json"
-    stages["memory"] = (
-        {"state": "done", "shards": len(atomic.read_json(bank)["shards"])}
-        if bank.exists()
-        else {"state": "missing"}
-    )
-    for folder in sorted(run.root.glob("fusion/*/latent-training")):
+    stages["memory"] = _memory(run)
+    for folder in status_folders(run, CONNECTOR):
         stages[f"fuse {folder.parent.name}"] = _of(folder)
-    evaluations = run.root / "eval"
-    for folder in sorted(evaluations.iterdir()) if evaluations.is_dir() else []:
+    for folder in status_folders(run, EVALUATE):
         stages[f"eval {folder.name}"] = _of(folder)
     return stages
 
 
+def _memory(run: RunFolder) -> dict[str, Any]:
+    if not is_done(run, EXPORT):
+        return {"state": "missing"}
+    (bank,) = done_parts(run, EXPORT)
+    return {"state": "done", "shards": len(atomic.read_json(bank)["shards"])}
+
+
 def _corpus(run: RunFolder) -> dict[str, Any]:
-    if not (run.corpus / "manifest.json").exists():
+    if not is_done(run, CORPUS):
         return {"state": "missing"}
     manifest = load_manifest(run.corpus)
     counts = {"documents": manifest.documents, "chunks": manifest.chunks}

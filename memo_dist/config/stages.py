@@ -12,13 +12,8 @@ from memo_dist.config.keys import key_specs
 from memo_dist.config.load import flatten
 from memo_dist.config.schema import Config
 from memo_dist.io.hashing import hash_value
+from memo_dist.stages import records
 
-_STAGE_GROUPS: dict[str, tuple[str, ...]] = {
-    "corpus": ("corpus",),
-    "synthesis": ("run", "corpus", "generator", "synthesis"),
-    "train": ("run", "corpus", "generator", "synthesis", "memory", "train"),
-    "export": ("run", "corpus", "generator", "synthesis", "memory", "train", "export"),
-}
 # Identity only where questions are trained: elsewhere nothing reads it.
 _QUESTION_WEIGHT = "train.question_weight"
 
@@ -33,7 +28,7 @@ def trains_questions(config: Config) -> bool:
 def stage_keys(config: Config, stage: str) -> dict[str, Any]:
     """The dotted keys and values that identify a stage's result."""
     tree = asdict(config)
-    flat = flatten({group: tree[group] for group in _STAGE_GROUPS[stage]})
+    flat = flatten({group: tree[group] for group in records.stage(stage).groups})
     specs = key_specs(Config)
     without = () if trains_questions(config) else (_QUESTION_WEIGHT,)
     return {key: value for key, value in flat.items() if specs[key].identity and key not in without}

@@ -15,6 +15,8 @@ from memo_dist.evaluation.baselines import Answerer, Bm25, ClosedBook, Oracle, R
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.manifest import FILE_NAME
+from memo_dist.models.identity import model_stamp
 from memo_dist.protocol.requests import prompts_version
 from memo_dist.protocol.session import ProtocolSession
 
@@ -55,6 +57,8 @@ class ProtocolAnswerer:
                 asdict(config.protocol),
                 [getattr(executive, name) for name in EXECUTIVE_IDENTITY],
                 config.run.seed,
+                config.memory.max_answer_tokens,
+                model_stamp(executive.model) if executive.kind == "transformers" else "",
             ]
         )
         self.calls = self.failed = 0
@@ -71,7 +75,11 @@ class MemoryAnswerer:
     """A memory as a method: its answers are reused only while its weights stay the same."""
 
     def __init__(
-        self, answer: Callable[[Sequence[str]], list[Answer]], memory: Path, at_once: int = 0
+        self,
+        answer: Callable[[Sequence[str]], list[Answer]],
+        memory: Path,
+        at_once: int = 0,
+        max_answer_tokens: int = 0,
     ) -> None:
         """Wrap a bank.
 
@@ -79,10 +87,12 @@ class MemoryAnswerer:
             answer: the bank's method.
             memory: the folder that holds ``bank.json``.
             at_once: questions that a call should bring at least; 0: ``evaluate.batch_size``.
+            max_answer_tokens: longest answer; 0: always the same.
         """
         self._answer = answer
         self.at_once = at_once
-        self.identity = memory_identity(memory)
+        memories = memory_identity(memory)
+        self.identity = short_hash([memories, max_answer_tokens]) if max_answer_tokens else memories
 
     def answer(self, questions: Sequence[str]) -> list[Answer]:
         """Ask the memory."""
@@ -108,7 +118,7 @@ def memory_identity(memory: Path) -> str:
     Raises:
         UsageError: there is no bank in the folder.
     """
-    bank = memory / "bank.json"
+    bank = memory / FILE_NAME
     if not bank.exists():
         raise UsageError(f"there is no memory to evaluate in {memory}: run encode first")
     calibrations = sorted(memory.glob("*/calibration.json"))

@@ -16,6 +16,8 @@ from memo_dist.evaluation.charts import COLOURS, Series, line_chart
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import read_status
+from memo_dist.stages.records import CORPUS, TRAIN
+from memo_dist.stages.state import done_parts, is_done, status_folders
 from memo_dist.synthesis.coverage_report import CoverageSummary, coverage_summary
 
 MAX_POINTS = 300
@@ -81,9 +83,9 @@ class TrainingSection:
 
 def corpus_section(run: RunFolder) -> CorpusSection | None:
     """The corpus stage, or None where it has not finished."""
-    manifest = run.corpus / "manifest.json"
-    if not manifest.exists():
+    if not is_done(run, CORPUS):
         return None
+    (manifest,) = done_parts(run, CORPUS)
     rows = _rows(run.corpus / "documents.jsonl")
     titles = {str(row["id"]): str(row.get("title") or row["id"]) for row in rows}
     return CorpusSection(atomic.read_json(manifest), titles)
@@ -115,7 +117,7 @@ def synthesis_section(run: RunFolder, titles: Mapping[str, str]) -> SynthesisSec
 
 def _coverage(run: RunFolder) -> CoverageSummary | None:
     """None where the corpus is not whole."""
-    return coverage_summary(run) if (run.corpus / "manifest.json").exists() else None
+    return coverage_summary(run) if is_done(run, CORPUS) else None
 
 
 def _rejected(run: RunFolder) -> Counter[str]:
@@ -129,8 +131,7 @@ def training_section(run: RunFolder) -> TrainingSection | None:
     """The training of every shard that has taken a step, or None where none has."""
     curves: list[Series] = []
     shards: list[ShardTraining] = []
-    folders = sorted(run.root.glob("train/shard-*"), key=lambda path: (len(path.name), path.name))
-    for folder in folders:
+    for folder in status_folders(run, TRAIN):
         # A resumed training repeats steps: the last row of a step is the one that counts.
         steps = {int(row["step"]): row for row in _rows(folder / "metrics.jsonl") if "loss" in row}
         if steps:

@@ -123,7 +123,8 @@ class _Building:
             return FusionAnswerer(LatentBank.load(self._run, self._config, self._bank), self._run)
         if mode == "direct":
             at_once = STREAMED_QUESTIONS if self._bank.streams else 0
-            return MemoryAnswerer(self._ask, self._run.memory, at_once=at_once)
+            limit = self._config.memory.max_answer_tokens
+            return MemoryAnswerer(self._ask, self._run.memory, at_once, limit)
         variant = PROTOCOL_MODES[mode] or self._config.protocol.variant
         config = replace(self._config, protocol=replace(self._config.protocol, variant=variant))
         folder = self._run.eval(self._name) / mode

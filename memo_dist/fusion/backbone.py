@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.memory.manifest import load_manifest
+from memo_dist.memory.manifest import BaseRef, load_manifest
 from memo_dist.models.base import SCRATCH_NAME, resolve_base
 from memo_dist.models.identity import BaseModel
 from memo_dist.models.loading import load_frozen
@@ -77,16 +77,31 @@ def find_backbone(config: Config, memory: Path) -> BaseModel:
     """The model of ``fusion.backbone``; empty: the base of the bank in ``memory``.
 
     Raises:
-        UsageError: there is none, or a scratch memory leaves no default.
+        UsageError: there is none, a scratch memory leaves no default, or the base has changed.
     """
-    name = config.fusion.backbone
-    if not name:
-        name = load_manifest(memory).base.id
-        if name == SCRATCH_NAME:
-            raise UsageError(
-                "this memory was trained from scratch, so its base cannot answer: name a model"
-                " with fusion.backbone=NAME (a folder, a hub id, or smollm2-135m)"
-            )
+    if not config.fusion.backbone:
+        return _own_base(load_manifest(memory).base)
+    return _resolved(config.fusion.backbone)
+
+
+def _own_base(base: BaseRef) -> BaseModel:
+    """The base of a bank, if its name still leads to the same weights."""
+    if base.id == SCRATCH_NAME:
+        raise UsageError(
+            "this memory was trained from scratch, so its base cannot answer: name a model"
+            " with fusion.backbone=NAME (a folder, a hub id, or smollm2-135m)"
+        )
+    found = _resolved(base.id)
+    if found.weights_hash != base.weights_hash:
+        raise UsageError(
+            f"the base '{base.id}' of this memory has weights {found.weights_hash[:16]} now, it was"
+            f" trained from {base.weights_hash[:16]}: bring that base back, or name a backbone with"
+            " fusion.backbone=NAME"
+        )
+    return found
+
+
+def _resolved(name: str) -> BaseModel:
     try:
         return resolve_base(name)
     except UsageError as error:

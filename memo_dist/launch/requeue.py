@@ -15,14 +15,13 @@ import argparse
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 from memo_dist.errors import EXIT_FAILED, EXIT_USAGE, MemoDistError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.verbs import parse_verb
 from memo_dist.scaling.cells import CHECKPOINT, RESULT
+from memo_dist.stages.state import progress_files
 
 KEPT = 200
 """Requeues that the file remembers."""
@@ -36,24 +35,12 @@ def progress_mark(run: RunFolder) -> str:
     and half-written things do not.
     """
     digest = hashlib.sha256()
-    for path in sorted(_evidence(run)):
+    for path in [*progress_files(run), *sorted((run.root / "cells").glob(f"*/{RESULT}"))]:
         digest.update(f"{path.relative_to(run.root)} {path.stat().st_size}\n".encode())
     for path in sorted((run.root / "cells").glob(f"*/{CHECKPOINT}")):
         with path.open("rb") as stream:  # its size stays the same; its header counts the steps
             digest.update(stream.read(_HEADER_BYTES))
     return digest.hexdigest()
-
-
-def _evidence(run: RunFolder) -> Iterator[Path]:
-    yield from run.corpus.glob("manifest.json")
-    yield from run.synth.glob("manifest.json")
-    yield from run.synth.glob("*/journal/*.jsonl")
-    yield from (run.root / "train").glob("shard-*/checkpoints/*/COMPLETE")
-    yield from (run.root / "train").glob("shard-*/final/COMPLETE")
-    yield from run.memory.glob("shard-*/COMPLETE")
-    yield from run.memory.glob("bank.json")
-    yield from (run.root / "eval").glob("*/predictions-*.jsonl")
-    yield from (run.root / "cells").glob(f"*/{RESULT}")
 
 
 def check_progress(run: RunFolder, job: str, life: int, max_stalled: int) -> str:

@@ -104,7 +104,8 @@ class Bank:
         """
         manifest = load_manifest(folder, verify)
         _check_answerable(manifest)
-        known = load_sources(reflections) if reflections and reflections.exists() else {}
+        trained = {entry.id: entry.reflections_hash for entry in manifest.shards}
+        known = load_sources(reflections, trained) if reflections and reflections.exists() else {}
         shards = [
             BankShard(
                 entry.id,

@@ -6,7 +6,7 @@ answers to held-out wordings of trained facts; no question of a later evaluation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from memo_dist.answers.text import ABSTAIN_ANSWER, contains, exact_match, normalise
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
+from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.memory.answering import FEATURES, RawAnswer
 
 FILE_NAME = "calibration.json"
@@ -111,6 +112,12 @@ class Calibration:
     def _confidences(self, rows: Array) -> Array:
         scaled = (rows - np.asarray(self.mean)) / np.asarray(self.std)
         return _sigmoid(scaled @ np.asarray(self.weights) + self.bias)
+
+
+def calibrations_hash(folders: Iterable[Path]) -> str:
+    """Hash of the calibrations in some shards' folders, in the given order."""
+    paths = [folder / FILE_NAME for folder in folders]
+    return short_hash([hash_file(path) if path.exists() else "" for path in paths])
 
 
 def is_abstention(text: str) -> bool:

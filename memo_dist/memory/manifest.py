@@ -96,6 +96,10 @@ class BankManifest:
         _check(self, folder)
         atomic.write_json(folder / FILE_NAME, {"schema_version": SCHEMA_VERSION, **asdict(self)})
 
+    def shard_folders(self, folder: Path) -> list[Path]:
+        """The folders of all shard memories, in the order of the shards."""
+        return [folder / PurePosixPath(entry.path) for entry in self.shards]
+
     def shard_folder(self, folder: Path, shard: int) -> Path:
         """The folder of a shard memory inside the bank's ``folder``."""
         entry = next(entry for entry in self.shards if entry.id == shard)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from typing import Any
 import numpy as np
 
 from memo_dist.answers.text import normalise
+from memo_dist.errors import UsageError
 from memo_dist.io import atomic
+from memo_dist.io.hashing import hash_value
+from memo_dist.memory.manifest import BankManifest
 from memo_dist.synthesis.types import Reflection
+
+logger = logging.getLogger(__name__)
 
 _EQUAL, _CONTAINED, _OTHER = 2, 1, 0
 _WORD = r"\b\w+\b"  # single digits and letters count, unlike in the library's default
@@ -87,13 +93,61 @@ class SourceIndex:
         self._bm25.index([row or ["\0"] for row in words], show_progress=False)
 
 
-def load_sources(path: Path) -> dict[int, SourceIndex]:
-    """One index a bank shard, from a run's ``reflections.jsonl`` (read once)."""
+def load_sources(path: Path, trained: Mapping[int, str] | None = None) -> dict[int, SourceIndex]:
+    """One index per bank shard, from a run's ``reflections.jsonl`` (read once).
+
+    Args:
+        path: the file.
+        trained: hash of each shard's reflections as the bank lists it. A shard that was trained on
+            others has no index: they would name documents that it has never seen.
+    """
+    shards = _by_shard(path)
+    known = {shard: SourceIndex(reflections) for shard, reflections in sorted(shards.items())}
+    if trained is None:
+        return known
+    others = [k for k in known if k in trained and reflections_hash(shards[k]) != trained[k]]
+    if others:
+        logger.warning(
+            "the memory of shard %s was trained on other reflections than those in %s: its answers"
+            " name no sources; `memo-dist train` and `memo-dist export` bring it up to date",
+            ", ".join(map(str, others)),
+            path,
+        )
+    return {shard: index for shard, index in known.items() if shard not in others}
+
+
+def check_same_reflections(manifest: BankManifest, path: Path) -> None:
+    """Refuse to learn for a bank from reflections that it was not trained on.
+
+    Args:
+        manifest: of the bank.
+        path: the run's ``reflections.jsonl``.
+
+    Raises:
+        UsageError: a shard was trained on other ones.
+    """
+    shards = _by_shard(path)
+    for entry in manifest.shards:
+        now = reflections_hash(shards.get(entry.id, ()))
+        if now != entry.reflections_hash:
+            raise UsageError(
+                f"shard {entry.id} of the memory was trained on reflections"
+                f" {entry.reflections_hash[:16]}, '{path}' holds {now[:16]}: run `memo-dist train`"
+                " and `memo-dist export` first, or bring those reflections back"
+            )
+
+
+def reflections_hash(reflections: Iterable[Reflection]) -> str:
+    """Hash of a shard's reflections, in file order; an id is a hash of its content."""
+    return hash_value([reflection.id for reflection in reflections])
+
+
+def _by_shard(path: Path) -> dict[int, list[Reflection]]:
     shards: dict[int, list[Reflection]] = {}
     for row in atomic.read_jsonl(path):
         reflection = Reflection.from_json(row)
         shards.setdefault(reflection.shard, []).append(reflection)
-    return {shard: SourceIndex(reflections) for shard, reflections in sorted(shards.items())}
+    return shards
 
 
 def _words(texts: list[str]) -> list[list[str]]:

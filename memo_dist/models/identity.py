@@ -67,6 +67,18 @@ def hash_weights(folder: Path) -> str:
     return hash_value([[path.name, hash_file(path)] for path in weight_files(folder)])
 
 
+def model_stamp(name: str) -> str:
+    """What changes with the files of a local model folder, at once; "" of a name on a hub.
+
+    Sizes and times of its weights: for a model whose answers are kept, not for one in a bank.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return ""
+    found = [(path.name, path.stat()) for path in weight_files(folder)]
+    return hash_value([[path, stat.st_size, stat.st_mtime_ns] for path, stat in found])
+
+
 def hash_vocabulary(folder: Path) -> str:
     """SHA-256 over the tokenizer's token -> id map, added tokens included.
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.config.schema import SynthesisConfig
+from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS
+from memo_dist.errors import UsageError
 from memo_dist.io.atomic import read_json, read_jsonl, write_json, write_jsonl
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.stages.records import SYNTHESIS
 from memo_dist.synthesis.card import card_text
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
 from memo_dist.synthesis.dataset import write_dataset
@@ -57,7 +60,7 @@ class SynthesisSummary:
 
 def marker_path(run: RunFolder) -> Path:
     """The manifest of the whole synthesis: written last, so it marks a complete one."""
-    return run.synth / "manifest.json"
+    return run.root / SYNTHESIS.done[0]
 
 
 def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
@@ -76,6 +79,34 @@ def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
         return summary
     marker.unlink()
     return None
+
+
+def check_reflections(run: RunFolder) -> None:
+    """Refuse reflections that are not those of the run's synthesis and corpus.
+
+    Raises:
+        UsageError: ``reflections.jsonl`` or the corpus has changed since, or another version of
+            memo-dist kept no hash to tell by.
+    """
+    manifest = read_json(marker_path(run))
+    settings = manifest["settings"]
+    found = {
+        "reflections.jsonl": (manifest["summary"]["fingerprint"], run.reflections),
+        "corpus/documents.jsonl": (settings.get("hash of the documents"), run.corpus / DOCUMENTS),
+        "corpus/chunks.jsonl": (settings.get("hash of the chunks"), run.corpus / CHUNKS),
+    }
+    changed = [
+        f"{name}: {str(then)[:16]} then, {now[:16]} now"
+        for name, (then, path) in found.items()
+        if (now := hash_file(path)) != then
+    ]
+    if changed:
+        raise UsageError(
+            f"files of {run.root} have changed since its synthesis:\n  "
+            + "\n  ".join(changed)
+            + f"\nbring them back, or remove {run.synth} and {run.reflections} and run `memo-dist"
+            " synthesize` again"
+        )
 
 
 def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSummary:

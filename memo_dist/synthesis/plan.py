@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from memo_dist.config.load import RENAMED_VALUES
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_keys
 from memo_dist.config.steps import StepName
@@ -95,6 +96,7 @@ def check_settings(found: Mapping[str, Any], now: Mapping[str, Any], where: Path
     Raises:
         UsageError: names each key with both values.
     """
+    found = _in_todays_words(found)
     differing = [
         f"{key} was {json.dumps(found.get(key))}, is now {json.dumps(now.get(key))}"
         for key in sorted(found.keys() | now.keys())
@@ -105,6 +107,16 @@ def check_settings(found: Mapping[str, Any], now: Mapping[str, Any], where: Path
             f"the synthesis in {where} was planned with other settings: {'; '.join(differing)}. "
             "Set them back, or use another --run folder"
         )
+
+
+def _in_todays_words(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of an earlier version, which had another name for a generator."""
+    kind = found.get("generator.kind", "")
+    new = RENAMED_VALUES["generator.kind"].get(kind)
+    if new is None:
+        return found
+    generator = str(found.get("generator", "")).replace(kind, new, 1)
+    return {**found, "generator.kind": new, "generator": generator}
 
 
 @dataclass(frozen=True)

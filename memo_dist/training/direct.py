@@ -27,16 +27,18 @@ from memo_dist.cluster.rendezvous import adopt_ranks, started_as_rank
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
-from memo_dist.corpus.build import load_manifest
 from memo_dist.errors import UsageError
 from memo_dist.models.base import SCRATCH_NAME, resolve_base
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.observability.progress import progress
 from memo_dist.runs import open_run
+from memo_dist.stages.records import SYNTHESIS
+from memo_dist.stages.state import require
+from memo_dist.training.done import pending_shards
 from memo_dist.training.examples import Examples
 from memo_dist.training.job import RankJob, TrainJob, make_plan, rows_per_step, total_steps
 from memo_dist.training.model import use_bf16
-from memo_dist.training.prepare import check_training, is_trained, memory_base, prepare_job
+from memo_dist.training.prepare import check_training, memory_base, prepare_job
 from memo_dist.training.saver import find_checkpoint, with_resume
 
 
@@ -74,12 +76,11 @@ def train_here(root: Path, config: Config, resume: str) -> None:
     _check(config, ranks.world)
     STOP.install()
     with open_run(root, config, resume) as run:
+        require(run, SYNTHESIS)
         base = memory_base(run, config)
-        shards = range(load_manifest(run.corpus).shards)
         jobs = [
             with_resume(prepare_job(run, config, k, base, rank_resources(ranks)), resume)
-            for k in shards
-            if not is_trained(run, config, k, base)
+            for k in pending_shards(run, config, base)
         ]
         _train(told_jobs(jobs), ranks)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -19,9 +20,8 @@ from transformers import AutoConfig, AutoTokenizer
 from memo_dist import __version__
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_hash
-from memo_dist.corpus.manifest import load_manifest
 from memo_dist.io import atomic
-from memo_dist.io.hashing import hash_value
+from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.calibration import Calibration, fit_calibration
@@ -29,12 +29,13 @@ from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
 from memo_dist.memory.manifest import (
     CONFIDENCE,
+    FILE_NAME,
     QUESTION_LIKELIHOOD,
     BankManifest,
     BaseRef,
     ShardEntry,
+    shard_documents,
 )
-from memo_dist.memory.manifest import shard_documents as document_hashes
 from memo_dist.memory.wordings import answer_wordings
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.models.chat_format import ChatFormat
@@ -47,33 +48,49 @@ from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weig
 from memo_dist.training.prepare import (
     HELD_OUT,
     resolved_recipe,
-    shard_documents,
-    shard_reflections,
     trained_job,
 )
+from memo_dist.training.trained_on import FILE as TRAINED_ON
+from memo_dist.training.trained_on import TrainedOn
 from memo_dist.training.verify import verify_adapter, verify_model
 
+EXPORT_RECORD = "export.json"
+"""In a shard's memory: what it was made from."""
 
-def export_shard(run: RunFolder, config: Config, shard: int, base: BaseModel) -> ShardEntry:
+
+def export_shard(
+    run: RunFolder, config: Config, shard: int, base: BaseModel, record: TrainedOn
+) -> ShardEntry:
     """Verify, calibrate and publish one shard's memory; skips what is done.
+
+    Done is an export of these weights, this held-out set and this configuration. Another one is
+    replaced, and ``bank.json`` goes before it: it would list what is not there.
+
+    Args:
+        run: the run.
+        config: its configuration.
+        shard: which shard.
+        base: what it was trained from.
+        record: what it was trained on.
 
     Raises:
         RunError: the reloaded weights are not the trained ones.
     """
-    recipe = stage_hash(config, "export")
+    made_from = _made_from(run, config, shard)
     target = run.memory_shard(shard)
     trained = run.train(shard) / "final"
-    if not checkpoint.is_complete(target) or _recipe_of(target) != recipe:
+    if not checkpoint.is_complete(target) or _export_record(target) != made_from:
         building = target.with_name(f".building-{target.name}")
         shutil.rmtree(building, ignore_errors=True)
         build_folder(trained, building, config, base)
-        _describe(run, config, shard, base, building)
-        atomic.write_json(building / "export.json", {"recipe": recipe})
+        _describe(run, config, shard, base, record, building)
+        atomic.write_json(building / EXPORT_RECORD, made_from)
         checkpoint.mark_complete(building)
+        (run.memory / FILE_NAME).unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         building.replace(target)
         atomic.fsync_folder(target.parent)
-    return _entry(run, shard, target, recipe)
+    return _entry(shard, target, record, made_from["recipe"])
 
 
 def write_bank(run: RunFolder, base: BaseModel, entries: list[ShardEntry]) -> None:
@@ -143,7 +160,14 @@ def _memory(folder: Path, shard: int, base: BaseModel, max_answer_tokens: int) -
     return LoadedShard(shard, ShardMemory.load(folder, max_answer_tokens))
 
 
-def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folder: Path) -> None:
+def _describe(  # noqa: PLR0913
+    run: RunFolder,
+    config: Config,
+    shard: int,
+    base: BaseModel,
+    record: TrainedOn,
+    folder: Path,
+) -> None:
     """Calibrate on held-out wordings and write the card."""
     rows = atomic.read_jsonl(run.train(shard) / HELD_OUT)
     held = [Reflection.from_json(row) for row in rows]
@@ -156,7 +180,7 @@ def _describe(run: RunFolder, config: Config, shard: int, base: BaseModel, folde
     fitted = fit_calibration(answers, gold, config.export.refusal)
     calibration = replace(fitted, reworded=reword)
     calibration.save(folder)
-    card = _card(run, config, shard, base, folder, calibration)
+    card = _card(run, config, shard, base, record, folder, calibration)
     atomic.write_text(folder / "README.md", render_card(card))
 
 
@@ -165,21 +189,20 @@ def _card(  # noqa: PLR0913
     config: Config,
     shard: int,
     base: BaseModel,
+    record: TrainedOn,
     folder: Path,
     calibration: Calibration,
 ) -> MemoryCard:
-    reflections = shard_reflections(run, shard)
-    synthesis = atomic.read_json(run.synth / "manifest.json")
     return MemoryCard(
         base=base,
         shard=shard,
         shards=config.corpus.shards,
-        corpus_fingerprint=load_manifest(run.corpus).fingerprint,
-        documents=len(shard_documents(run, shard)),
-        reflections=len(reflections),
-        kinds=Counter(row.kind for row in reflections),
-        generator=synthesis["generator"],
-        generator_limits=synthesis["limits"],
+        corpus_fingerprint=record.corpus,
+        documents=len(record.documents),
+        reflections=sum(record.kinds.values()),
+        kinds=Counter(record.kinds),
+        generator=record.generator,
+        generator_limits=record.generator_limits,
         hyperparameters=_hyperparameters(run, config, shard, base),
         calibration=calibration,
         parameters=StoredWeights(folder).parameters(),
@@ -221,18 +244,29 @@ def _final_loss(run: RunFolder, shard: int) -> float | None:
     return losses[-1] if losses else None
 
 
-def _entry(run: RunFolder, shard: int, folder: Path, recipe: str) -> ShardEntry:
+def _entry(shard: int, folder: Path, record: TrainedOn, recipe: str) -> ShardEntry:
     return ShardEntry(
         id=shard,
         path=folder.name,
         kind="adapter" if is_adapter(folder) else "full",
-        documents=document_hashes([(d.id, d.content_hash) for d in shard_documents(run, shard)]),
-        reflections_hash=hash_value([row.id for row in shard_reflections(run, shard)]),
+        documents=shard_documents(list(record.documents.items())),
+        reflections_hash=record.reflections,
         weights_hash=hash_weights(folder),
         recipe_hash=recipe,
     )
 
 
-def _recipe_of(folder: Path) -> str | None:
-    path = folder / "export.json"
-    return atomic.read_json(path)["recipe"] if path.exists() else None
+def _made_from(run: RunFolder, config: Config, shard: int) -> dict[str, Any]:
+    """What identifies a shard's export: configuration, weights, held-out set, and their record."""
+    folder = run.train(shard)
+    read = {
+        "trained weights": hash_weights(folder / "final"),
+        "held-out questions": hash_file(folder / HELD_OUT),
+        "trained on": hash_file(folder / TRAINED_ON),
+    }
+    return {"recipe": stage_hash(config, "export"), "read": read}
+
+
+def _export_record(folder: Path) -> dict[str, Any] | None:
+    path = folder / EXPORT_RECORD
+    return atomic.read_json(path) if path.exists() else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import AutoTokenizer
 
@@ -15,7 +16,7 @@ from memo_dist.cluster.placement import Placement, plan_placement
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.stages import stage_hash, trains_questions
-from memo_dist.corpus.manifest import iter_documents, load_manifest, shard_of
+from memo_dist.corpus.manifest import DOCUMENTS, iter_documents, load_manifest, shard_of
 from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
@@ -37,11 +38,30 @@ from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.model import use_bf16
 from memo_dist.training.recall import HELD_OUT as HELD_OUT
 from memo_dist.training.schedule import passes, peak_lr
+from memo_dist.training.trained_on import current_inputs
 
 PROBES = 4
 EXAMPLES = "examples.safetensors"
 JOB = "job.json"
 TOO_LONG = "too-long.jsonl"
+BUILT_FROM = "built-from.json"
+"""Beside a scratch base: hashes of the texts that its vocabulary was learned from."""
+
+
+class ShardExamples(NamedTuple):
+    """A shard's reflections, split and tokenised.
+
+    Attributes:
+        trained: what is trained on.
+        held: reflections held out for the calibration.
+        too_long: reflections that are left out.
+        probe: token ids of some questions, see ``TrainJob``.
+    """
+
+    trained: Examples
+    held: list[Reflection]
+    too_long: list[Reflection]
+    probe: tuple[tuple[int, ...], ...]
 
 
 def memory_base(run: RunFolder, config: Config) -> BaseModel:
@@ -49,10 +69,55 @@ def memory_base(run: RunFolder, config: Config) -> BaseModel:
     if config.memory.base != SCRATCH_NAME:
         return resolve_base(config.memory.base)
     folder = run.root / "train" / "base"
-    if not checkpoint.is_complete(folder):
+    if not _has_scratch(run, folder):
         shutil.rmtree(folder, ignore_errors=True)
         _build_scratch(run, config, folder)
     return identify(SCRATCH_NAME, folder)
+
+
+def trained_base(run: RunFolder, config: Config) -> BaseModel:
+    """The base that the run's shards were trained from, as it is now; builds nothing.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    if config.memory.base != SCRATCH_NAME:
+        return resolve_base(config.memory.base)
+    folder = run.root / "train" / "base"
+    if not checkpoint.is_complete(folder):
+        raise UsageError(f"the base of the memories in {run.root} is missing: {folder}")
+    return identify(SCRATCH_NAME, folder)
+
+
+def _has_scratch(run: RunFolder, folder: Path) -> bool:
+    """Whether the scratch base is there and of the run's texts.
+
+    Raises:
+        UsageError: it is of other texts, and a shard has been trained from it.
+    """
+    if not checkpoint.is_complete(folder):
+        return False
+    begun = [*folder.parent.glob("shard-*/final"), *folder.parent.glob("shard-*/checkpoints/*")]
+    built_from = folder / BUILT_FROM
+    if not built_from.exists():  # an earlier version's: the shards' own records are checked
+        return bool(begun)
+    if atomic.read_json(built_from) == _scratch_texts(run):
+        return True
+    if begun:
+        raise UsageError(
+            f"{folder} was built from other documents or reflections than {run.root} holds now,"
+            f" and {begun[0].parent} was trained from it: bring them back, encode into a new"
+            f" --run, or remove {folder.parent} to train anew"
+        )
+    return False
+
+
+def _scratch_texts(run: RunFolder) -> dict[str, str]:
+    """Hashes of what the vocabulary of a scratch base is learned from."""
+    return {
+        "documents": hash_file(run.corpus / DOCUMENTS),
+        "reflections": hash_file(run.reflections),
+    }
 
 
 def _build_scratch(run: RunFolder, config: Config, folder: Path) -> None:
@@ -62,6 +127,7 @@ def _build_scratch(run: RunFolder, config: Config, folder: Path) -> None:
     size = train_tokenizer(texts, config.memory.scratch.vocabulary, folder)
     shape = scratch_model_config(config.memory.scratch, size)
     new_scratch_model(shape, config.run.seed).save_pretrained(folder)
+    atomic.write_json(folder / BUILT_FROM, _scratch_texts(run))
     checkpoint.mark_complete(folder)
 
 
@@ -91,6 +157,35 @@ def prepare_job(
 ) -> TrainJob:
     """Split, tokenise and describe one shard's training."""
     folder = run.train(shard)
+    made = shard_examples(run, config, shard, base)
+    made.trained.save(folder / EXAMPLES)
+    atomic.write_jsonl(folder / HELD_OUT, (row.to_json() for row in made.held))
+    atomic.write_jsonl(folder / TOO_LONG, (row.to_json() for row in made.too_long))
+    recipe = replace(
+        resolved_recipe(config.train, base),
+        question_loss="yes" if trains_questions(config) else "no",
+    )
+    job = TrainJob(
+        folder=str(folder.absolute()),
+        base=str(base.path.absolute()),
+        examples=str((folder / EXAMPLES).absolute()),
+        probe=made.probe,
+        train=_with_own_file(recipe, folder),
+        seed=config.run.seed,
+        identity=training_identity(config, base, folder / EXAMPLES),
+        threads=plan_placement(config, resources).threads,
+    )
+    current_inputs(run, config, base)[shard].save(folder, job.identity)
+    atomic.write_json(folder / JOB, job.to_json())
+    return job
+
+
+def shard_examples(run: RunFolder, config: Config, shard: int, base: BaseModel) -> ShardExamples:
+    """Split and tokenise one shard's reflections: the same inputs give the same bytes.
+
+    Raises:
+        UsageError: it has none, or none that can be trained on.
+    """
     reflections = shard_reflections(run, shard)
     trained, held = split_held_out(reflections, config.memory.calibration_facts, config.run.seed)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
@@ -102,39 +197,12 @@ def prepare_job(
     if config.train.source == "documents":
         documents = shard_documents(run, shard)
         examples = tokenize_documents(documents, tokenizer, config.train.micro_batch_tokens)
-    examples.save(folder / EXAMPLES)
-    atomic.write_jsonl(folder / HELD_OUT, (row.to_json() for row in held))
-    atomic.write_jsonl(folder / TOO_LONG, (row.to_json() for row in too_long))
-    recipe = replace(
-        resolved_recipe(config.train, base),
-        question_loss="yes" if trains_questions(config) else "no",
-    )
-    job = TrainJob(
-        folder=str(folder.absolute()),
-        base=str(base.path.absolute()),
-        examples=str((folder / EXAMPLES).absolute()),
-        probe=probe,
-        train=_with_own_file(recipe, folder),
-        seed=config.run.seed,
-        identity=training_identity(config, base, folder / EXAMPLES),
-        threads=plan_placement(config, resources).threads,
-    )
-    atomic.write_json(folder / JOB, job.to_json())
-    return job
+    return ShardExamples(examples, held, too_long, probe)
 
 
 def trained_job(run: RunFolder, shard: int) -> TrainJob:
     """How a shard was trained, whatever the configuration says by now."""
     return TrainJob.from_json(atomic.read_json(run.train(shard) / JOB))
-
-
-def is_trained(run: RunFolder, config: Config, shard: int, base: BaseModel) -> bool:
-    """Whether a shard's final weights are complete and of this very job."""
-    final = run.train(shard) / "final"
-    examples = run.train(shard) / EXAMPLES
-    if not checkpoint.is_complete(final) or not examples.exists():
-        return False
-    return checkpoint.read_state(final).job == training_identity(config, base, examples)
 
 
 def training_identity(config: Config, base: BaseModel, examples: Path) -> str:

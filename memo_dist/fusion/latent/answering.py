@@ -11,7 +11,7 @@ from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_na
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
 from memo_dist.fusion.latent.fusion import LatentFusion
 from memo_dist.fusion.latent.job import CONNECTOR_FOLDER
-from memo_dist.fusion.latent.store import CARD, connector_identity, load_connector
+from memo_dist.fusion.latent.store import CARD, WEIGHTS, connector_identity, load_connector
 from memo_dist.fusion.types import FusedText, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
@@ -63,7 +63,9 @@ class LatentBank:
             config.fusion.backbone_temperature,
         )
         settings = Settings(config.memory.max_answer_tokens, config.fusion.sample, config.run.seed)
-        parts = [hash_file(folder / CARD), config.fusion.instruction, asdict(settings)]
+        files = [hash_file(folder / name) for name in (CARD, WEIGHTS)]
+        how = [config.fusion.instruction, config.fusion.backbone_temperature, asdict(settings)]
+        parts = [*files, *how]
         return cls(bank, fusion, settings, short_hash(parts))
 
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:

@@ -34,6 +34,8 @@ class ConnectorJob:
         seed: run.seed.
         identity: hash of everything that decides the result.
         threads: intra-op threads of a rank (CPU).
+        earlier: the identity as versions had it that hashed neither passages nor calibrations; a
+            finished connector of theirs is taken as done by it.
         resume: ``auto``, or the folder of one of this training's own checkpoints.
     """
 
@@ -46,6 +48,7 @@ class ConnectorJob:
     seed: int
     identity: str
     threads: int
+    earlier: str = ""
     resume: str = "auto"
 
     @property

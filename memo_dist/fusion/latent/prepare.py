@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from memo_dist.config.schema import Config
-from memo_dist.corpus.manifest import load_chunks
+from memo_dist.corpus.manifest import CHUNKS, load_chunks
 from memo_dist.errors import RunError
 from memo_dist.fusion.backbone import Backbone, Prompt, folder_name
 from memo_dist.fusion.bank_beliefs import requests_of
@@ -24,7 +24,9 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash, stable_modulo
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
+from memo_dist.memory.calibration import calibrations_hash
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.memory.provenance import check_same_reflections
 from memo_dist.models.identity import BaseModel
 from memo_dist.observability.progress import progress
 from memo_dist.synthesis.rules.abstain import outside_questions
@@ -48,12 +50,16 @@ class _Asked(NamedTuple):
 
 
 def connector_job(run: RunFolder, config: Config, base: BaseModel, threads: int) -> ConnectorJob:
-    """The job, without its examples; see :func:`prepare_examples`."""
+    """The job, without its examples; see :func:`prepare_examples`.
+
+    Raises:
+        UsageError: the run holds other reflections than its memory was trained on.
+    """
     manifest = load_manifest(run.memory)
+    check_same_reflections(manifest, run.reflections)
     latent = config.fusion.latent
     train = replace(config.train, lr=latent.lr, method="full", trained_layers=0)
-    made_from = _made_from(run, config, base)
-    deciding = [getattr(train, key) for key in _TRAIN_KEYS]
+    deciding = [asdict(latent), [getattr(train, key) for key in _TRAIN_KEYS]]
     return ConnectorJob(
         folder=str(run.fusion(folder_name(base)) / TRAINING_FOLDER),
         backbone=str(base.path),
@@ -67,8 +73,9 @@ def connector_job(run: RunFolder, config: Config, base: BaseModel, threads: int)
             **connector_identity(base, manifest),
         },
         seed=config.run.seed,
-        identity=short_hash([FORMAT, made_from, asdict(latent), deciding]),
+        identity=short_hash([FORMAT, _made_from(run, config, base), *deciding]),
         threads=threads,
+        earlier=short_hash([FORMAT, short_hash(_earlier_inputs(run, config, base)), *deciding]),
     )
 
 
@@ -98,16 +105,21 @@ def prepare_examples(
 
 
 def _made_from(run: RunFolder, config: Config, base: BaseModel) -> str:
+    calibrations = calibrations_hash(load_manifest(run.memory).shard_folders(run.memory))
+    passages = hash_file(run.corpus / CHUNKS)
+    return short_hash([*_earlier_inputs(run, config, base), calibrations, passages])
+
+
+def _earlier_inputs(run: RunFolder, config: Config, base: BaseModel) -> list[Any]:
+    """What earlier versions took for all that the examples are made from."""
     latent, manifest = config.fusion.latent, load_manifest(run.memory)
-    return short_hash(
-        [
-            connector_identity(base, manifest),
-            [entry.weights_hash for entry in manifest.shards],
-            hash_file(run.reflections),
-            [latent.drafts, latent.places, latent.examples, latent.outside, latent.held_out],
-            [config.fusion.instruction, config.memory.max_answer_tokens, config.run.seed],
-        ]
-    )
+    return [
+        connector_identity(base, manifest),
+        [entry.weights_hash for entry in manifest.shards],
+        hash_file(run.reflections),
+        [latent.drafts, latent.places, latent.examples, latent.outside, latent.held_out],
+        [config.fusion.instruction, config.memory.max_answer_tokens, config.run.seed],
+    ]
 
 
 def _write(run: RunFolder, config: Config, base: BaseModel, job: ConnectorJob) -> dict[str, int]:

@@ -95,7 +95,7 @@ def _prepared(run: RunFolder, config: Config, threads: int) -> ConnectorJob:
 
 def _is_done(job: ConnectorJob) -> bool:
     done = checkpoint.is_complete(job.final)
-    return done and checkpoint.read_state(job.final).job == job.identity
+    return done and checkpoint.read_state(job.final).job in (job.identity, job.earlier)
 
 
 def _place(config: Config, resources: Resources) -> Placement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from memo_dist.answers.answer import Answer
@@ -14,7 +15,14 @@ from memo_dist.errors import UsageError
 from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
 from memo_dist.fusion.logits.familiarity import Familiarity, Reader
-from memo_dist.fusion.logits.gates import GATE_FILE, ConstantGate, EntropyGate, Gate, LearnedGate
+from memo_dist.fusion.logits.gates import (
+    CALIBRATION,
+    GATE_FILE,
+    ConstantGate,
+    EntropyGate,
+    Gate,
+    LearnedGate,
+)
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import BASE_ROWS, CachedModel, Source
 from memo_dist.fusion.logits.token_map import TokenMap
@@ -22,6 +30,7 @@ from memo_dist.fusion.types import FusedText, Request, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
+from memo_dist.memory.calibration import calibrations_hash
 from memo_dist.memory.manifest import BankManifest, load_manifest
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import BaseModel
@@ -142,10 +151,20 @@ class FusedBank:
             )
 
 
-def gate_identity(base: BaseModel, manifest: BankManifest) -> dict[str, str]:
-    """What a learned gate is fitted for: backbone and memories by their weights."""
+def gate_identity(base: BaseModel, manifest: BankManifest, memory: Path) -> dict[str, str]:
+    """What a learned gate is fitted for: backbone and memories by their weights, and calibration.
+
+    Args:
+        base: the backbone.
+        manifest: of the bank.
+        memory: the bank's folder.
+    """
     shards = [entry.weights_hash for entry in manifest.shards]
-    return {"backbone": base.weights_hash, "memory": short_hash(shards)}
+    return {
+        "backbone": base.weights_hash,
+        "memory": short_hash(shards),
+        CALIBRATION: calibrations_hash(manifest.shard_folders(memory)),
+    }
 
 
 def _gate(run: RunFolder, settings: FusionConfig, base: BaseModel, manifest: BankManifest) -> Gate:
@@ -157,7 +176,7 @@ def _gate(run: RunFolder, settings: FusionConfig, base: BaseModel, manifest: Ban
         return ConstantGate(settings.constant)
     if wanted == "entropy":
         return EntropyGate(settings.entropy_slope, settings.entropy_bias)
-    return LearnedGate.load(folder, gate_identity(base, manifest))
+    return LearnedGate.load(folder, gate_identity(base, manifest, run.memory))
 
 
 class _Loaded(NamedTuple):

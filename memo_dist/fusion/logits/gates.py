@@ -48,6 +48,8 @@ LARGEST = 20.0
 _BACKBONE, _MEMORY = 0, 1
 _EVEN = math.log(0.5)
 GATE_FILE = "gate.safetensors"
+CALIBRATION = "calibration"
+"""In the header of a gate: hash of the calibrations of the memories it was fitted for."""
 
 
 class Gate(Protocol):
@@ -178,6 +180,8 @@ class LearnedGate(_LogitGate):
                 " numbers; run memo-dist fuse again"
             )
         for key, value in wanted.items():
+            if key == CALIBRATION and key not in meta:
+                continue  # earlier versions did not record it
             if meta.get(key) != value:
                 raise UsageError(
                     f"'{path}' was fitted for {key} {str(meta.get(key))[:16]}, this is"

@@ -17,6 +17,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import is_abstention
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.memory.provenance import check_same_reflections
 from memo_dist.models.identity import BaseModel
 from memo_dist.observability.progress import progress
 from memo_dist.synthesis.rules.abstain import outside_questions
@@ -36,9 +37,11 @@ def fit_run_gate(
 
     Raises:
         RunError: the run held nothing out, or its memory knows none of it.
-        UsageError: see :meth:`FusedBank.load`.
+        UsageError: the run holds other reflections than its memory was trained on; see
+            :meth:`FusedBank.load`.
     """
     manifest = load_manifest(run.memory)
+    check_same_reflections(manifest, run.reflections)
     base = find_backbone(config, run.memory)
     bank = Bank.load(
         run.memory,
@@ -62,8 +65,9 @@ def fit_run_gate(
         except ValueError as error:
             raise RunError(f"no gate can be fitted: {error}") from error
     folder = run.fusion(folder_name(base))
-    fitted.gate.save(folder, gate_identity(base, manifest))
-    atomic.write_json(folder / GATE_CARD, _card(fitted, base, gate_identity(base, manifest)))
+    identity = gate_identity(base, manifest, run.memory)
+    fitted.gate.save(folder, identity)
+    atomic.write_json(folder / GATE_CARD, _card(fitted, base, identity))
     return folder, fitted
 
 

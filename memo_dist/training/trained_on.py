@@ -1,0 +1,129 @@
+"""What a shard's memory is trained on: recorded before training, compared whenever it is used.
+
+The run folder may hold other documents and reflections by then. So the bank lists what stands in
+the record, and a training counts as done only for what the record names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memo_dist.config.schema import Config
+from memo_dist.config.stages import stage_keys
+from memo_dist.corpus.diff import diff_hashes
+from memo_dist.corpus.manifest import iter_documents, load_manifest, shard_of
+from memo_dist.io import atomic
+from memo_dist.io.hashing import hash_value
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.models.identity import BaseModel
+from memo_dist.synthesis.finish import marker_path
+
+FILE = "trained-on.json"
+SCHEMA_VERSION = 1
+_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The inputs of one shard's training.
+
+    Attributes:
+        settings: keys that identify the stage, as ``memo_dist.config.stages.stage_keys`` has them.
+        base: hash of the base's weights.
+        documents: {id: content hash} of the shard's documents.
+        reflections: hash over the ids of the shard's reflections (an id is a hash of its content).
+        kinds: number of reflections by kind.
+        corpus: fingerprint of the whole corpus.
+        generator: name and version of what wrote the reflections.
+        generator_limits: what it says it cannot do.
+    """
+
+    settings: dict[str, Any]
+    base: str
+    documents: dict[str, str]
+    reflections: str
+    kinds: dict[str, int]
+    corpus: str
+    generator: str
+    generator_limits: list[str]
+
+    def changes(self, now: TrainedOn) -> list[str]:
+        """What differs between the training and ``now``, a line each; empty: nothing that counts.
+
+        A key that only one version of memo_dist knows is no difference, as for the configuration.
+        """
+        both = sorted(self.settings.keys() & now.settings.keys())
+        lines = [
+            f"{key}: {self.settings[key]!r} then, {now.settings[key]!r} now"
+            for key in both
+            if self.settings[key] != now.settings[key]
+        ]
+        if self.base != now.base:
+            lines.append(
+                f"weights of memory.base: {self.base[:_SHOWN]} then, {now.base[:_SHOWN]} now"
+            )
+        lines += _document_changes(self.documents, now.documents)
+        if self.reflections != now.reflections:
+            lines.append(
+                f"reflections: {self.reflections[:_SHOWN]} then, {now.reflections[:_SHOWN]} now"
+            )
+        return lines
+
+    def save(self, folder: Path, job: str) -> None:
+        """Write the record of the training ``job`` (its identity) into the shard's folder."""
+        values = {"schema_version": SCHEMA_VERSION, "job": job, **asdict(self)}
+        atomic.write_json(folder / FILE, values)
+
+
+def load_record(folder: Path) -> tuple[str, TrainedOn] | None:
+    """(identity of the job, its inputs) in a shard's folder; None: an earlier version trained."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    values: dict[str, Any] = atomic.read_json(path)
+    del values["schema_version"]
+    return values.pop("job"), TrainedOn(**values)
+
+
+def current_inputs(run: RunFolder, config: Config, base: BaseModel) -> list[TrainedOn]:
+    """What each shard would be trained on now; documents and reflections are read once."""
+    manifest = load_manifest(run.corpus)
+    documents: list[dict[str, str]] = [{} for _ in range(manifest.shards)]
+    for document in iter_documents(run.corpus):
+        shard = shard_of(document.id, manifest.shards)
+        documents[shard][document.id] = document.content_hash
+    ids: list[list[str]] = [[] for _ in documents]
+    kinds = [Counter[str]() for _ in documents]
+    for row in atomic.read_jsonl(run.reflections):
+        ids[row["shard"]].append(row["id"])
+        kinds[row["shard"]][row["kind"]] += 1
+    synthesis = atomic.read_json(marker_path(run))
+    settings = stage_keys(config, "train")
+    return [
+        TrainedOn(
+            settings=settings,
+            base=base.weights_hash,
+            documents=documents[shard],
+            reflections=hash_value(ids[shard]),
+            kinds=dict(kinds[shard]),
+            corpus=manifest.fingerprint,
+            generator=synthesis["generator"],
+            generator_limits=list(synthesis["limits"]),
+        )
+        for shard in range(manifest.shards)
+    ]
+
+
+def _document_changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changes = diff_hashes(dict(then), dict(now))
+    first = [*changes.added, *changes.changed, *changes.removed]
+    if not first:
+        return []
+    return [
+        f"documents: {len(changes.added)} added, {len(changes.changed)} changed,"
+        f" {len(changes.removed)} removed (the first: {first[0]})"
+    ]

@@ -1,0 +1,427 @@
+"""Stages: what each one reads decides whether it is done, and its record names its files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import pytest
+import torch
+from cli import ENCODE_SECONDS, TINY, memo_dist
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from memo_dist import pipeline
+from memo_dist.cluster.resources import Resources
+from memo_dist.config import load_config
+from memo_dist.errors import UsageError
+from memo_dist.evaluation.methods import MemoryAnswerer, memory_identity
+from memo_dist.evaluation.questions import Question
+from memo_dist.evaluation.session import evaluate_run
+from memo_dist.fusion.latent.job import CONNECTOR_FOLDER, TRAINING_FOLDER
+from memo_dist.fusion.latent.prepare import PREPARED, connector_job
+from memo_dist.fusion.latent.store import CARD, WEIGHTS
+from memo_dist.fusion.logits.answering import gate_identity
+from memo_dist.fusion.logits.gates import FEATURES, GATE_FILE, LearnedGate
+from memo_dist.fusion.logits.stage import GATE_CARD, fit_run_gate
+from memo_dist.io import atomic
+from memo_dist.io.hashing import hash_file
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.launch.requeue import progress_mark
+from memo_dist.memory.bank import Bank
+from memo_dist.memory.manifest import load_manifest
+from memo_dist.models.chat_format import ChatFormat
+from memo_dist.models.identity import hash_weights
+from memo_dist.runs import existing_run, open_run
+from memo_dist.stages.records import EXPORT, RUN_FILES, STAGES, SYNTHESIS, TRAIN
+from memo_dist.stages.state import files, is_done, require, started_stages
+from memo_dist.synthesis.finish import finish
+from memo_dist.synthesis.generators import generator_factory
+from memo_dist.synthesis.partition import run_partition_alone
+from memo_dist.synthesis.plan import make_plan
+from memo_dist.training import checkpoint, export
+from memo_dist.training.done import pending_shards
+from memo_dist.training.job import TrainJob
+from memo_dist.training.prepare import (
+    BUILT_FROM,
+    HELD_OUT,
+    memory_base,
+    prepare_job,
+    trained_base,
+)
+from memo_dist.training.trained_on import FILE, load_record
+
+SMALL = (*TINY, "train.epochs=2", "memory.calibration_facts=4")
+FIRST, SECOND = ("company-overview", "manual-hobrand"), ("policy-calibration",)
+
+
+def documents(folder: Path, names) -> Path:
+    folder.mkdir(parents=True)
+    source = Path(str(package_files("memo_dist.demo") / "data" / "documents"))
+    for name in names:
+        shutil.copyfile(source / f"{name}.md", folder / f"{name}.md")
+    return folder
+
+
+def encode_here(corpus: Path, root: Path) -> None:
+    """A whole run in this process: neither Ray nor DeepSpeed, and random weights for trained ones.
+
+    What is tested here is what stages record and compare, not how well they do their work.
+    """
+    config = load_config([], SMALL)
+    for partition in range(config.synthesis.partitions):
+        run_partition_alone(root, config, corpus, partition)
+    with open_run(root, config, "auto") as run:
+        plan = make_plan(run.corpus, config, generator_factory(config)())
+        finish(run, plan, config.synthesis)
+        base = memory_base(run, config)
+        for shard in pending_shards(run, config, base):
+            write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
+        pipeline.run_export(run, config)
+
+
+def write_final(job: TrainJob) -> None:
+    """What a training of a job leaves."""
+    model = AutoModelForCausalLM.from_pretrained(job.base).eval()
+    model.save_pretrained(job.final)
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
+    tokenizer.save_pretrained(job.final)
+    probe = {}
+    for index, ids in enumerate(map(torch.tensor, job.probe)):
+        with torch.no_grad():
+            probe[f"ids.{index}"] = ids
+            probe[f"logits.{index}"] = model(input_ids=ids[None]).logits[0, -1].clone()
+    save_file(probe, job.final / "probe.safetensors")
+    atomic.write_jsonl(job.path / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
+    state = checkpoint.TrainState(1, 1, 1, 1, 1, 0.0, job.seed, job.identity, 1, 0, 1, {})
+    checkpoint.complete(job.final, state)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """A run over the first documents; tests change copies of it."""
+    root = tmp_path_factory.mktemp("first")
+    encode_here(documents(root / "documents", FIRST), root / "run")
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def second(first, tmp_path_factory) -> RunFolder:
+    """The first run, of which all but the memory was removed, encoded again over others: really."""
+    root = tmp_path_factory.mktemp("second")
+    run = RunFolder(Path(shutil.copytree(first, root / "run")))
+    for folder in (run.corpus, run.synth, run.root / "train"):
+        shutil.rmtree(folder)
+    run.reflections.unlink()
+    corpus = documents(root / "documents", SECOND)
+    done = memo_dist("encode", corpus, "--run", run.root, *SMALL, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture
+def run(first, tmp_path) -> RunFolder:
+    """A copy that a test may change."""
+    return RunFolder(Path(shutil.copytree(first, tmp_path / "run")))
+
+
+def config_of(run: RunFolder):
+    return existing_run(run.root)[1]
+
+
+def listed(run: RunFolder) -> list[str]:
+    (shard,) = load_manifest(run.memory).shards
+    return [document.id for document in shard.documents]
+
+
+def synthesise_other(run: RunFolder) -> None:
+    """The run's synthesis, as if it had been done again with one reflection less."""
+    rows = list(atomic.read_jsonl(run.reflections))[1:]
+    atomic.write_jsonl(run.reflections, rows)
+    marker = run.synth / "manifest.json"
+    manifest = atomic.read_json(marker)
+    manifest["summary"]["fingerprint"] = hash_file(run.reflections)
+    atomic.write_json(marker, manifest)
+
+
+def change_weights(folder: Path) -> None:
+    """Other weights in files of the same size."""
+    (path,) = folder.glob("model.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+# -- true exports ----------------------------------------------------------------------------------
+
+
+def test_a_stale_export_is_rebuilt(first, second):
+    """Encode A, remove all but its memory, encode B: the bank is B's in list and weights."""
+    assert listed(second) == list(SECOND)
+    (shard,) = load_manifest(second.memory, verify=True).shards
+    assert shard.weights_hash != hash_weights(first / "memory" / "shard-0")
+    exported = load_file(second.memory_shard(0) / "model.safetensors")
+    trained = load_file(second.train(0) / "final" / "model.safetensors")
+    assert all(torch.equal(exported[name], trained[name]) for name in trained)
+    # No answer of A's memory is used again.
+    assert memory_identity(second.memory) != memory_identity(first / "memory")
+
+
+def test_other_documents_over_a_trained_memory_are_refused(run, tmp_path):
+    """The same, but the training stays: nothing is trained, and the message says what to do."""
+    shutil.rmtree(run.corpus)
+    config = config_of(run)
+    pipeline.run_corpus(run, config, documents(tmp_path / "second", SECOND))
+    with pytest.raises(UsageError, match="fingerprint of the corpus was"):
+        pipeline.run_synthesis(run, config)
+    with pytest.raises(UsageError, match=r"documents.jsonl: \w{16} then, \w{16} now"):
+        pending_shards(run, config, trained_base(run, config))
+    pipeline.run_export(run, config)  # what was trained is A's, whatever corpus stands beside it
+    assert listed(run) == sorted(FIRST)
+
+
+def test_training_over_other_reflections_is_not_done(run):
+    config = config_of(run)
+    base = memory_base(run, config)
+    assert pending_shards(run, config, base) == []
+    synthesise_other(run)
+    with pytest.raises(UsageError, match=r"(?s)shard 0 .*reflections: .* then.*remove .*shard-0 "):
+        pending_shards(run, config, base)
+    with pytest.raises(UsageError, match=r"(?s)built from other .*remove .*train to train anew"):
+        pipeline.run_training(run, config)
+    shutil.rmtree(run.train(0))
+    again = memory_base(run, config)
+    assert atomic.read_json(again.path / BUILT_FROM)["reflections"] == hash_file(run.reflections)
+    assert pending_shards(run, config, again) == [0]
+
+
+def test_reflections_changed_by_hand_are_refused(run):
+    config = config_of(run)
+    rows = list(atomic.read_jsonl(run.reflections))
+    atomic.write_jsonl(run.reflections, rows[1:])
+    with pytest.raises(UsageError, match=r"reflections\.jsonl: \w{16} then"):
+        pending_shards(run, config, trained_base(run, config))
+
+
+def test_another_base_under_the_same_name_is_refused(run):
+    config = config_of(run)
+    folder = run.root / "train" / "base"
+    change_weights(folder)
+    with pytest.raises(UsageError, match=r"(?s)weights of memory\.base: \w{16} then"):
+        pending_shards(run, config, memory_base(run, config))
+    with pytest.raises(UsageError, match=r"memory\.base=scratch has weights .*bring that base"):
+        pipeline.run_export(run, config)
+
+
+def test_weights_of_another_training_are_refused(run):
+    config = config_of(run)
+    _, record = load_record(run.train(0))
+    record.save(run.train(0), "0" * 64)
+    with pytest.raises(UsageError, match="the record beside them is of 0000"):
+        pipeline.run_export(run, config)
+
+
+def test_an_export_follows_its_held_out_set_and_is_else_left_alone(run, monkeypatch):
+    config = config_of(run)
+    weights = run.memory_shard(0) / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    pipeline.run_export(run, config)
+    assert weights.stat().st_mtime_ns == before
+    held = run.train(0) / HELD_OUT
+    rows = list(atomic.read_jsonl(held))
+    assert rows
+    atomic.write_jsonl(held, rows[:-1])
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_entry", lambda *_: pytest.fail("as if killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            pipeline.run_export(run, config)
+    assert not is_done(run, EXPORT)  # no list of what is not there
+    pipeline.run_export(run, config)
+    assert weights.stat().st_mtime_ns != before
+    record = atomic.read_json(run.memory_shard(0) / export.EXPORT_RECORD)
+    assert set(record["read"]) == set(EXPORT.reads)
+    assert record["read"]["held-out questions"] == hash_file(held)
+
+
+def test_ray_starts_only_where_something_is_to_be_computed(run, first, monkeypatch):
+    (run.memory / "bank.json").unlink()
+
+    @contextmanager
+    def refused(_):
+        pytest.fail("Ray was started")
+        yield
+
+    monkeypatch.setattr(pipeline, "ray_session", refused)
+    pipeline.encode(run, config_of(run), first.parent / "documents")
+    assert listed(run) == sorted(FIRST)
+
+
+def test_nothing_is_fitted_on_other_reflections_than_the_memory_knows(run):
+    config = config_of(run)
+    base = trained_base(run, config)
+    synthesise_other(run)
+    with pytest.raises(UsageError, match=r"trained on reflections .*memo-dist export"):
+        connector_job(run, config, base, 1)
+    with pytest.raises(UsageError, match=r"trained on reflections .*memo-dist export"):
+        fit_run_gate(run, config)
+
+
+def test_a_connector_is_for_its_passages_and_calibrations(run):
+    config = config_of(run)
+    base = trained_base(run, config)
+    before = connector_job(run, config, base, 1)
+    path = run.memory_shard(0) / "calibration.json"
+    atomic.write_json(path, {**atomic.read_json(path), "threshold": 0.9})
+    calibrated = connector_job(run, config, base, 1)
+    with (run.corpus / "chunks.jsonl").open("ab") as stream:
+        stream.write(b"\n")
+    passages = connector_job(run, config, base, 1)
+    assert len({before.identity, calibrated.identity, passages.identity}) == 3
+    # A connector of an earlier version has recorded neither; it stays usable.
+    assert before.earlier == calibrated.earlier == passages.earlier
+
+
+def test_a_gate_is_for_one_calibration(run, tmp_path):
+    base, manifest = trained_base(run, config_of(run)), load_manifest(run.memory)
+    fitted = gate_identity(base, manifest, run.memory)
+    gate = LearnedGate(torch.zeros(len(FEATURES)), 0.0)
+    gate.save(tmp_path / "now", fitted)
+    gate.save(tmp_path / "earlier", {k: v for k, v in fitted.items() if k != "calibration"})
+    LearnedGate.load(tmp_path / "now", fitted)
+    path = run.memory_shard(0) / "calibration.json"
+    atomic.write_json(path, {**atomic.read_json(path), "threshold": 0.9})
+    now = gate_identity(base, manifest, run.memory)
+    with pytest.raises(UsageError, match=r"fitted for calibration .*fuse again"):
+        LearnedGate.load(tmp_path / "now", now)
+    LearnedGate.load(tmp_path / "earlier", now)
+
+
+def test_answers_cite_only_what_the_memory_was_trained_on(run, caplog):
+    rows = [row for row in atomic.read_jsonl(run.reflections) if row["kind"] == "direct"]
+    bank = Bank.load(run.memory, run.reflections)
+    assert bank.shards[0].sources.find(rows[-1]["question"], rows[-1]["answer"])
+    synthesise_other(run)
+    with caplog.at_level(logging.WARNING):
+        bank = Bank.load(run.memory, run.reflections)
+    assert bank.shards[0].sources.find(rows[-1]["question"], rows[-1]["answer"]) == ()
+    assert "trained on other reflections" in caplog.text
+
+
+def test_answers_of_another_length_are_not_used_again(run):
+    identities = {MemoryAnswerer(list, run.memory, 0, limit).identity for limit in (8, 48)}
+    assert len(identities) == 2
+
+
+# -- runs of the version before --------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(run) -> RunFolder:
+    """The run as 1f7257c would have left it: no records, a generator called ``embedded``."""
+    (run.train(0) / FILE).unlink()
+    base = run.root / "train" / "base"
+    (base / BUILT_FROM).unlink()
+    checkpoint.mark_complete(base)
+    job = "ab" * 32  # the configuration's hash was another one
+    for path, key in ((run.train(0) / "job.json", "identity"),
+                      (run.train(0) / "final" / "state.json", "job")):  # fmt: skip
+        atomic.write_json(path, {**atomic.read_json(path), key: job})
+    atomic.write_json(run.memory_shard(0) / "export.json", {"recipe": "cd" * 32})
+    checkpoint.mark_complete(run.memory_shard(0))
+    for path in (run.synth / "manifest.json", *run.synth.glob("*/manifest.json")):
+        text = path.read_text().replace('"rules 1"', '"embedded 1"')
+        path.write_text(re.sub(r'("generator.kind": ?)"rules"', r'\1"embedded"', text))
+    run.config.write_text(run.config.read_text().replace("kind: rules", "kind: embedded"))
+    assert "embedded" in run.config.read_text() + (run.synth / "manifest.json").read_text()
+    return run
+
+
+def test_an_old_run_is_recognised_as_done(old, first, monkeypatch):
+    weights = hash_weights(old.memory_shard(0))
+    Bank.load(old.memory, old.reflections).answer(["Who?"])
+    monkeypatch.setattr(pipeline, "ray_session", lambda _: pytest.fail("Ray was started"))
+    pipeline.encode(old, config_of(old), first.parent / "documents")
+    assert hash_weights(old.memory_shard(0)) == weights
+    assert listed(old) == sorted(FIRST)
+    job, record = load_record(old.train(0))
+    assert job == "ab" * 32
+    assert sorted(record.documents) == sorted(FIRST)
+
+
+def test_an_old_run_that_has_changed_is_refused(old):
+    config = config_of(old)
+    (old.memory / "bank.json").unlink()  # so nothing names the base that it was trained from
+    with pytest.raises(UsageError, match=r"earlier version of memo-dist.*remove .*train"):
+        pipeline.run_training(old, config)
+    assert not (old.train(0) / FILE).exists()
+
+
+def test_an_old_run_with_other_reflections_is_refused(old):
+    config = config_of(old)
+    synthesise_other(old)
+    with pytest.raises(UsageError, match=r"earlier version of memo-dist.*remove .*train"):
+        pipeline.run_training(old, config)
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+def test_every_file_belongs_to_one_stage_and_texts_are_marked(second, tmp_path):
+    run = RunFolder(Path(shutil.copytree(second.root, tmp_path / "run")))
+    config = config_of(run)
+    config = replace(config, evaluate=replace(config.evaluate, baselines=[], bootstrap=10))
+    rows = list(atomic.read_jsonl(run.reflections))
+    asked = [Question(str(i), row["question"], row["answer"]) for i, row in enumerate(rows[:2])]
+    evaluate_run(run, config, asked, "dev", lambda: False)
+    for name in (f"{CONNECTOR_FOLDER}/{CARD}", f"{CONNECTOR_FOLDER}/{WEIGHTS}", GATE_FILE,
+                 f"{TRAINING_FOLDER}/{PREPARED}", GATE_CARD):  # fmt: skip
+        atomic.write_text(run.fusion("tiny-01234567") / name, "")
+    atomic.write_text(run.ask("20300101") / "transcript.jsonl", rows[0]["question"])
+    claims = [files(run, stage.writes) for stage in STAGES] + [files(run, RUN_FILES)]
+    for path in (path for path in run.root.rglob("*") if path.is_file()):
+        assert sum(path in claimed for claimed in claims) == 1, path
+    marked = set().union(*(files(run, stage.texts + stage.encoded) for stage in STAGES))
+    plain = set().union(*(files(run, stage.texts) for stage in STAGES))
+    held = next(atomic.read_jsonl(run.train(0) / HELD_OUT))
+    document = next(atomic.read_jsonl(run.corpus / "documents.jsonl"))
+    sentence = max(document["text"].splitlines(), key=len)[:60]
+    for words in (rows[0]["question"], held["question"], sentence):
+        needle = json.dumps(words, ensure_ascii=False)[1:-1].encode()
+        found = {p for p in run.root.rglob("*") if p.is_file() and needle in p.read_bytes()}
+        assert found & plain
+        assert found <= plain, (words, found - plain)
+    assert plain < marked
+    for stage in STAGES:
+        assert files(run, stage.texts + stage.encoded) <= files(run, stage.writes), stage.name
+
+
+def test_records_say_what_has_begun_what_is_done_and_what_progressed(run, tmp_path):
+    assert started_stages(run) == ["corpus", "synthesis", "train", "export"]
+    assert started_stages(RunFolder(tmp_path / "new")) == []
+    _, record = load_record(run.train(0))
+    assert set(TRAIN.reads) <= set(vars(record))
+    mark = progress_mark(run)
+    (run.logs / "more.log").write_text("nothing gained")
+    assert progress_mark(run) == mark
+    for stage in (EXPORT, TRAIN, SYNTHESIS):
+        assert is_done(run, stage)
+        (path,) = run.root.glob(stage.done[0])
+        path.unlink()
+        assert progress_mark(run) != mark
+        with pytest.raises(UsageError, match="memo-dist"):
+            require(run, stage)
+        mark = progress_mark(run)
+
+
+def test_needs_name_stages_that_come_before():
+    names = [stage.name for stage in STAGES]
+    assert len(set(names)) == len(names)
+    for place, stage in enumerate(STAGES):
+        assert set(stage.needs) <= set(names[:place])
