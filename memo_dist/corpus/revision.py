@@ -1,0 +1,74 @@
+"""A revision of a corpus: a new folder takes the place of the old one, as a whole.
+
+The new corpus is built in a folder beside the old one. Its manifest is written last, so a complete
+one can be told from what a crash left; :func:`finish_swap` ends an exchange that was interrupted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memo_dist.corpus.manifest import DOCUMENTS, MANIFEST, located_documents
+from memo_dist.io import atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a corpus that is built takes over from the one before it.
+
+    Attributes:
+        revision: number of the corpus that is built.
+        shards: the bank shard of each document that was there.
+    """
+
+    revision: int = 0
+    shards: Mapping[str, int] = field(default_factory=dict)
+
+
+FIRST = Before()
+"""Nothing was there."""
+
+
+def before_revision(folder: Path, revision: int) -> Before:
+    """What revision number ``revision`` takes over from the corpus in ``folder``."""
+    if not (folder / DOCUMENTS).exists():
+        return Before(revision)
+    rows = located_documents(folder)
+    return Before(revision, {row.document.id: row.shard for row in rows})
+
+
+def next_folder(folder: Path) -> Path:
+    """Where the next revision of the corpus in ``folder`` is built; what a crash left goes."""
+    path = _next(folder)
+    if path.exists():
+        shutil.rmtree(path)
+    return path
+
+
+def swap(folder: Path) -> None:
+    """Put the complete corpus of :func:`next_folder` in the place of ``folder``."""
+    old = _old(folder)
+    if old.exists():
+        shutil.rmtree(old)
+    folder.rename(old)
+    finish_swap(folder)
+
+
+def finish_swap(folder: Path) -> None:
+    """End an exchange wherever it was interrupted; does nothing where there was none."""
+    if not folder.exists() and (_next(folder) / MANIFEST).exists():
+        _next(folder).rename(folder)
+        atomic.fsync_folder(folder.parent)
+    if folder.exists() and _old(folder).exists():
+        shutil.rmtree(_old(folder))
+
+
+def _next(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.next")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
