@@ -41,33 +41,24 @@ def before_revision(folder: Path, revision: int) -> Before:
 
 
 def next_folder(folder: Path) -> Path:
-    """Where the next revision of the corpus in ``folder`` is built; what a crash left goes."""
-    path = _next(folder)
-    if path.exists():
-        shutil.rmtree(path)
-    return path
+    """Where the next revision of the corpus in ``folder`` is built."""
+    return folder.with_name(f"{folder.name}.next")
 
 
 def swap(folder: Path) -> None:
     """Put the complete corpus of :func:`next_folder` in the place of ``folder``."""
-    old = _old(folder)
-    if old.exists():
-        shutil.rmtree(old)
-    folder.rename(old)
+    folder.rename(_old(folder))
     finish_swap(folder)
 
 
 def finish_swap(folder: Path) -> None:
-    """End an exchange wherever it was interrupted; does nothing where there was none."""
-    if not folder.exists() and (_next(folder) / MANIFEST).exists():
-        _next(folder).rename(folder)
+    """End an exchange wherever it was interrupted, and remove what an unfinished build left."""
+    if not folder.exists() and (next_folder(folder) / MANIFEST).exists():
+        next_folder(folder).rename(folder)
         atomic.fsync_folder(folder.parent)
-    if folder.exists() and _old(folder).exists():
-        shutil.rmtree(_old(folder))
-
-
-def _next(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.next")
+    for path in (_old(folder), next_folder(folder)):
+        if folder.exists() and path.exists():
+            shutil.rmtree(path)
 
 
 def _old(folder: Path) -> Path:
