@@ -25,6 +25,7 @@ from memo_dist.stages.state import done_parts, is_done, require
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
+from memo_dist.synthesis.stages import check_revisable
 
 if TYPE_CHECKING:
     from memo_dist.training.memory_need import MemoryNeed
@@ -46,9 +47,13 @@ def check_before(config: Config) -> MemoryNeed | None:
     return None if config.cluster.address else check_machine(config)
 
 
-def run_corpus(run: RunFolder, config: Config, source: Path) -> CorpusManifest:
-    """Read the corpus into the run."""
-    return build_corpus(source, run.corpus, config.corpus)
+def run_corpus(
+    run: RunFolder, config: Config, source: Path, revise: bool = False
+) -> CorpusManifest:
+    """Read the corpus into the run; with ``revise`` also one that changed since it was read."""
+    if revise:
+        check_revisable(run)
+    return build_corpus(source, run.corpus, config.corpus, revise)
 
 
 def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memo_dist.config.schema import CorpusConfig
+from memo_dist.corpus import revision
 from memo_dist.corpus.build import (
     build_corpus,
     load_chunks,
@@ -19,9 +20,10 @@ from memo_dist.corpus.build import (
     shard_of,
 )
 from memo_dist.corpus.diff import diff
-from memo_dist.corpus.manifest import load_quarantine
+from memo_dist.corpus.manifest import load_quarantine, located_documents
 from memo_dist.corpus.types import Document
 from memo_dist.errors import RunError, UsageError
+from memo_dist.io.atomic import read_jsonl, write_jsonl
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
@@ -216,3 +218,75 @@ def test_diff_names_each_document_once():
     assert (changes.changed, changes.unchanged) == (["new text"], ["kept"])
     assert not changes.empty
     assert diff(old, old).empty
+
+
+def test_a_revision_keeps_shards_and_replaces_the_corpus_as_a_whole(tmp_path):
+    source, out = write_rows(tmp_path / "c.jsonl", rows(20)), tmp_path / "out"
+    config = CorpusConfig(shards=2)
+    build_corpus(source, out, config)
+    given = [{**row, "shard": 1 - row["shard"]} for row in read_jsonl(out / "documents.jsonl")]
+    write_jsonl(out / "documents.jsonl", given)  # as a rebalancing would leave it
+    write_rows(source, [*rows(21)[1:19], *rows(21)[20:]])
+    with pytest.raises(UsageError, match=r"1 changed.*--revise"):
+        build_corpus(source, out, config)
+    manifest = build_corpus(source, out, config, revise=True)
+    placed = {row.document.id: row.shard for row in located_documents(out)}
+    before = {row["id"]: row["shard"] for row in given}
+    assert {name: placed[name] for name in placed if name != "d20"} == {
+        name: shard for name, shard in before.items() if name not in ("d0", "d19")
+    }
+    assert placed["d20"] == shard_of("d20", 2)
+    assert manifest.revision == 1
+    assert manifest.shard_documents == [list(placed.values()).count(shard) for shard in range(2)]
+    assert {path.name for path in tmp_path.iterdir()} == {"c.jsonl", "out"}
+
+
+def test_documents_of_an_older_corpus_get_the_shard_that_they_had(tmp_path):
+    build_corpus(
+        write_rows(tmp_path / "c.jsonl", rows(9)), tmp_path / "out", CorpusConfig(shards=2)
+    )
+    path = tmp_path / "out" / "documents.jsonl"
+    older = [{k: v for k, v in row.items() if k != "shard"} for row in read_jsonl(path)]
+    write_jsonl(path, older)
+    found = list(located_documents(tmp_path / "out"))
+    assert [row.shard for row in found] == [shard_of(row["id"], 2) for row in older]
+    assert [row.document for row in found] == load_documents(tmp_path / "out")
+
+
+def test_a_refused_revision_leaves_the_corpus(tmp_path):
+    source, out = write_rows(tmp_path / "c.jsonl", rows(4)), tmp_path / "out"
+    config = CorpusConfig(shards=2)
+    before = build_corpus(source, out, config)
+    write_rows(source, rows(1))
+    with pytest.raises(UsageError, match="without a document"):
+        build_corpus(source, out, config, revise=True)
+    assert load_manifest(out) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"c.jsonl", "out"}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_revision_killed_at_any_step_of_the_exchange_is_finished(tmp_path, cut, monkeypatch):
+    source, out = write_rows(tmp_path / "c.jsonl", rows(6)), tmp_path / "out"
+    build_corpus(source, out, CorpusConfig())
+    write_rows(source, rows(7))
+    left = cut
+
+    def dies(call):
+        def counted(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return call(*arguments, **options)
+
+        return counted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(revision.Path, "rename", dies(revision.Path.rename))
+        patched.setattr(revision.shutil, "rmtree", dies(revision.shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            build_corpus(source, out, CorpusConfig(), revise=True)
+    manifest = build_corpus(source, out, CorpusConfig(), revise=True)
+    assert (manifest.documents, manifest.revision) == (7, 1)
+    assert len(load_documents(out)) == 7
+    assert {path.name for path in tmp_path.iterdir()} == {"c.jsonl", "out"}

@@ -1,5 +1,6 @@
 """The plan: units of one shard, stable ids, partitions; and the journal's own promises."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,9 @@ from synthesis_toy import ToyGenerator, make_config, make_run
 from memo_dist.corpus.manifest import load_chunks, load_documents, shard_of
 from memo_dist.errors import UsageError
 from memo_dist.io.checked_lines import from_line, to_line
+from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.journal import Journal, JournalTail, Record
-from memo_dist.synthesis.plan import StepUnits, UnitReader, check_settings, make_plan
+from memo_dist.synthesis.plan import StepUnits, UnitReader, UnitSpec, check_settings, make_plan
 
 
 @pytest.fixture
@@ -52,6 +54,38 @@ def test_a_changed_document_changes_only_its_own_unit(tmp_path, generator):
     old, new = ({unit.id for unit in plan.units} for plan in plans)
     assert len(old - new) == len(new - old) == 1
     assert plans[0].hash != plans[1].hash
+
+
+@pytest.mark.parametrize("change", ["insert", "remove"])
+def test_a_document_that_comes_or_goes_changes_only_its_own_bucket(change):
+    names = [f"doc{i:04}" for i in range(1000)]
+    chance = random.Random(2)
+    for _ in range(30):
+        if change == "insert":
+            other = sorted([*names, f"doc{chance.random()}"])
+        else:
+            other = sorted(set(names) - {chance.choice(names)})
+        before, after = cut(names), cut(other)
+        assert max(map(len, after)) <= 8
+        assert sorted(name for bucket in after for name in bucket) == other
+        # Its bucket changes, splits in two, or joins the one beside it.
+        assert 1 <= len(before - after) <= 2
+        assert len(after - before) <= 2
+
+
+def cut(names: list[str]) -> set[tuple[str, ...]]:
+    buckets = hash_buckets(names, str, lambda some: len(some) <= 8)
+    return {tuple(bucket) for bucket in buckets}
+
+
+def test_the_same_key_is_never_separated():
+    assert list(hash_buckets(["a", "a", "a"], str, lambda some: len(some) < 2)) == [["a"] * 3]
+
+
+def test_few_units_may_leave_partitions_empty():
+    unit = UnitSpec("00000000000000ff", 0, (), ())
+    units = StepUnits((unit,), 2)
+    assert [units.partition(index) for index in range(2)] == [(), (unit,)]
 
 
 def test_the_gate_is_no_part_of_the_plan_but_the_seed_is(corpus, generator):

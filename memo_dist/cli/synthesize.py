@@ -16,6 +16,7 @@ from memo_dist.cli.options import (
     run_option,
 )
 from memo_dist.cluster.stop import STOP
+from memo_dist.errors import UsageError
 from memo_dist.runs import open_run
 from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 
@@ -33,6 +34,11 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
     type=click.IntRange(min=0),
     help="Do one of synthesis.partitions, beside others (an array task); merge them without it.",
 )
+@click.option(
+    "--revise",
+    is_flag=True,
+    help="Accept a CORPUS that changed since RUN was begun; only what changed is asked again.",
+)
 @config_options
 def command(  # noqa: PLR0913
     corpus: Path,
@@ -41,11 +47,14 @@ def command(  # noqa: PLR0913
     resume: str,
     report: bool,
     only_partition: int | None,
+    revise: bool,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
     """Read CORPUS and write RUN/reflections.jsonl."""
     config = resolve(config_files, overrides, run_folder)
+    if only_partition is not None and revise:
+        raise UsageError("--revise changes all partitions: run it once without --only-partition")
     if only_partition is not None and not dry_run:
         from memo_dist.synthesis.partition import run_partition_alone
 
@@ -62,7 +71,7 @@ def command(  # noqa: PLR0913
         return
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
-        pipeline.run_corpus(run, config, corpus)
+        pipeline.run_corpus(run, config, corpus, revise)
         pipeline.run_synthesis(run, config)
         if report:
             click.echo(text_report(coverage_summary(run)))

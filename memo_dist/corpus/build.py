@@ -9,8 +9,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ from memo_dist.corpus.manifest import (
     SOURCE,
     CorpusManifest,
     by_reason,
+    document_row,
     iter_documents,
     load_chunks,
     load_documents,
@@ -35,6 +36,7 @@ from memo_dist.corpus.manifest import (
     shard_of,
 )
 from memo_dist.corpus.readers import read_documents
+from memo_dist.corpus.revision import FIRST, Before, before_revision, finish_swap, next_folder, swap
 from memo_dist.corpus.types import Document, Quarantined
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
@@ -53,7 +55,9 @@ __all__ = [
 DUPLICATE = "duplicate"
 
 
-def build_corpus(source: Path, folder: Path, config: CorpusConfig) -> CorpusManifest:
+def build_corpus(
+    source: Path, folder: Path, config: CorpusConfig, revise: bool = False
+) -> CorpusManifest:
     """Read ``source`` into ``folder``; does nothing where that was done before.
 
     A folder without a manifest is what a crash left: it is built again.
@@ -62,22 +66,31 @@ def build_corpus(source: Path, folder: Path, config: CorpusConfig) -> CorpusMani
         source: a folder, or one file.
         folder: ``RUN/corpus``; created if need be.
         config: the corpus group.
+        revise: accept a source that changed since ``folder`` was built. Documents that stay keep
+            their shards. The new corpus replaces the old one as a whole, or not at all.
 
     Raises:
         UsageError: nothing readable, too much quarantined, an id used for two texts, or
-            ``folder`` was built from another state of the source or another config.
+            ``folder`` was built from another state of the source (without ``revise``) or another
+            config.
         RunError: ``folder`` cannot be written.
     """
     _refuse_inside(source, folder)
     listing = list_source(source)
     origin = _Source(source, listing, source_state(listing))
-    if (folder / MANIFEST).exists():
+    try:
+        finish_swap(folder)
+        if not (folder / MANIFEST).exists():
+            return _build(origin, folder, config, FIRST)
         manifest = load_manifest(folder)
-        _check_same(manifest, folder, origin.state, config)
+        _check_config(manifest, folder, config)
+        if manifest.source_hash != state_hash(origin.state):
+            if not revise:
+                raise _changed(folder, origin.state)
+            return _revise(origin, folder, config)
         if _complete(manifest, folder):
             return manifest
-    try:
-        return _build(origin, folder, config)
+        return _build(origin, folder, config, before_revision(folder, manifest.revision))
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -112,7 +125,15 @@ class _Collected:
         return dict(Counter(entry.reason for entry in self.quarantined))
 
 
-def _build(source: _Source, folder: Path, config: CorpusConfig) -> CorpusManifest:
+def _revise(source: _Source, folder: Path, config: CorpusConfig) -> CorpusManifest:
+    """Build the changed corpus beside the old one, then put it in its place."""
+    before = before_revision(folder, load_manifest(folder).revision + 1)
+    manifest = _build(source, next_folder(folder), config, before)
+    swap(folder)
+    return manifest
+
+
+def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) -> CorpusManifest:
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
@@ -120,9 +141,12 @@ def _build(source: _Source, folder: Path, config: CorpusConfig) -> CorpusManifes
         with tempfile.TemporaryFile(dir=folder) as spool:
             collected = _collect(source.listing, spool, config)
             _check_yield(collected, source.path, config)
-            shards = _shard_plan(_chosen(collected, config), config.shards)
-            documents = _selected(collected, spool, config)
-            atomic.write_jsonl(folder / DOCUMENTS, (item.to_json() for item in documents))
+            shards = _shards(_chosen(collected, config), config.shards, before)
+            counts = _shard_counts(shards, config.shards)
+            rows = (
+                document_row(item, shards[item.id]) for item in _selected(collected, spool, config)
+            )
+            atomic.write_jsonl(folder / DOCUMENTS, rows)
     except UsageError:
         if created:
             folder.rmdir()
@@ -130,7 +154,8 @@ def _build(source: _Source, folder: Path, config: CorpusConfig) -> CorpusManifes
     atomic.write_jsonl(folder / SOURCE, source.state)
     atomic.write_jsonl(folder / QUARANTINE, (entry.to_json() for entry in collected.quarantined))
     atomic.write_jsonl(folder / CHUNKS, _chunk_rows(folder, config))
-    manifest = _manifest(source, folder, config, collected, shards)
+    manifest = _manifest(source, folder, config, collected, counts)
+    manifest = replace(manifest, revision=before.revision)
     atomic.write_json(folder / MANIFEST, manifest.to_json())
     return manifest
 
@@ -194,13 +219,21 @@ def _selected(collected: _Collected, spool: IO[bytes], config: CorpusConfig) -> 
         yield Document.from_json(json.loads(spool.readline()))
 
 
-def _shard_plan(ids: Iterable[str], shards: int) -> list[int]:
+def _shards(ids: Iterable[str], shards: int, before: Before) -> dict[str, int]:
+    """The shard of each document: the one it had, or that of a document which enters."""
+    return {
+        name: before.shards[name] if name in before.shards else shard_of(name, shards)
+        for name in ids
+    }
+
+
+def _shard_counts(placed: Mapping[str, int], shards: int) -> list[int]:
     """Documents in each shard.
 
     Raises:
         UsageError: a shard would have none, so that it could not be trained.
     """
-    counts = Counter(shard_of(identity, shards) for identity in ids)
+    counts = Counter(placed.values())
     empty = [shard for shard in range(shards) if not counts[shard]]
     if empty:
         raise UsageError(
@@ -257,9 +290,7 @@ def _refuse_inside(source: Path, folder: Path) -> None:
         )
 
 
-def _check_same(
-    manifest: CorpusManifest, folder: Path, state: list[dict[str, Any]], config: CorpusConfig
-) -> None:
+def _check_config(manifest: CorpusManifest, folder: Path, config: CorpusConfig) -> None:
     now = asdict(config)
     for key in sorted(now):
         if manifest.config.get(key) != now[key]:
@@ -267,15 +298,18 @@ def _check_same(
                 f"{folder} was built with corpus.{key}={manifest.config.get(key)}, now it is"
                 f" {now[key]}; set it back, or use a new --run"
             )
-    if manifest.source_hash == state_hash(state):
-        return
+
+
+def _changed(folder: Path, state: list[dict[str, Any]]) -> UsageError:
+    """The refusal of a source that changed since ``folder`` was built."""
     before = {row["path"]: row["sha256"] for row in atomic.read_jsonl(folder / SOURCE)}
     changes = diff_hashes(before, {row["path"]: row["sha256"] for row in state})
     first = [*changes.added, *changes.changed, *changes.removed][0]
-    raise UsageError(
+    return UsageError(
         f"the corpus changed since {folder} was built: {len(changes.added)} files added,"
         f" {len(changes.changed)} changed, {len(changes.removed)} removed (the first: {first});"
-        " use a new --run, or bring the files back"
+        " use a new --run, bring the files back, or accept the change with"
+        " `memo-dist synthesize CORPUS --run RUN --revise`"
     )
 
 

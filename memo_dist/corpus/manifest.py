@@ -1,4 +1,8 @@
-"""The corpus stage's files, how to read them, and the shard of a document."""
+"""The corpus stage's files, how to read them, and the shard of a document.
+
+A document's shard is data: it stands in the document's row and stays there through revisions of
+the corpus. Only :func:`located_documents` reads it.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,7 @@ class CorpusManifest:
         source_hash: SHA-256 over the source files' paths and contents.
         config: the corpus group that it was built with.
         artifacts: size in bytes of each file beside the manifest.
+        revision: times that a changed source was accepted since the run began.
     """
 
     schema_version: int
@@ -54,6 +59,7 @@ class CorpusManifest:
     source_hash: str
     config: dict[str, Any]
     artifacts: dict[str, int]
+    revision: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``manifest.json``."""
@@ -77,8 +83,26 @@ def by_reason(counts: dict[str, int]) -> str:
 
 
 def shard_of(document_id: str, shards: int) -> int:
-    """The bank shard of a document: ``sha256(id) mod shards``, the same on every machine."""
+    """The bank shard of a document that enters a corpus: ``sha256(id) mod shards``.
+
+    From then on the shard stands in the document's row: see :func:`located_documents`.
+    """
     return stable_modulo(document_id, shards)
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedDocument:
+    """A document of a corpus folder.
+
+    Attributes:
+        document: the document.
+        shard: the bank shard that it belongs to.
+        offset: byte offset of its line in ``documents.jsonl``.
+    """
+
+    document: Document
+    shard: int
+    offset: int
 
 
 def load_manifest(folder: Path) -> CorpusManifest:
@@ -96,7 +120,24 @@ def load_manifest(folder: Path) -> CorpusManifest:
             f"{path} has schema version {values.get('schema_version')}, this memo_dist reads"
             f" {SCHEMA_VERSION}; encode into a new --run"
         )
+    values.setdefault("revision", 0)  # run folders of memo-dist 0.1 before revisions have none
     return CorpusManifest(**{field.name: values[field.name] for field in fields(CorpusManifest)})
+
+
+def document_row(document: Document, shard: int) -> dict[str, Any]:
+    """A line of ``documents.jsonl``."""
+    return {**document.to_json(), "shard": shard}
+
+
+def located_documents(folder: Path) -> Iterator[LocatedDocument]:
+    """Yield the documents of a corpus folder with their shards, in id order.
+
+    Rows of run folders that an older memo-dist wrote have no shard: it is computed as then.
+    """
+    shards = load_manifest(folder).shards
+    for offset, row in atomic.jsonl_offsets(folder / DOCUMENTS):
+        shard = row["shard"] if "shard" in row else shard_of(row["id"], shards)
+        yield LocatedDocument(Document.from_json(row), shard, offset)
 
 
 def iter_documents(folder: Path) -> Iterator[Document]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from memo_dist.io.hashing import hash_value, sha256_text
@@ -43,8 +43,8 @@ class Document:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Document:
-        """The inverse of :meth:`to_json`."""
-        return cls(**row)
+        """The inverse of :meth:`to_json`; further fields of a corpus' row are left out."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,15 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
+    """(byte offset, object) of each line of a JSON-lines file, to read single lines later."""
+    offset = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            yield offset, json.loads(line)
+            offset += len(line)
+
+
 def _write_all(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
 

@@ -17,7 +17,8 @@ from memo_dist.llm.validation import fault_of, next_send, with_schema_in_prompt
 BACKOFF_SECONDS = (0.5, 30.0)
 
 OtherHistory = Callable[[str], list[Attempt]]
-"""Attempts of a request that another partition owns; empty where it has none."""
+"""Attempts of a request that was settled elsewhere: by another partition, or before the corpus
+was revised; empty where it was not."""
 
 
 class Asker:

@@ -15,6 +15,7 @@ from memo_dist.config.schema import GeneratorConfig
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.asker import Asker
 from memo_dist.llm.records import Attempt, RequestJournal
+from memo_dist.llm.request_store import RequestStore
 from memo_dist.llm.requests import Failure, Reply, Request
 from memo_dist.llm.router import Router
 from memo_dist.synthesis.journal import Journal, Record
@@ -27,6 +28,7 @@ from memo_dist.synthesis.worker import (
     journal_path,
     requests_path,
     result_record,
+    store_path,
     unit_inputs,
     unit_key,
     write_parts,
@@ -106,18 +108,21 @@ async def _sync_now_and_then(journal: RequestJournal) -> None:
 
 
 class _Others:
-    """Replies to requests that lower partitions own, from their journals."""
+    """Replies to requests that were not asked here: from the store of closed journals, and of
+    those that lower partitions own from their journals."""
 
     def __init__(self, run: RunFolder, job: PartitionJob) -> None:
         self._run = run
         self._job = job
+        self._store = RequestStore(store_path(run, job.step))
         self._journals: dict[int, RequestJournal] = {}
 
     def history(self, key: str) -> list[Attempt]:
-        """The attempts of an owned request that is answered; else none."""
+        """The attempts of a request that is settled elsewhere; else none."""
+        stored = self._store.history(key)
         owner = self._job.owners.get(key[:KEY_DIGITS])
-        if owner is None:
-            return []
+        if stored or owner is None:
+            return stored
         if owner not in self._journals:
             path = requests_path(self._run, self._job.step, owner)
             self._journals[owner] = RequestJournal(path)
@@ -126,6 +131,7 @@ class _Others:
 
     def close(self) -> None:
         """Close the journals."""
+        self._store.close()
         for journal in self._journals.values():
             journal.close()
 

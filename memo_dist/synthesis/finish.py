@@ -21,7 +21,7 @@ from memo_dist.stages.records import SYNTHESIS
 from memo_dist.synthesis.card import card_text
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
 from memo_dist.synthesis.dataset import write_dataset
-from memo_dist.synthesis.plan import Plan, check_settings
+from memo_dist.synthesis.plan import Plan, check_settings, is_older_result, is_outdated
 from memo_dist.synthesis.source_texts import SourceTexts
 from memo_dist.synthesis.stages import SCHEMA_VERSION
 from memo_dist.synthesis.types import Reflection, in_force
@@ -66,6 +66,9 @@ def marker_path(run: RunFolder) -> Path:
 def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
     """The summary of a synthesis that is complete and unchanged, else None.
 
+    What an older memo-dist completed (with other units) is complete, as long as its reflections
+    are there.
+
     Raises:
         UsageError: it was made with other settings.
     """
@@ -73,10 +76,14 @@ def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
     if not marker.exists():
         return None
     manifest = read_json(marker)
-    check_settings(manifest["settings"], plan.settings, run.root)
     summary = SynthesisSummary(**manifest["summary"])
-    if run.reflections.exists() and hash_file(run.reflections) == summary.fingerprint:
+    whole = run.reflections.exists() and hash_file(run.reflections) == summary.fingerprint
+    if whole and is_older_result(manifest["settings"], plan):
         return summary
+    if not is_outdated(manifest["settings"], plan):
+        check_settings(manifest["settings"], plan.settings, run.root)
+        if whole:
+            return summary
     marker.unlink()
     return None
 

@@ -11,7 +11,14 @@ from memo_dist.corpus.manifest import CHUNKS
 from memo_dist.errors import RunError
 from memo_dist.io.hashing import short_hash
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.synthesis.plan import Plan, StepUnits, UnitSpec, chunk_index
+from memo_dist.synthesis.plan import (
+    DocumentPlace,
+    Plan,
+    StepUnits,
+    UnitSpec,
+    chunk_index,
+    document_places,
+)
 from memo_dist.synthesis.types import Group, GroupingStep, Reflection
 from memo_dist.synthesis.worker import part_path
 
@@ -36,20 +43,20 @@ def grouped_units(
         RunError: the step named a document or reflection that its shard does not have.
     """
     places = _places(run, plan, earlier)
-    documents = {
-        name: (unit.shard, offset) for unit in plan.units for name, offset in unit.documents
-    }
+    documents = {place.id: place for place in document_places(run.corpus)}
     chunks = chunk_index(run.corpus / CHUNKS)
     units: list[UnitSpec] = []
     for shard in sorted({unit.shard for unit in plan.units}):
         rows = (row for _, row in _located(run, plan, earlier) if row.shard == shard)
         for group in step.groups(shard, rows):
             _check(group, shard, documents, places, step.name)
+            members = [documents[name] for name in group.documents]
+            contents = [[place.id, place.content_hash] for place in members]
             units.append(
                 UnitSpec(
-                    id=short_hash([shard, group.documents, group.reflections]),
+                    id=short_hash([shard, contents, group.reflections]),
                     shard=shard,
-                    documents=tuple((name, documents[name][1]) for name in group.documents),
+                    documents=tuple((place.id, place.offset) for place in members),
                     chunks=tuple(at for name in group.documents for at in chunks.get(name, ())),
                     inputs=tuple(astuple(places[shard, key]) for key in group.reflections),
                 )
@@ -80,11 +87,13 @@ def _located(
 def _check(
     group: Group,
     shard: int,
-    documents: dict[str, tuple[int, int]],
+    documents: dict[str, DocumentPlace],
     places: dict[tuple[int, str], _Place],
     step: str,
 ) -> None:
-    foreign = [name for name in group.documents if documents.get(name, (None,))[0] != shard]
+    foreign = [
+        name for name in group.documents if name not in documents or documents[name].shard != shard
+    ]
     lost = [key for key in group.reflections if (shard, key) not in places]
     if foreign or lost:
         raise RunError(

@@ -8,17 +8,24 @@ Two ways, both inside one shard and both linear in the reflections but for sorti
 - *parallel properties*: questions that are near neighbours (MinHash) once their names and numbers
   are masked ask for the same property of different entities.
 
-Small groups share a call, neighbours in the order of their documents first: a call may join what
-it finds. A document takes part in at most ``synthesis.groups_per_document`` groups of each way,
-rare names first, so there are never more groups than that many times the documents.
+Small groups share a call: a call may join what it finds. A document takes part in at most
+``synthesis.groups_per_document`` groups of each way, rare names first, so there are never more
+groups than that many times the documents.
+
+Whatever is cut, long runs of parallel questions and the groups of a call alike, is cut by hash
+(:mod:`memo_dist.synthesis.buckets`) and considered in an order that depends on the groups' own
+content: a document that comes or goes changes the groups that it is in, and few others.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from memo_dist.config.schema import SynthesisConfig
+from memo_dist.io.hashing import short_hash
+from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.neighbours import buckets
 from memo_dist.synthesis.types import Group, Reflection
 from memo_dist.synthesis.words import content, name_spans, names, numbers
@@ -41,7 +48,14 @@ def find_groups(reflections: Iterable[Reflection], settings: SynthesisConfig) ->
             budget.update(group.documents)
             found.setdefault(group.reflections, group)
     ordered = sorted(found.values(), key=lambda group: (group.documents, group.reflections))
-    return list(_packed(ordered, settings.pairs_per_call))
+    shared = hash_buckets(
+        ordered, lambda group: group.documents[0], lambda some: _fits(some, settings.pairs_per_call)
+    )
+    return [call for groups in shared for call in _packed(groups, settings.pairs_per_call)]
+
+
+def _fits(groups: Sequence[Group], most: int) -> bool:
+    return len({key for group in groups for key in group.reflections}) <= most
 
 
 def _packed(groups: Iterable[Group], most: int) -> Iterator[Group]:
@@ -76,9 +90,15 @@ def _shared_names(
 def _parallel(rows: Sequence[Reflection], settings: SynthesisConfig) -> Iterator[list[Reflection]]:
     """Runs of reflections that ask for the same property, of at most one group's size."""
     masked = [_property(row.question) for row in rows]
-    for members in buckets(masked, _BAND_ROWS):
-        for start in range(0, len(members), settings.group_documents):
-            yield [rows[index] for index in members[start : start + settings.group_documents]]
+    runs = [[rows[index] for index in members] for members in buckets(masked, _BAND_ROWS)]
+    parts = {
+        tuple(row.id for row in part): part
+        for run in runs
+        for part in hash_buckets(
+            run, attrgetter("id"), lambda some: len(some) <= settings.group_documents
+        )
+    }
+    yield from (parts[key] for key in sorted(parts, key=short_hash))
 
 
 def _property(question: str) -> frozenset[str]:

@@ -23,7 +23,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.runs import shared_run
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.plan import Plan, StepUnits, make_plan
-from memo_dist.synthesis.stages import write_planned
+from memo_dist.synthesis.stages import check_planned, write_planned
 from memo_dist.synthesis.types import Generator, Step, asks, groups_documents, in_force
 from memo_dist.synthesis.worker import PartitionJob, PartResult, planned_step, run_partition
 
@@ -101,7 +101,7 @@ def synthesize_partition(
             f" 0 to {config.synthesis.partitions - 1}"
         )
     plan = make_plan(run.corpus, config, generator)
-    write_planned(run, plan)  # all are there: this compares their settings
+    check_planned(run, plan)
 
     def check_stop() -> None:
         if should_stop():
@@ -139,7 +139,7 @@ def _job(  # noqa: PLR0913
         partition=partition,
         units=StepUnits(plan.units, plan.partitions).partition(partition),
         earlier=tuple(earlier),
-        plan=plan.hash,
+        recipe=plan.recipe,
         seed=config.run.seed,
     )
 

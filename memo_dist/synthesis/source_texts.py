@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.corpus.manifest import DOCUMENTS
+from memo_dist.io.atomic import jsonl_offsets
 from memo_dist.synthesis.coverage import chunk_span
 from memo_dist.synthesis.types import Reflection
 
@@ -25,12 +26,9 @@ class SourceTexts:
     def __init__(self, corpus: Path) -> None:
         """Index ``documents.jsonl`` of the corpus folder."""
         self._stream = (corpus / DOCUMENTS).open("rb")
-        self._offsets: dict[str, int] = {}
         self._documents: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        offset = 0
-        for line in self._stream:
-            self._offsets[json.loads(line)["id"]] = offset
-            offset += len(line)
+        rows = jsonl_offsets(corpus / DOCUMENTS)
+        self._offsets: dict[str, int] = {row["id"]: offset for offset, row in rows}
 
     def __enter__(self) -> SourceTexts:
         return self

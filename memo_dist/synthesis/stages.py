@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from memo_dist.config.steps import StepName
 from memo_dist.io.atomic import read_json, write_json
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.synthesis.plan import Plan, StepUnits, check_settings
-from memo_dist.synthesis.worker import PartResult, part_path, quarantine_path
+from memo_dist.llm.request_store import close_journals
+from memo_dist.synthesis.plan import Plan, StepUnits, check_settings, check_units, is_outdated
+from memo_dist.synthesis.worker import (
+    REQUEST_JOURNALS,
+    PartResult,
+    part_path,
+    quarantine_path,
+    store_path,
+)
 
 SCHEMA_VERSION = 1
 
@@ -19,24 +27,61 @@ SCHEMA_VERSION = 1
 def write_planned(run: RunFolder, plan: Plan, grouped: Collection[StepName] = ()) -> None:
     """Write the manifests of the steps that have none; check those that are there.
 
-    The units of the steps in ``grouped`` are not known yet: see :func:`write_grouped`.
+    Steps that were planned for an earlier revision of the corpus are planned anew: what was
+    answered then moves to the request store. The units of the steps in ``grouped`` are not known
+    yet: see :func:`write_grouped`.
 
     Raises:
         UsageError: a step was planned with other settings (names them, with both values).
     """
     units = StepUnits(plan.units, plan.partitions)
-    paths = {name: run.step(name) / "manifest.json" for name, _ in plan.steps}
-    for path in paths.values():  # all checks come first: a refused command writes nothing
-        if path.exists():
-            check_settings(read_json(path)["settings"], plan.settings, run.root)
-    for name, path in paths.items():
-        if not path.exists():
+    outdated = [name for name, _ in plan.steps if _is_outdated(run, plan, name)]
+    check_planned(run, plan, outdated)  # all checks come first: a refused command writes nothing
+    if outdated:
+        run.reflections.unlink(missing_ok=True)
+    for name, _ in plan.steps:
+        path = manifest_path(run, name)
+        if name in outdated:
+            close_journals(sorted(path.parent.glob(REQUEST_JOURNALS)), store_path(run, name))
+        if name in outdated or not path.exists():
             write_json(path, _planned(plan, name, None if name in grouped else units))
+
+
+def check_planned(run: RunFolder, plan: Plan, outdated: Collection[StepName] = ()) -> None:
+    """Check the manifests that are there against the plan, those of ``outdated`` steps aside.
+
+    Raises:
+        UsageError: a step was planned with other settings.
+    """
+    for name, _ in plan.steps:
+        path = manifest_path(run, name)
+        if name not in outdated and path.exists():
+            check_settings(read_json(path)["settings"], plan.settings, run.root)
+
+
+def check_revisable(run: RunFolder) -> None:
+    """Refuse to revise the corpus of a run whose synthesis an older memo-dist planned.
+
+    Raises:
+        UsageError: its units were windows over the sorted documents.
+    """
+    for path in sorted(run.synth.glob("*/manifest.json")):
+        check_units(read_json(path)["settings"], run.root)
+
+
+def _is_outdated(run: RunFolder, plan: Plan, step: StepName) -> bool:
+    path = manifest_path(run, step)
+    return path.exists() and is_outdated(read_json(path)["settings"], plan)
+
+
+def manifest_path(run: RunFolder, step: StepName) -> Path:
+    """The manifest of one step."""
+    return run.step(step) / "manifest.json"
 
 
 def write_grouped(run: RunFolder, plan: Plan, step: StepName, units: StepUnits) -> None:
     """Record the units that a grouping step's groups amount to."""
-    write_json(run.step(step) / "manifest.json", _planned(plan, step, units))
+    write_json(manifest_path(run, step), _planned(plan, step, units))
 
 
 def write_complete(
@@ -55,7 +100,7 @@ def write_complete(
         "counts": totals,
         "parts": files,
     }
-    write_json(run.step(step) / "manifest.json", manifest)
+    write_json(manifest_path(run, step), manifest)
 
 
 def complete_parts(run: RunFolder, plan: Plan, step: StepName) -> list[PartResult] | None:
@@ -63,7 +108,7 @@ def complete_parts(run: RunFolder, plan: Plan, step: StepName) -> list[PartResul
 
     A part file that was changed or lost since is made again from the journal.
     """
-    manifest = read_json(run.step(step) / "manifest.json")
+    manifest = read_json(manifest_path(run, step))
     if manifest["state"] != "complete" or manifest["plan"] != plan.hash:
         return None
     parts = [PartResult(**{**row, "rows": tuple(row["rows"])}) for row in manifest["parts"]]

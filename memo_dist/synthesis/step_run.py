@@ -86,7 +86,8 @@ class StepRun:
         self._owners: dict[int, dict[str, int]] = {index: {} for index in range(count)}
         self._deaths: dict[int, list[str]] = {index: [] for index in range(count)}
         self._journaled: dict[int, int] = {}
-        self._tally = Tally(driver.run, task.name, count)
+        units = [unit.id for unit in task.units.units]
+        self._tally = Tally(driver.run, task.name, count, units)
         self._requests = RequestTally(driver.run, task.name, count, task.before)
         self._next_status = 0.0
         self._first_tokens = 0
@@ -116,8 +117,8 @@ class StepRun:
 
     @property
     def spent(self) -> Spending:
-        """Of this step, earlier launches included."""
-        return self._requests.step
+        """Of this step, earlier launches and revisions of the corpus included."""
+        return self._requests.whole_step
 
     def _find_owners(self, report: ProgressReport, partitions: list[int]) -> None:
         """A request of several first rounds belongs to the lowest partition that holds it."""
@@ -168,7 +169,7 @@ class StepRun:
                 (name, parts[partition].rows)
                 for name, parts in in_force(earlier, lambda step: step[0])
             ),
-            plan=self._driver.plan.hash,
+            recipe=self._driver.plan.recipe,
             seed=self._driver.config.run.seed,
             owners=self._owners[partition],
             ask_only=ask_only,

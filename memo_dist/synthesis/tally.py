@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
@@ -10,15 +11,18 @@ from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.synthesis.journal import JournalTail, Record
-from memo_dist.synthesis.worker import journal_path, requests_path
+from memo_dist.synthesis.worker import journal_path, requests_path, store_path
 
 
 class Tally:
-    """Counts over the latest record of each unit."""
+    """Counts over the latest record of each of some units; others are of earlier revisions."""
 
-    def __init__(self, run: RunFolder, step: StepName, partitions: int) -> None:
+    def __init__(
+        self, run: RunFolder, step: StepName, partitions: int, units: Collection[str]
+    ) -> None:
         paths = [journal_path(run, step, index) for index in range(partitions)]
         self._tails = [JournalTail(path) for path in paths]
+        self._units = frozenset(units)
         self._records: dict[str, tuple[int, int, str]] = {}
         self._reflections = 0
         self._rejected = 0
@@ -30,7 +34,8 @@ class Tally:
         """Count what was journaled since the last call."""
         for tail in self._tails:
             for record in tail.new_records():
-                self._add(record)
+                if record.unit in self._units:
+                    self._add(record)
 
     @property
     def units(self) -> int:
@@ -71,11 +76,15 @@ class Tally:
 
 
 class RequestTally:
-    """Tokens, money and failures of a step's requests, those of earlier launches included."""
+    """Tokens, money and failures of a step's requests, those of earlier launches included.
+
+    Requests of earlier revisions of the corpus count as spent; their failures end nothing.
+    """
 
     def __init__(self, run: RunFolder, step: StepName, partitions: int, before: Spending) -> None:
         self._tails = [LineTail(requests_path(run, step, index)) for index in range(partitions)]
         self._before = before
+        self._closed = _closed_spending(run, step)
         self.step = Spending()
         self.first_failure = ""
 
@@ -90,7 +99,12 @@ class RequestTally:
     @property
     def spent(self) -> Spending:
         """Of all steps up to now."""
-        return self._before.plus(self.step)
+        return self._before.plus(self.whole_step)
+
+    @property
+    def whole_step(self) -> Spending:
+        """Of this step, earlier revisions included."""
+        return self._closed.plus(self.step)
 
     def numbers(self, prices: GeneratorConfig, fraction: float) -> dict[str, float | int]:
         """The numbers to show; ``fraction`` of the step's units are done."""
@@ -104,7 +118,8 @@ class RequestTally:
             numbers["spent"] = round(spent.money(prices), 6)
             if fraction:
                 step = self.step.money(prices) / fraction
-                numbers["projected"] = round(self._before.money(prices) + step, 6)
+                before = self._before.plus(self._closed)
+            numbers["projected"] = round(before.money(prices) + step, 6)
         return numbers
 
 
@@ -112,7 +127,15 @@ def step_spending(run: RunFolder, step: StepName, partitions: int) -> Spending:
     """What a step has cost, from its request journals."""
     tally = RequestTally(run, step, partitions, Spending())
     tally.read()
-    return tally.step
+    return tally.whole_step
+
+
+def _closed_spending(run: RunFolder, step: StepName) -> Spending:
+    """What earlier revisions of the corpus have cost in a step."""
+    spent = Spending()
+    for row in LineTail(store_path(run, step)).new_rows():
+        spent.add_row(row)
+    return spent
 
 
 def spending_row(spent: Spending, prices: GeneratorConfig) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from memo_dist.synthesis.types import AnyStep, Generator, Reflection, Step, Step
 GeneratorFactory = Callable[[], Generator]
 """Builds the generator inside a worker; importable there (``functools.partial`` of a class)."""
 
+REQUEST_JOURNALS = "journal/requests-*.jsonl"
+"""The request journals of all partitions of a step, as :func:`requests_path` names them."""
 FAILED = "failed"
 """Reason under which units that raised an exception are counted."""
 
@@ -58,7 +60,7 @@ class PartitionJob:
         units: the partition's units, in order.
         earlier: (step name, reflections of each unit) of the steps before that have the same
             units, in order.
-        plan: the plan's hash.
+        recipe: the plan's recipe: what decides results beside unit and inputs.
         seed: run.seed.
         owners: requests of first rounds (their keys' first 32 digits) that a lower partition
             asks, with its index.
@@ -71,7 +73,7 @@ class PartitionJob:
     partition: int
     units: tuple[UnitSpec, ...]
     earlier: tuple[tuple[StepName, tuple[int, ...]], ...]
-    plan: str
+    recipe: str
     seed: int
     owners: Mapping[str, int] = field(default_factory=dict)
     ask_only: bool = False
@@ -95,6 +97,11 @@ def journal_path(run: RunFolder, step: str, partition: int) -> Path:
 def requests_path(run: RunFolder, step: str, partition: int) -> Path:
     """The request journal of one partition of one step."""
     return run.step(step) / "journal" / f"requests-{partition}.jsonl"
+
+
+def store_path(run: RunFolder, step: str) -> Path:
+    """The answers of a step that earlier revisions and partitions asked for."""
+    return run.synth / "requests" / f"{step}.jsonl"
 
 
 def _nothing() -> None:
@@ -129,7 +136,7 @@ def run_partition(
 
 def unit_key(job: PartitionJob, inputs: Sequence[Reflection]) -> str:
     """What a unit's record is kept under: everything the unit's result depends on."""
-    return short_hash([job.plan, job.step, job.version, [row.to_json() for row in inputs]])
+    return short_hash([job.recipe, job.step, job.version, [row.to_json() for row in inputs]])
 
 
 def _run_unit(step: Step, unit: Unit, inputs: Sequence[Reflection], key: str) -> Record:

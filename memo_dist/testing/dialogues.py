@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import cast
 
 from memo_dist.config.schema import Config
@@ -17,6 +18,7 @@ from memo_dist.corpus.manifest import shard_of
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
 from memo_dist.llm.requests import Reply, Request
+from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.clean import Candidate, Cleaned, clean
 from memo_dist.synthesis.prompted import LanguageModelGenerator
 from memo_dist.synthesis.types import (
@@ -60,15 +62,15 @@ class DialogueRun:
 
 
 def make_units(documents: Sequence[Document], config: Config) -> list[Unit]:
-    """Units of ``synthesis.documents_per_unit`` documents, chunked as the corpus stage does."""
-    size = config.synthesis.documents_per_unit
+    """Units of at most ``synthesis.documents_per_unit`` documents, as the plan would cut them."""
+    most = config.synthesis.documents_per_unit
     shards: dict[int, list[Document]] = {}
     for document in sorted(documents, key=lambda document: document.id):
         shards.setdefault(shard_of(document.id, config.corpus.shards), []).append(document)
     return [
-        make_unit(rows[start : start + size], shard, config)
+        make_unit(bucket, shard, config)
         for shard, rows in sorted(shards.items())
-        for start in range(0, len(rows), size)
+        for bucket in hash_buckets(rows, attrgetter("id"), lambda some: len(some) <= most)
     ]
 
 

@@ -16,7 +16,7 @@ from memo_dist.cluster.placement import Placement, plan_placement
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.stages import stage_hash, trains_questions
-from memo_dist.corpus.manifest import DOCUMENTS, iter_documents, load_manifest, shard_of
+from memo_dist.corpus.manifest import DOCUMENTS, iter_documents, located_documents
 from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
@@ -148,8 +148,7 @@ def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
 
 def shard_documents(run: RunFolder, shard: int) -> list[Document]:
     """The documents of one shard, in the corpus' order."""
-    shards = load_manifest(run.corpus).shards
-    return [d for d in iter_documents(run.corpus) if shard_of(d.id, shards) == shard]
+    return [row.document for row in located_documents(run.corpus) if row.shard == shard]
 
 
 def prepare_job(

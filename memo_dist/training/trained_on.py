@@ -15,7 +15,7 @@ from typing import Any
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_keys
 from memo_dist.corpus.diff import diff_hashes
-from memo_dist.corpus.manifest import iter_documents, load_manifest, shard_of
+from memo_dist.corpus.manifest import load_manifest, located_documents
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
@@ -93,14 +93,13 @@ def current_inputs(run: RunFolder, config: Config, base: BaseModel) -> list[Trai
     """What each shard would be trained on now; documents and reflections are read once."""
     manifest = load_manifest(run.corpus)
     documents: list[dict[str, str]] = [{} for _ in range(manifest.shards)]
-    for document in iter_documents(run.corpus):
-        shard = shard_of(document.id, manifest.shards)
-        documents[shard][document.id] = document.content_hash
+    for row in located_documents(run.corpus):
+        documents[row.shard][row.document.id] = row.document.content_hash
     ids: list[list[str]] = [[] for _ in documents]
     kinds = [Counter[str]() for _ in documents]
-    for row in atomic.read_jsonl(run.reflections):
-        ids[row["shard"]].append(row["id"])
-        kinds[row["shard"]][row["kind"]] += 1
+    for line in atomic.read_jsonl(run.reflections):
+        ids[line["shard"]].append(line["id"])
+        kinds[line["shard"]][line["kind"]] += 1
     synthesis = atomic.read_json(marker_path(run))
     settings = stage_keys(config, "train")
     return [

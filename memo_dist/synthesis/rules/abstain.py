@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from memo_dist.answers.text import word_set
+from memo_dist.io.hashing import short_hash
 from memo_dist.synthesis.rules.collect import DocumentFacts
 from memo_dist.synthesis.rules.entities import Entity
 from memo_dist.synthesis.rules.facts import Fact
@@ -51,14 +52,19 @@ class Unanswerable:
 
 
 def unanswerable(documents: Sequence[DocumentFacts], count: int, seed: int) -> list[Unanswerable]:
-    """At most ``count`` distinct questions that the documents leave open, in a fixed order."""
-    rng = random.Random(seed)
-    pools = [
-        _mixed(list(_attributes(documents)), rng),
-        _mixed(list(_swapped(documents)), rng),
-        _mixed([Unanswerable(text, -1) for text in outside_questions()], rng),
-        _mixed(list(_invented(documents, rng)), rng),
+    """At most ``count`` distinct questions that the documents leave open, in a fixed order.
+
+    A question's turn depends on the question and its document only, so that another document
+    beside it changes few choices.
+    """
+    names = [facts.read.document.id for facts in documents]
+    found = [
+        _attributes(documents),
+        _swapped(documents),
+        (Unanswerable(text, -1) for text in outside_questions()),
+        _invented(documents, seed),
     ]
+    pools = [_mixed(items, names, seed) for items in found]
     # Half of what users ask in vain is about the corpus' own entities: attributes come twice.
     turns = [0, 1, 2, 0, 3]
     chosen: dict[str, Unanswerable] = {}
@@ -87,10 +93,15 @@ def _templates() -> dict[str, list[tuple[str, frozenset[str]]]]:
     }
 
 
-def _mixed(items: list[Unanswerable], rng: random.Random) -> list[Unanswerable]:
-    unique = sorted(dict.fromkeys(items), key=lambda item: (item.question, item.document))
-    rng.shuffle(unique)
-    return unique
+def _mixed(items: Iterable[Unanswerable], names: Sequence[str], seed: int) -> list[Unanswerable]:
+    """In the order of hashes, the first one last; one about the outside goes with any document."""
+
+    def turn(item: Unanswerable) -> tuple[str, str]:
+        owners = names if item.document < 0 else [names[item.document]]
+        hashes = (short_hash([seed, item.question, name]) for name in owners)
+        return min(hashes, default=""), item.question
+
+    return sorted(dict.fromkeys(items), key=turn, reverse=True)
 
 
 def _attributes(documents: Sequence[DocumentFacts]) -> Iterator[Unanswerable]:
@@ -132,7 +143,7 @@ def _shortest(fact: Fact) -> str:
     return min(found, key=lambda q: (len(q.split()), q), default="")
 
 
-def _invented(documents: Sequence[DocumentFacts], rng: random.Random) -> Iterator[Unanswerable]:
+def _invented(documents: Sequence[DocumentFacts], seed: int) -> Iterator[Unanswerable]:
     """A fact's question about a name that stands in no document."""
     known = {word for facts in documents for word in _words(facts.read.document.text)}
     for index, facts in enumerate(documents):
@@ -140,7 +151,7 @@ def _invented(documents: Sequence[DocumentFacts], rng: random.Random) -> Iterato
             question = _shortest(fact) if fact.about else ""
             if not question:
                 continue
-            name = _invent(fact.about, rng)
+            name = _invent(fact.about, random.Random(short_hash([seed, question])))
             new = set(_words(name)) - set(_words(fact.about))
             if not new or new & known:
                 continue
