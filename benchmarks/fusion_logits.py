@@ -91,9 +91,9 @@ def _arm(
 ) -> dict[str, Any]:
     fused = FusedBank.load(run, config, bank)
     started = time.perf_counter()
-    answers = fused.answer([q.question for q in questions])
+    written = fused.answer([q.question for q in questions])
     seconds = (time.perf_counter() - started) / len(questions)
-    forwards = sum(text.forwards for text in fused.last) / len(questions)
+    forwards = sum(text.forwards for _, text in written) / len(questions)
     unrelated = UNRELATED.read_text(encoding="utf-8").splitlines()
     requests = fused.requests(unrelated)
     how = fused.settings
@@ -101,8 +101,8 @@ def _arm(
     own = [fused.fusion.alone(request, how) for request in requests]
     same = [float(a.text == b.text) for a, b in zip(mixed, own, strict=True)]
     return {
-        **_right(questions, [answer.text for answer in answers]),
-        **_refused(questions, [answer.abstained for answer in answers]),
+        **_right(questions, [answer.text for answer, _ in written]),
+        **_refused(questions, [answer.abstained for answer, _ in written]),
         "unrelated_own_text": _share(same),
         "unrelated_silent": sum(not request.mixed for request in requests) / len(requests),
         "changed": [

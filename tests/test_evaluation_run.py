@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from memo_dist.answering import Answered, Answerer
 from memo_dist.answers.answer import Answer
 from memo_dist.config import load_config
 from memo_dist.config.schema import Config
@@ -38,6 +39,17 @@ class Table:
         if text is None:
             return Answer("", 0.1, True, (), (0,), 0.01, 5)
         return Answer(text, 0.9, False, ("d1",), (0,), 0.01, 7)
+
+
+class Direct(Answerer):
+    """A mode that answers from a table."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self._table = table
+
+    def answer(self, questions: Sequence[str]) -> list[Answered]:
+        return [Answered(answer) for answer in self._table.answer(questions)]
 
 
 def half() -> Table:
@@ -179,7 +191,7 @@ def test_memory_identity_follows_bank_and_calibration(tmp_path):
     (memory / "shard-0").mkdir(parents=True)
     (memory / "bank.json").write_text("{}")
     (memory / "shard-0" / "calibration.json").write_text('{"threshold": 0.5}')
-    answerer = MemoryAnswerer(half().answer, memory)
+    answerer = MemoryAnswerer(Direct(half()), memory)
     assert answerer.identity == memory_identity(memory)
     assert answerer.answer([QUESTIONS[0].question])[0].text == "answer 0"
     (memory / "shard-0" / "calibration.json").write_text('{"threshold": 0.6}')

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from memo_dist.answers.answer import Answer
 from memo_dist.answers.text import normalise
-from memo_dist.fusion.types import Belief, FusedText, Request
+from memo_dist.fusion.types import Belief, Fused, FusedText, Request
 from memo_dist.memory.bank import Bank, Vote
 from memo_dist.memory.calibration import is_abstention
 
@@ -25,14 +25,14 @@ def requests_of(
 
 def fused_answers(
     questions: Sequence[str], votes: Sequence[Sequence[Vote]], texts: Sequence[FusedText]
-) -> list[Answer]:
+) -> list[Fused]:
     """Texts with the sources of the shard that says the same, and a confidence.
 
     That of calibration where a shard says the same; else the mean probability of the tokens, which
     nothing calibrates.
     """
     rows = zip(questions, votes, texts, strict=True)
-    return [_answer(question, row, text) for question, row, text in rows]
+    return [Fused(_answer(question, row, text), text) for question, row, text in rows]
 
 
 def _belief(vote: Vote) -> Belief:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from memo_dist.answers.answer import Answer
 
 ORDERS = ("parallel", "sequential")
 """``parallel``: all sources step together. ``sequential``: the memory drafts, the backbone reads
@@ -101,3 +104,10 @@ class FusedText:
     forwards: int
     lost: float
     seconds: float
+
+
+class Fused(NamedTuple):
+    """An answer of a fusion, and the text behind it with its weights and forwards."""
+
+    answer: Answer
+    text: FusedText

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memo_dist.answers.answer import Answer
+from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
 from memo_dist.memory.loading import Memories, Voice, load_memories
@@ -62,6 +65,9 @@ class Bank:
         shards: the shards, sorted by id.
         streams: whether some shards are loaded anew for every call of :meth:`answer`; then
             many questions a call are much faster.
+        lock: held while the bank's models run; :meth:`answer` and :meth:`votes` take it. Whoever
+            runs the models of :meth:`voices` takes it too: adapters share one model, and hooks
+            and adapter names are state of that model, not of a call.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Bank:
         self._memories = tuple(memories)
         self.streams = any(memory.streams for memory in memories)
         self._reworded = any(shard.calibration.reworded for shard in shards)
+        self.lock = threading.RLock()
 
     @classmethod
     def load(  # noqa: PLR0913 - each is a choice of the verb that asks
@@ -117,8 +124,27 @@ class Bank:
         memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb)
         return cls(shards, memories, manifest.composition)
 
+    @classmethod
+    def of_run(cls, run: RunFolder, config: Config, sources: bool = True) -> Bank:
+        """Load the bank of a run with its configuration.
+
+        Args:
+            run: the run.
+            config: ``memory.max_answer_tokens`` and ``memory.loaded_gb`` are used.
+            sources: answers name the documents behind them.
+
+        Raises:
+            UsageError, RunError: see :meth:`load`.
+        """
+        return cls.load(
+            run.memory,
+            run.reflections if sources else None,
+            config.memory.max_answer_tokens,
+            loaded_gb=config.memory.loaded_gb,
+        )
+
     def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
-        """Answer every question, in the given order.
+        """Answer every question, in the given order; threads may share the bank.
 
         The most confident shard that does not abstain wins (the lower id on equal
         confidence); where all abstain, so does the bank, with the highest of their
@@ -149,8 +175,13 @@ class Bank:
         """
         if not questions:
             return []
-        if self._likelihood:
-            return self._likeliest(questions, batch_size, all_write)
+        with self.lock:
+            if self._likelihood:
+                return self._likeliest(questions, batch_size, all_write)
+            return self._most_confident(questions, batch_size)
+
+    def _most_confident(self, questions: Sequence[str], batch_size: int) -> list[list[Vote]]:
+        """Votes by confidence: every shard writes."""
         everything = dict.fromkeys((shard.id for shard in self.shards), range(len(questions)))
         raws = self._write(questions, everything, batch_size)
         return [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
@@ -31,6 +33,8 @@ from memo_dist.protocol.vote import vote
 REQUESTS_FILE = "requests.jsonl"
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 3.0
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class Outcome:
 
 class ProtocolSession:
     """An executive and a memory, ready to answer questions; a context manager.
+
+    Threads may share it: all their questions run side by side on the event loop of one thread, and
+    what they ask the memory at the same time becomes one batch.
 
     Every attempt of the executive is in ``requests.jsonl`` before it counts, so that a session
     that goes on in the same folder pays for nothing twice.
@@ -88,8 +95,15 @@ class ProtocolSession:
     def __enter__(self) -> ProtocolSession:
         self._journal = RequestJournal(self._folder / REQUESTS_FILE)
         self._transcript = Transcript(self._folder)
-        self._runner = asyncio.Runner()
         self._router: Router | None = None
+        self._closing = asyncio.Event()
+        started: Future[asyncio.AbstractEventLoop] = Future()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run_loop, args=(started,), name="protocol", daemon=True
+        )
+        self._thread.start()
+        self._loop = started.result()
         return self
 
     def __exit__(
@@ -98,11 +112,13 @@ class ProtocolSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._runner.run(self._close())
-        self._runner.close()
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
         self._journal.sync()
         self._journal.close()
         self._transcript.close()
+        if self._failure is not None:
+            raise self._failure
 
     def answer(self, questions: Sequence[str]) -> list[Outcome]:
         """Answer every question, in the given order, all at once.
@@ -113,9 +129,30 @@ class ProtocolSession:
             OSError: the disk is full.
         """
         begin = time.perf_counter()
-        found = self._runner.run(self._answer_all(questions))
+        found = self._on_loop(self._answer_all(questions))
         seconds = (time.perf_counter() - begin) / max(1, len(questions))
         return [_outcome(conclusion, budget, seconds) for conclusion, budget in found]
+
+    def _on_loop(self, work: Coroutine[Any, Any, Found]) -> Found:
+        """Run in the loop's thread; an interrupt of the waiting thread ends the work too."""
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
+
+    def _run_loop(self, started: Future[asyncio.AbstractEventLoop]) -> None:
+        try:
+            asyncio.run(self._serve(started))
+        except BaseException as error:
+            self._failure = error
+
+    async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
+        """Keep the loop running for the threads that ask, until the session is left."""
+        started.set_result(asyncio.get_running_loop())
+        await self._closing.wait()
+        await self._close()
 
     async def _answer_all(self, questions: Sequence[str]) -> list[tuple[Conclusion, Budget]]:
         if self._router is None:

@@ -191,10 +191,7 @@ class _Maker:
 
     def __init__(self, run: RunFolder, config: Config, base: BaseModel) -> None:
         self._config = config
-        self._bank = Bank.load(
-            run.memory, max_answer_tokens=config.memory.max_answer_tokens,
-            loaded_gb=config.memory.loaded_gb,
-        )  # fmt: skip
+        self._bank = Bank.of_run(run, config, sources=False)
         voices = list(self._bank.voices().values())
         backbone = Backbone.load(base)
         self._prompt = Prompt(backbone, config.fusion.instruction)

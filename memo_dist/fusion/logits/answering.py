@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from memo_dist.answers.answer import Answer
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
@@ -26,7 +25,8 @@ from memo_dist.fusion.logits.gates import (
 from memo_dist.fusion.logits.mixture import LogitFusion
 from memo_dist.fusion.logits.source import BASE_ROWS, CachedModel, Source
 from memo_dist.fusion.logits.token_map import TokenMap
-from memo_dist.fusion.types import FusedText, Request, Settings
+from memo_dist.fusion.streaming import Pieces, written_apart
+from memo_dist.fusion.types import Fused, FusedText, Request, Settings
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
@@ -41,11 +41,11 @@ class FusedBank:
 
     The bank is asked first, as in direct mode: a shard that abstains has no say, the others'
     answers are drafts, and their calibrated confidence is one of the things a gate sees.
+    Threads may share it: its models run under the bank's lock.
 
     Attributes:
         fusion: writes the text.
         settings: how text is written.
-        last: texts of the last call, with weights and forwards.
         identity: hash of backbone, gate and settings.
     """
 
@@ -61,7 +61,6 @@ class FusedBank:
         """Join a loaded bank with what mixes it; see :meth:`load`."""
         self.fusion, self.identity = fusion, identity
         self._familiarity = familiarity
-        self.last: list[FusedText] = []
         self.settings = settings
         self._bank, self._max_lost = bank, max_lost
 
@@ -108,23 +107,28 @@ class FusedBank:
         parts = [base.weights_hash, fitted, asdict(settings), asdict(how)]
         return cls(bank, fusion, familiarity, how, settings.max_lost, short_hash(parts))
 
-    def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
+    def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Fused]:
         """Answer every question, in the given order.
 
         Raises:
             UsageError: a question is too long, or the vocabularies have too little in common.
         """
-        votes = self._bank.votes(questions, batch_size)
-        requests, reading = self._complete(requests_of(self._bank, questions, votes), batch_size)
-        self.last = self.fusion.generate(requests, self.settings, batch_size)
-        self._check_lost(self.last)
-        answers = fused_answers(questions, votes, self.last)
-        return [replace(answer, seconds=answer.seconds + reading) for answer in answers]
+        with self._bank.lock:
+            votes = self._bank.votes(questions, batch_size)
+            asked = requests_of(self._bank, questions, votes)
+            requests, reading = self._complete(asked, batch_size)
+            texts = self.fusion.generate(requests, self.settings, batch_size)
+        self._check_lost(texts)
+        return [
+            Fused(replace(answer, seconds=answer.seconds + reading), text)
+            for answer, text in fused_answers(questions, votes, texts)
+        ]
 
     def requests(self, questions: Sequence[str], batch_size: int = 16) -> list[Request]:
         """What the bank believes of each question."""
-        votes = self._bank.votes(questions, batch_size)
-        return self._complete(requests_of(self._bank, questions, votes), batch_size)[0]
+        with self._bank.lock:
+            votes = self._bank.votes(questions, batch_size)
+            return self._complete(requests_of(self._bank, questions, votes), batch_size)[0]
 
     def _complete(self, requests: list[Request], batch_size: int) -> tuple[list[Request], float]:
         """What a learned gate sees beside, and the seconds that it took a question."""
@@ -137,9 +141,13 @@ class FusedBank:
         return found, (time.perf_counter() - start) / max(len(requests), 1)
 
     def stream(self, question: str) -> Iterator[str]:
-        """The answer's text piece by piece."""
-        (request,) = self.requests([question])
-        yield from self.fusion.stream(request, self.settings)
+        """The answer's text piece by piece; the bank is locked until the text ends."""
+        return written_apart(lambda: self._pieces(question))
+
+    def _pieces(self, question: str) -> Pieces:
+        with self._bank.lock:
+            (request,) = self.requests([question])
+            yield from self.fusion.stream(request, self.settings)
 
     def _check_lost(self, texts: Sequence[FusedText]) -> None:
         lost = sum(text.lost for text in texts) / max(len(texts), 1)

@@ -43,13 +43,7 @@ def fit_run_gate(
     manifest = load_manifest(run.memory)
     check_same_reflections(manifest, run.reflections)
     base = find_backbone(config, run.memory)
-    bank = Bank.load(
-        run.memory,
-        run.reflections,
-        config.memory.max_answer_tokens,
-        loaded_gb=config.memory.loaded_gb,
-    )
-    fused = FusedBank.load(run, config, bank, gate=ConstantGate(0.5))
+    fused = FusedBank.load(run, config, Bank.of_run(run, config), gate=ConstantGate(0.5))
     questions, answers = _held_out(run, [entry.id for entry in manifest.shards], config)
     requests = fused.requests(questions, config.evaluate.batch_size)
     examples = chosen_examples(requests, answers, config.fusion.examples)
