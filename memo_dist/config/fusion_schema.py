@@ -12,7 +12,7 @@ class LatentConfig:
     """Fusion by hidden states: the connector (``fuse --mode latent``, ``ask --mode latent``)."""
 
     every: int = key(4, at_least=1)
-    """Distance between connectors, in decoder layers of the backbone."""
+    """Distance between connector layers, in decoder layers of the backbone."""
     heads: int = key(8, at_least=1)
     """Heads of the connector's cross-attention."""
     head_width: int = key(64, above=0)

@@ -216,8 +216,8 @@ class SynthesisConfig:
     groups_per_document: int = key(2, at_least=1)
     """Most cross-document groups per document, for each way of finding groups."""
     near_duplicate: float = key(0.8, fraction=True)
-    """Word similarity (Jaccard) of two questions with equal answer, names and numbers above which
-    the later question is dropped; 1 drops only equal questions."""
+    """Word similarity (Jaccard) from which the later of two questions with equal answer, names and
+    numbers is dropped; 1 drops only equal questions."""
     max_question_chars: int = key(500, at_least=1)
     """Longest question in characters; longer ones are dropped."""
     max_answer_chars: int = key(800, at_least=1)
