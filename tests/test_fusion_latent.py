@@ -385,7 +385,7 @@ def test_the_connector_learns_and_says_how_well(fused):
     assert nats["before"]["inside"]["fused"] == nats["before"]["inside"]["backbone"]
     losses = [row["loss"] for row in atomic.read_jsonl(training_of(run) / "metrics.jsonl")]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
-    assert "nats a token" in said
+    assert "held-out loss (nats/token)" in said
     assert "gated cross-attention behind layers" in (folder_of(run) / "README.md").read_text()
 
 

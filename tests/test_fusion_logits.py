@@ -340,7 +340,7 @@ def test_ask_fuse_and_evaluate(run, folders, tmp_path, capsys):
     assert told["backbone_forwards"] > 0
 
     assert run_cli(["fuse", str(run.root), "--backbone", str(folders[2])]) == 0
-    assert "nats a token" in capsys.readouterr().out
+    assert "loss (nats/token)" in capsys.readouterr().out
     code, out, _ = ask(run, capsys, KNOWN, "--json")  # the run remembers its backbone
     told = json.loads(out)
     assert code == 0

@@ -1,6 +1,5 @@
 """`memo-dist launch`: what it would run, what it refuses, and what it runs here."""
 
-import importlib
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import click
 import psutil
 import pytest
 from cli import memo_dist, start, wait_until
@@ -31,7 +29,7 @@ from memo_dist.launch.jobs import JobState, follow
 from memo_dist.launch.render import job_script, shipped_scripts
 from memo_dist.launch.requeue import check_progress
 from memo_dist.launch.slurm import SlurmJob
-from memo_dist.launch.verbs import VALUE_OPTIONS, VERBS, parse_verb
+from memo_dist.launch.verbs import parse_verb
 from memo_dist.scaling.cells import partition_cells, study_cells
 from memo_dist.scaling.folder import StudyFolder
 
@@ -235,24 +233,6 @@ def test_a_secret_never_reaches_a_script(capsys, monkeypatch):
 
 
 # -- parts -----------------------------------------------------------------------------------------
-
-
-def test_the_table_of_verbs_agrees_with_their_definitions():
-    for verb, first in VERBS.items():
-        command = importlib.import_module(f"memo_dist.cli.{verb}").command
-        if verb == "scale":
-            command = command.commands["run"]
-        arguments = [p.name for p in command.params if isinstance(p, click.Argument)]
-        assert (arguments[0] if arguments[0] != "overrides" else "") == {"run": "run_folder"}.get(
-            first, first
-        )
-        valued = {
-            name
-            for p in command.params
-            if isinstance(p, click.Option) and not p.is_flag
-            for name in p.opts
-        }
-        assert valued <= set(VALUE_OPTIONS), verb
 
 
 def test_a_verb_is_taken_apart():

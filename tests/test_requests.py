@@ -360,7 +360,7 @@ def test_dry_run_counts_calls_tokens_money_and_hours(tmp_path):
     lines = dict(estimate_lines(list(rows.values()), config.generator))
     assert lines["  direct"].startswith("24 calls, ")
     total = sum(row.prompt for row in rows.values())
-    assert f"{total}.00 at the given prices" in lines["  in all"]
+    assert f"{total}.00 at the given prices" in lines["  total"]
     config.generator.requests_per_minute = 1
     calls = sum(row.calls for row in rows.values())
     assert hours(list(rows.values()), config.generator) == pytest.approx(calls / 60)

@@ -26,9 +26,12 @@ from memo_dist.runs import existing_run
     type=click.Choice(list(MODES)),
     default="direct",
     show_default=True,
+    help="How the answer is generated.",
 )
-@click.option("--stream", is_flag=True, help="Show the text while it is written (logits, latent).")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
+@click.option(
+    "--stream", is_flag=True, help="Print the text while it is generated (logits, latent)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_options
 def command(  # noqa: PLR0913
     run_folder: Path,
@@ -39,12 +42,12 @@ def command(  # noqa: PLR0913
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Ask the memory of RUN one QUESTION.
+    """Answer QUESTION from the memory of RUN.
 
-    direct: the memory alone. protocol: an executive (executive.kind, .model, .urls) asks the
-    memory turn by turn; the transcript is written below RUN/ask/. logits: a frozen backbone
-    (fusion.backbone) and the memory write the answer together, token by token. latent: the
-    backbone writes it and attends to the memory's hidden states.
+    direct: the memory answers alone. protocol: a frozen LLM (executive.kind, .model, .urls)
+    queries the memory turn by turn; its transcript is in RUN/ask. logits: a frozen backbone
+    (fusion.backbone) and the memory combine their distributions on each token. latent: the
+    backbone attends to the hidden states of the memory.
     """
     if not question.strip():
         raise UsageError("the question is empty")

@@ -12,9 +12,11 @@ from memo_dist.config.help import describe
 
 
 @click.command("config")
-@click.option("--help-keys", is_flag=True, help="Every key with its default and meaning.")
+@click.option(
+    "--help-keys", is_flag=True, help="Print every key with its default value and meaning."
+)
 @config_options
 def command(help_keys: bool, config_files: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
-    """Print the configuration that a verb would run with, checked."""
+    """Resolve defaults, files and overrides; check and print the configuration."""
     config = resolve(config_files, overrides)
     click.echo(describe() if help_keys else to_yaml(config), nl=help_keys)

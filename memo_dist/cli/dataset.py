@@ -1,4 +1,4 @@
-"""``memo-dist dataset NAME SOURCE OUT``: published files to corpus.jsonl and questions.jsonl."""
+"""``memo-dist dataset NAME SOURCE OUT``: converts published files to a corpus and questions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import click
 from memo_dist.corpus.datasets import DATASETS, write_dataset
 
 
-@click.command("dataset")
-@click.argument("name", type=click.Choice(sorted(DATASETS)))
+@click.command("dataset", epilog=f"Data sets: {', '.join(sorted(DATASETS))}.")
+@click.argument("name", metavar="NAME", type=click.Choice(sorted(DATASETS)))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--split", default="", help="Only this split, where the files hold several.")
+@click.option("--split", default="", help="Convert only this split if the files hold several.")
 def command(name: str, source: Path, out: Path, split: str) -> None:
-    """Read the published files of data set NAME at the local path SOURCE; write to OUT."""
+    """Convert the published files of data set NAME to a corpus and questions.
+
+    SOURCE is the local path of the files. OUT gets corpus.jsonl and questions.jsonl.
+    """
     counts = write_dataset(name, source, out, split)
     click.echo(
         f"{out}/corpus.jsonl: {counts.documents} documents; {out}/questions.jsonl:"

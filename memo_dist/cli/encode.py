@@ -33,9 +33,10 @@ def command(  # noqa: PLR0913
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Turn CORPUS (a folder or file of .txt .md .html .pdf .jsonl .parquet) into a memory.
+    """Turn CORPUS into a memory in the folder RUN.
 
-    Stopped or killed at any moment, the same command again continues.
+    CORPUS is a folder or file of .txt, .md, .html, .pdf, .jsonl or .parquet. After a stop or a
+    crash, the same command continues the work.
     """
     config = resolve(config_files, overrides)
     # Imported here: --help and refused arguments need no torch.
@@ -49,4 +50,4 @@ def command(  # noqa: PLR0913
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.encode(run, config, corpus, resume)
-    click.echo(f"the memory is in {run.memory}; ask it: memo-dist ask {run_folder} 'QUESTION'")
+    click.echo(f"the memory is in {run.memory}; next: memo-dist ask {run_folder} 'QUESTION'")

@@ -1,4 +1,4 @@
-"""``memo-dist evaluate RUN --questions FILE``: scores beside baselines, and the report."""
+"""``memo-dist evaluate RUN --questions FILE``: scores, baselines and the report."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ from memo_dist.runs import existing_run
     "questions_file",
     required=True,
     type=click.Path(path_type=Path),
-    help="questions.jsonl: id, question, answer, aliases, supporting_ids, answerable.",
+    help="JSONL file with id, question, answer, aliases, supporting_ids, answerable per line.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Score the first N questions.")
+@click.option("--limit", type=click.IntRange(min=1), help="Score only the first N questions.")
 @click.option(
     "--modes",
     default="direct",
     show_default=True,
     metavar="MODE[,MODE]...",
-    help="Ways of asking, side by side: direct, logits, latent, protocol, protocol-full,"
+    help="Answering modes to compare: direct, logits, latent, protocol, protocol-full,"
     " protocol-one-turn, protocol-multi-turn.",
 )
-@click.option("--name", help="Name of the evaluation [default: the questions' folder and file].")
+@click.option(
+    "--name", help="Name of the evaluation [default: folder and file name of the questions]."
+)
 @config_options
 def command(  # noqa: PLR0913
     run_folder: Path,
@@ -42,7 +44,10 @@ def command(  # noqa: PLR0913
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Score the memory of RUN on QUESTIONS beside its baselines; writes RUN/report.html."""
+    """Score the memory of RUN and its baselines on a file of questions.
+
+    The results are in RUN/eval/NAME and RUN/report.html.
+    """
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     questions = load_questions(questions_file, limit or config.evaluate.limit)

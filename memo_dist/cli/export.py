@@ -21,7 +21,10 @@ def command(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Verify, calibrate and publish the trained memories of RUN."""
+    """Verify and calibrate the trained weights of RUN and write the memory.
+
+    RUN/memory gets a Hugging Face folder per shard, and bank.json.
+    """
     existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     # Imported here: --help and refused arguments need no torch.

@@ -1,4 +1,4 @@
-"""``memo-dist fuse RUN``: fit what joins the memory of a run to a frozen backbone."""
+"""``memo-dist fuse RUN``: fits the gate or connector between a memory and a frozen backbone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from memo_dist.runs import existing_run, open_run
     type=click.Choice(["logits", "latent"]),
     default="logits",
     show_default=True,
-    help="What is fitted: a gate between distributions, or a connector between hidden states.",
+    help="Fit a gate between token distributions, or a connector between hidden states.",
 )
-@click.option("--backbone", help="The frozen model; the same as fusion.backbone=NAME.")
+@click.option("--backbone", help="Frozen language model; the same as fusion.backbone=NAME.")
 @config_options
 def command(
     run_folder: Path,
@@ -32,12 +32,12 @@ def command(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Fit what joins the memory of RUN to a frozen backbone; both stay as they are.
+    """Fit a gate or connector between the memory of RUN and a frozen backbone.
 
-    logits: a learned gate, how far to trust the memory on each token (ask --mode logits). latent:
-    a connector, cross-attention from the backbone to the memory's hidden states (ask --mode
-    latent), trained as memories are; the same command goes on after a stop. The result lies below
-    RUN/fusion/.
+    Neither model changes; the result is in RUN/fusion. logits: a gate that weights the memory on
+    each token (ask --mode logits). latent: a connector, cross-attention from the backbone to the
+    hidden states of the memory (ask --mode latent). After a stop, the same command continues
+    training of the connector.
     """
     existing_run(run_folder)
     # The backbone's name is kept in the run's configuration: asking needs no option for it.
@@ -61,9 +61,8 @@ def _train_connector(run_folder: Path, config: Config) -> None:
     folder, card = found
     for where, arms in card["nats_per_token"]["after"].items():
         click.echo(
-            f"{where}, nats a token of what nothing was learned from: backbone"
-            f" {arms['backbone']:.2f}, fused {arms['fused']:.2f}, backbone that reads the passage"
-            f" {arms['taught']:.2f}"
+            f"{where}, held-out loss (nats/token): backbone {arms['backbone']:.2f}, fused"
+            f" {arms['fused']:.2f}, backbone with the passage {arms['taught']:.2f}"
         )
     click.echo(f"the connector is in {folder}")
 
@@ -75,9 +74,9 @@ def _fit_gate(run: RunFolder, config: Config) -> None:
     counts, nats = fitted.examples, fitted.loss
     outside = sum(count for kind, count in counts.items() if kind != "inside")
     click.echo(
-        f"fitted on {counts['inside']} held-out answers and {outside} questions from"
-        f" outside that the memory does not leave to the backbone; nats a token: backbone"
+        f"fitted on {counts['inside']} held-out answers and {outside} questions outside the"
+        f" documents on which the memory does not abstain; loss (nats/token): backbone"
         f" {nats['backbone']:.2f}, memory {nats['memory']:.2f}, entropy gate"
-        f" {nats['entropy']:.2f}, this gate {nats['learned']:.2f}"
+        f" {nats['entropy']:.2f}, learned gate {nats['learned']:.2f}"
     )
     click.echo(f"the gate is in {folder}")

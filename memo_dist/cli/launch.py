@@ -19,18 +19,23 @@ _SCHEDULERS = {"ray": ray_job, "slurm": slurm}
 
 
 class _BeforeAndAfter(click.Command):
-    """Splits the command line at ``--``: what follows belongs to the verb, untouched."""
+    """Splits the command line at ``--``: the words behind it are the verb's, unchanged."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         border = args.index("--") if "--" in args else len(args)
         ctx.meta["verb"] = args[border + 1 :]
         return super().parse_args(ctx, args[:border])
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- VERB ..."]
 
-@click.command("launch", cls=_BeforeAndAfter, options_metavar="[OPTIONS] [KEY=VALUE]... -- VERB")
-@click.argument("target", type=click.Choice(["local", "torchrun", "ray", "slurm"]))
-@click.option("--dry-run", is_flag=True, help="Print exactly what would run; run nothing.")
-@click.option("--wait", is_flag=True, help="Follow the job; the exit code is the verb's.")
+
+@click.command("launch", cls=_BeforeAndAfter)
+@click.argument(
+    "target", metavar="TARGET", type=click.Choice(["local", "torchrun", "ray", "slurm"])
+)
+@click.option("--dry-run", is_flag=True, help="Print the commands and scripts; run nothing.")
+@click.option("--wait", is_flag=True, help="Follow the job and exit with the code of the verb.")
 @config_options
 @click.pass_context
 def command(  # noqa: PLR0913
@@ -43,8 +48,9 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Run VERB with its arguments on TARGET: local, torchrun, ray or slurm.
 
-    local and torchrun run it here and end with its exit code. ray and slurm print the job, which
-    `memo-dist status JOB --follow` follows, and return at once unless --wait is given.
+    local and torchrun run VERB on this machine and exit with its code. ray and slurm submit a job,
+    print its name and return, or follow it with --wait; `memo-dist status JOB --follow` follows
+    it later. KEY=VALUE sets keys of the group launch.
     """
     call = parse_verb(ctx.meta["verb"])
     config = _resolve(call, config_files, overrides)
@@ -60,7 +66,7 @@ def command(  # noqa: PLR0913
     click.echo(str(job))
     if wait:
         ctx.exit(job.follow(config.launch.queue_minutes * 60, _tell))
-    click.echo(f"follow it: memo-dist status {job} --follow", err=True)
+    click.echo(f"to follow the job: memo-dist status {job} --follow", err=True)
 
 
 def _resolve(call: VerbCall, files: tuple[Path, ...], overrides: tuple[str, ...]) -> Config:
@@ -71,7 +77,7 @@ def _resolve(call: VerbCall, files: tuple[Path, ...], overrides: tuple[str, ...]
     """
     foreign = [word for word in overrides if not word.startswith("launch.")]
     if foreign:
-        raise UsageError(f"{foreign[0]}: only launch.* stands before --; put it behind the verb")
+        raise UsageError(f"{foreign[0]}: only launch.* stands before --; move it behind the verb")
     here = load_config([*call.files, *files], overrides)
     return replace(call.config(), launch=here.launch)
 

@@ -21,35 +21,11 @@ from memo_dist.errors import (
     StoppedError,
     suggest,
 )
-
-# Each verb's module holds a click command of the same name (dashes as underscores, "_verb" where
-# Python needs the name); it is imported only when the verb is used, so that --help is quick.
-VERBS: dict[str, str] = {
-    "demo": "The whole chain on a built-in corpus, then a table of what the memory knows.",
-    "encode": "Documents -> reflections -> memory, resumable.",
-    "synthesize": "Documents -> reflections: the first half of encode.",
-    "train": "Reflections -> trained weights.",
-    "export": "Trained weights -> verified Hugging Face folders and bank.json.",
-    "fuse": "Join a memory to a frozen backbone.",
-    "ask": "Ask a memory a question.",
-    "evaluate": "Score a memory beside its baselines.",
-    "scale": "The scaling study: how large a memory is needed for how much knowledge.",
-    "plan": "What a corpus needs before any money is spent: facts, memory size, hours, GPU memory.",
-    "dataset": "Turn a published data set's files into a corpus and questions.",
-    "launch": "Run a verb elsewhere: local, torchrun, a Ray cluster, Slurm.",
-    "status": "State and failures of a run or of a launched job.",
-    "config": "Print the resolved configuration.",
-    "doctor": "Check this machine: versions, cores, GPUs, disk, limits.",
-}
-
-
-SAVING = ("demo", "encode", "synthesize", "train", "export", "fuse", "evaluate", "scale")
-"""Verbs that poll for a stop request and save: their signals are handled before anything heavy is
-imported, so that a scheduler's early one is not the end."""
+from memo_dist.verbs import VERBS
 
 
 class _Verbs(click.Group):
-    """Imports a verb's module on use."""
+    """Imports a verb's module only when the verb is used, so that --help is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -70,23 +46,28 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([(verb.name, verb.summary) for verb in VERBS.values()])
 
 
 @click.group(
     cls=_Verbs,
     name="memo-dist",
+    subcommand_metavar="VERB [ARGUMENTS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="memo-dist")
 def memo_dist() -> None:
-    """Turn documents into a memory model that answers questions about them."""
+    """Turn documents into a memory model that answers questions about them.
+
+    `memo-dist VERB --help` describes a verb, `memo-dist config --help-keys` every key.
+    """
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     process.begin()
-    if sys.argv[1:2] and sys.argv[1] in SAVING:
+    verb = VERBS.get(sys.argv[1]) if sys.argv[1:] else None
+    if verb is not None and verb.saves:
         STOP.install()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run(sys.argv[1:])
@@ -123,12 +104,13 @@ def _say(message: str, code: int) -> int:
 def _describe(error: OSError) -> str:
     where = f": {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"no space left to write{where} ({error.strerror}); free some and run it again"
+        remedy = "free some space and run the command again"
+        return f"no space left to write{where} ({error.strerror}); {remedy}"
     return f"{error.strerror or error}{where}"
 
 
 def _unexpected(error: Exception) -> str:
-    """An error nobody foresaw: one line, the traceback on request."""
+    """One line for an error without a handler of its own; the traceback on request."""
     if os.environ.get("MEMO_DIST_TRACEBACK"):
         traceback.print_exc()
     first = str(error).strip().splitlines()

@@ -15,19 +15,25 @@ from memo_dist.training.job import RESUME_CHOICES
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 run_option = click.option(
-    "--run", "run_folder", required=True, type=click.Path(path_type=Path), help="Run folder."
+    "--run",
+    "run_folder",
+    required=True,
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Run folder.",
 )
 run_argument = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 corpus_argument = click.argument("corpus", metavar="CORPUS", type=click.Path(path_type=Path))
 dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Check everything, print what would be done, change nothing."
+    "--dry-run", is_flag=True, help="Check everything and print the plan; change nothing."
 )
 resume_option = click.option(
     "--resume",
     default="auto",
     show_default=True,
     metavar="auto|never|must|PATH",
-    help="auto continues what is there; PATH is one of the run's own checkpoints.",
+    help="auto: continue if possible; never: require a new run; must: require a started run;"
+    " PATH: continue from this checkpoint of the run.",
 )
 
 
@@ -38,7 +44,7 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "config_files",
         multiple=True,
         type=click.Path(path_type=Path),
-        help="YAML file; may be given several times, later ones win.",
+        help="YAML configuration file; repeatable, later files override earlier ones.",
     )
     overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     return files(overrides(function))
@@ -59,5 +65,5 @@ def resolve(
 def check_resume(resume: str) -> str:
     """Check the value of ``--resume``."""
     if resume not in RESUME_CHOICES and not Path(resume).is_dir():
-        raise UsageError(f"--resume {resume}: write auto, never, must, or a checkpoint's folder")
+        raise UsageError(f"--resume {resume}: use auto, never, must, or the folder of a checkpoint")
     return resume

@@ -1,4 +1,4 @@
-"""``memo-dist plan CORPUS``: what a corpus needs before any money is spent."""
+"""``memo-dist plan CORPUS``: estimates memory size, time and cost of a corpus."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from memo_dist.observability.logs import quiet_libraries
 
 @click.command("plan")
 @corpus_argument
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-@click.option("--recall", type=float, help="Wanted recall: the same as plan.recall=R.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--recall", type=float, help="Target recall; the same as plan.recall=R.")
 @config_options
 def command(
     corpus: Path,
@@ -24,13 +24,13 @@ def command(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Facts, memory size, training hours, GPU memory and generator calls of CORPUS.
+    """Estimate facts, memory size, training hours, GPU memory and generator calls of CORPUS.
 
-    A sample of documents is read by the rules generator; nothing is written, nobody is asked.
+    The rules generator reads a sample of the documents. Writes no files and makes no API calls.
     """
-    wanted = () if recall is None else (f"plan.recall={recall}",)
-    config = resolve(config_files, (*overrides, *wanted))
-    list_source(corpus)  # a wrong path is told before seconds of imports
+    target = () if recall is None else (f"plan.recall={recall}",)
+    config = resolve(config_files, (*overrides, *target))
+    list_source(corpus)  # a wrong path is an error before seconds of imports
     quiet_libraries()
     from memo_dist.scaling.capacity_plan import plan_corpus, plan_text
 

@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints: the plan of an encode, from the corpus and this machine."""
+"""The output of ``--dry-run``: the plan of an encode for this corpus and machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from memo_dist.training.prepare import check_training
 def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None:
     """Check everything that can be checked without writing, and print the plan.
 
-    Fewer GPUs than asked for is a remark here, not an error: a plan for 64 GPUs can be read
+    Fewer GPUs than requested are a remark here, not an error: a plan for 64 GPUs can be read
     on a laptop.
     """
     dry_check(config.memory.base)
@@ -44,11 +44,11 @@ def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None
     check_open(RunFolder(run_folder), config)
     for name, text in _lines(config, run_folder, corpus):
         click.echo(f"{name:<12} {text}")
-    click.echo("nothing was written (--dry-run)")
+    click.echo("no files were written (--dry-run)")
 
 
 def print_need(need: MemoryNeed | None) -> None:
-    """Tell what a training rank will need, before a run."""
+    """Print the memory need per training rank, before a run."""
     if need is not None:
         click.echo(f"memory need: {need}", err=True)
 
@@ -63,8 +63,8 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
         ("memory", f"{config.corpus.shards} shard(s) on {memory.base}"),
         (
             "training",
-            f"{train.epochs or '3, or 40 from scratch'} epochs, {train.batch_tokens} tokens a step,"
-            f" lr {train.lr or 'by the size'},"
+            f"{train.epochs or '3, or 40 from scratch'} epochs,"
+            f" {train.batch_tokens} tokens per step, lr {train.lr or 'derived from the size'},"
             f" ZeRO {zero_stage(train)}, {_limit(config)}",
         ),
         ("need", _need(config)),
@@ -74,7 +74,7 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
 
 
 def _synthesis(config: Config, corpus: Path | None) -> list[tuple[str, str]]:
-    calls = "no calls to a service" if config.generator.kind == "rules" else _endpoints(config)
+    calls = "no API calls" if config.generator.kind == "rules" else _endpoints(config)
     steps = ", ".join(config.synthesis.steps)
     text = f"{config.generator.kind} generator, steps {steps}"
     lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
@@ -90,7 +90,7 @@ def _endpoints(config: Config) -> str:
 
 
 def _requests(config: Config, corpus: Path) -> list[tuple[str, str]]:
-    """Calls, tokens, money and hours of each step that asks a model."""
+    """Calls, tokens, cost and hours of each step that calls a model."""
     with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
         build_corpus(corpus, Path(name), config.corpus)
         rows = estimate(Path(name), config, generator_factory(config)())
@@ -98,7 +98,7 @@ def _requests(config: Config, corpus: Path) -> list[tuple[str, str]]:
 
 
 def estimate_lines(rows: list[StepEstimate], config: GeneratorConfig) -> list[tuple[str, str]]:
-    """For people: one line a step, then the sum."""
+    """(label, text) of one line per step, then the total."""
     lines = []
     for row in rows:
         about = "" if row.exact else "about "
@@ -110,10 +110,10 @@ def estimate_lines(rows: list[StepEstimate], config: GeneratorConfig) -> list[tu
     )
     lines.append(
         (
-            "  in all",
+            "  total",
             f"about {total.attempts} calls, {total.prompt} + {total.completion} tokens; {money};"
-            f" {hours(rows, config):.2g} hours (each answer at {STREAM_TOKENS_PER_SECOND:.0f}"
-            " tokens/s, or the rate limits); without retries",
+            f" {hours(rows, config):.2g} hours ({STREAM_TOKENS_PER_SECOND:.0f} tokens/s per reply,"
+            " or the rate limits), without retries",
         )
     )
     return lines
@@ -153,7 +153,7 @@ def _machine(config: Config) -> str:
     text = f"{have}; Ray at {config.cluster.address or 'this machine'}"
     available = have.gpus or have.cores
     if want > available and not config.cluster.address:
-        text += f"; cluster.workers={want} do not fit here ({available})"
+        text += f"; cluster.workers={want} exceeds this machine ({available})"
     return text
 
 

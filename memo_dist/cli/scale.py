@@ -37,15 +37,15 @@ def _study_argument() -> Decorator:
 
 @click.group("scale")
 def command() -> None:
-    """How large a memory is needed for how much knowledge: measured, fitted, predicted.
+    """Measure how large a memory must be for how much knowledge.
 
-    STUDY is a YAML file (configs/scale/ has some), or the folder of a study.
+    STUDY is a YAML file, as in configs/scale/, or the folder of a study.
     """
 
 
 @command.command("plan")
 @_study_argument()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
     study: Path,
     run_folder: Path | None,
@@ -53,7 +53,7 @@ def plan(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Print the grid, its FLOPs, memory and hours; run nothing."""
+    """Estimate FLOPs, memory and hours of the grid; run nothing."""
     folder, config = _resolve(study, run_folder, config_files, overrides)
     quiet_libraries()
     from memo_dist.scaling.planning import plan_study, plan_text
@@ -67,7 +67,7 @@ def plan(
 @click.option(
     "--only-partition",
     type=click.IntRange(min=0),
-    help="Do one of scale.partitions, beside others (an array task); run again without it.",
+    help="Run one of scale.partitions, as an array task; afterwards, run without this option.",
 )
 def run(
     study: Path,
@@ -76,7 +76,11 @@ def run(
     overrides: tuple[str, ...],
     only_partition: int | None,
 ) -> None:
-    """Run the cells that have not run, fit, predict held-out sizes, run these, report."""
+    """Train missing cells, fit the laws, test predictions, report.
+
+    Larger sizes are predicted from the fit before they are trained. After a stop, the same
+    command continues the study.
+    """
     folder, config = _resolve(study, run_folder, config_files, overrides)
     quiet_libraries()
     from memo_dist.scaling.planning import check_study
@@ -102,7 +106,7 @@ def fit(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Fit the results that there are and write the report again; run nothing."""
+    """Fit the existing results and write the report; run nothing."""
     folder, config = _resolve(study, run_folder, config_files, overrides)
     _check_begun(folder)
     quiet_libraries()
@@ -115,7 +119,7 @@ def fit(
 
 @command.command("status")
 @_study_argument()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(
     study: Path,
     run_folder: Path | None,
@@ -123,7 +127,7 @@ def status(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show how far each size is, what runs, and what failed."""
+    """Show progress per size, running cells and failures."""
     folder, config = _resolve(study, run_folder, config_files, overrides)
     _check_begun(folder)
     state = study_state(folder, config)
@@ -185,4 +189,4 @@ def _resolve(
 
 def _check_begun(folder: StudyFolder) -> None:
     if not (folder.root / "config.yaml").exists():
-        raise UsageError(f"{folder.root} does not exist yet: memo-dist scale run begins it")
+        raise UsageError(f"{folder.root} does not exist yet: start it with memo-dist scale run")

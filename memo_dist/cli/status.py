@@ -1,4 +1,4 @@
-"""``memo-dist status RUN|JOB``: what is done, what runs, what failed."""
+"""``memo-dist status RUN|JOB``: finished, running and failed stages."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _HIDDEN = ("state", "time")
 
 @click.command("status")
 @click.argument("what", metavar="RUN|JOB")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-@click.option("--follow", is_flag=True, help="Of a JOB: until its end; the exit code is its own.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--follow", is_flag=True, help="Follow JOB until it ends and exit with its code.")
 @click.pass_context
 def command(ctx: click.Context, what: str, as_json: bool, follow: bool) -> None:
-    """Show the state of each stage of RUN, or of a JOB that `launch` printed (slurm:12)."""
+    """Show the state of each stage of RUN, or of a JOB of `memo-dist launch` (slurm:12)."""
     kind, _, ident = what.partition(":")
     if kind in ("slurm", "ray") and ident:
         ctx.exit(_show_job(kind, ident, as_json, follow))
     if follow:
-        raise UsageError(f"--follow is for a job, as slurm:12; {what} is a run folder")
+        raise UsageError(f"--follow needs a job, as slurm:12; {what} is a run folder")
     _show_run(Path(what), as_json)
 
 

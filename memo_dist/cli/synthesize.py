@@ -26,13 +26,11 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @run_option
 @dry_run_option
 @resume_option
-@click.option(
-    "--report", is_flag=True, help="Show at the end which sentences no reflection covers."
-)
+@click.option("--report", is_flag=True, help="Print the sentences that no reflection covers.")
 @click.option(
     "--only-partition",
     type=click.IntRange(min=0),
-    help="Do one of synthesis.partitions, beside others (an array task); merge them without it.",
+    help="Run one of synthesis.partitions, as an array task; without this option, merge them.",
 )
 @click.option(
     "--revise",
@@ -51,7 +49,10 @@ def command(  # noqa: PLR0913
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Read CORPUS and write RUN/reflections.jsonl."""
+    """Read CORPUS and write RUN/reflections.jsonl.
+
+    After a stop or a crash, the same command continues the work.
+    """
     config = resolve(config_files, overrides, run_folder)
     if only_partition is not None and revise:
         raise UsageError("--revise changes all partitions: run it once without --only-partition")
@@ -75,5 +76,5 @@ def command(  # noqa: PLR0913
         pipeline.run_synthesis(run, config)
         if report:
             click.echo(text_report(coverage_summary(run)))
-            click.echo(f"every gap is in {run.synth / 'coverage.jsonl'}")
+            click.echo(f"all gaps are in {run.synth / 'coverage.jsonl'}")
     click.echo(f"the reflections are in {run.reflections}; next: memo-dist train {run_folder}")

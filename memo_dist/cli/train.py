@@ -30,7 +30,10 @@ def command(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Train the memories of RUN on its reflections."""
+    """Train a memory per shard on the reflections of RUN.
+
+    After a stop or a crash, the same command continues from the last checkpoint.
+    """
     existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     # Imported here: --help and refused arguments need no torch.

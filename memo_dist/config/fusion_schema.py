@@ -12,74 +12,77 @@ class LatentConfig:
     """Fusion by hidden states: the connector (``fuse --mode latent``, ``ask --mode latent``)."""
 
     every: int = key(4, at_least=1)
-    """The connector follows every n-th decoder layer of the backbone."""
+    """Distance between connector layers, in decoder layers of the backbone."""
     heads: int = key(8, at_least=1)
-    """Heads of its cross-attention."""
+    """Heads of the connector's cross-attention."""
     head_width: int = key(64, above=0)
-    """Width of a head."""
+    """Width per head."""
     memory_layers: list[int] = field(default_factory=lambda: [0, -1])
-    """Hidden layers of the memory that a slot holds side by side: 0 its embeddings (which token it
-    is), -1 its last layer (what comes next)."""
+    """Hidden layers of the memory that are concatenated in a slot: 0 is the embedding layer, -1 the
+    last layer."""
     drafts: bool = True
-    """The memory reads its own answer behind the question: more slots, and what it would say."""
+    """Append the memory's own answer to the question: more slots, including the drafted answer."""
     places: str = key("answer", choices=("answer", "all"))
-    """Where the memory gives slots: ``answer``: from the place on where it says its answer's first
-    token; ``all``: the question's tokens too, on which it was never trained."""
+    """Positions that give slots: ``answer``: from the position that predicts the first token of the
+    answer; ``all``: also the tokens of the question, on which the memory was not trained."""
     noise: float = key(0.5, at_least=0)
-    """Standard deviation of the noise on slots in training, in their root mean square; 0: none."""
+    """Standard deviation of the training noise on slots, relative to their root mean square; 0: no
+    noise."""
     examples: int = key(2000, at_least=1)
-    """Questions about facts that the connector is trained on, the first ones by their hashes."""
+    """Number of training questions about facts, chosen by their hashes."""
     outside: float = key(0.25, at_least=0)
-    """Questions from outside, per question about a fact; the backbone is to stay as it is there."""
+    """Questions outside the documents per question about a fact; on these the connector must not
+    change the backbone."""
     held_out: float = key(0.1, above=0, fraction=True)
-    """Fraction of the facts that nothing is learned from: the card tells the results on them."""
+    """Fraction of facts held out of training; the card reports the results on them."""
     epochs: int = key(3, at_least=1)
     """Passes over the examples."""
     batch: int = key(16, at_least=1)
-    """Examples of an optimizer step, over all ranks."""
+    """Examples per optimizer step, over all ranks."""
     micro_batch: int = key(4, at_least=1)
-    """Examples of one forward."""
+    """Examples per forward pass."""
     lr: float = key(0.001, above=0)
-    """Peak learning rate; the rest of the optimizer and ZeRO are those of the group ``train``."""
+    """Peak learning rate; the group ``train`` sets the rest of the optimizer and ZeRO."""
     distill: float = key(1.0, at_least=0)
-    """Weight of the divergence from the backbone that reads the fact's passage."""
+    """Loss weight of the divergence from the backbone with the fact's passage in its context."""
     locality: float = key(1.0, at_least=0)
-    """Weight of the divergence from the backbone alone, on questions from outside."""
+    """Loss weight of the divergence from the unchanged backbone, on questions outside the
+    documents."""
 
 
 @dataclass
 class FusionConfig:
-    """A frozen backbone that reads the memory (``ask --mode logits`` and ``--mode latent``)."""
+    """A frozen backbone joined to the memory (``ask --mode logits`` and ``--mode latent``)."""
 
     backbone: str = ""
-    """Frozen language model: a local folder, a hub id, or ``smollm2-135m``; empty: the base that
-    the memory was trained from."""
+    """Frozen language model: a local folder, a hub id, or ``smollm2-135m``; empty: the base of the
+    memory."""
     instruction: str = "Answer in a few words."
-    """System turn that the backbone reads before the question; empty: none."""
+    """System turn before the question; empty: none."""
     gate: str = key("auto", choices=("auto", "constant", "entropy", "learned"))
-    """Who decides a token: ``constant``, ``entropy`` (the surer one), ``learned`` (by
-    ``memo-dist fuse``), ``auto`` (learned where there is one for this backbone, else entropy)."""
+    """How memory and backbone are weighted per token: ``constant``, ``entropy`` (the model with the
+    lower entropy), ``learned`` (by ``memo-dist fuse``), ``auto`` (learned if ``fuse`` ran for this
+    backbone, else entropy)."""
     constant: float = key(0.5, fraction=True)
-    """Fraction of a token that the memories decide under the constant gate, 0 to 1."""
+    """Weight of the memories under the constant gate, 0 to 1."""
     entropy_slope: float = key(1.0, at_least=0)
-    """Log-odds for the memory per nat that its entropy is lower than the backbone's."""
+    """Log-odds for the memory per nat of entropy below the backbone's."""
     entropy_bias: float = 0.0
     """Log-odds for the memory at equal entropies."""
     examples: int = key(128, at_least=8)
-    """Held-out answers, and questions from outside, of each at most, that a learned gate is fitted
-    on."""
+    """Most held-out answers, and most questions outside the documents, to fit a learned gate on."""
     order: str = key("parallel", choices=("parallel", "sequential"))
     """``parallel``: all models step together; ``sequential``: the memory drafts its answer and the
-    backbone reads it in one forward (one vocabulary only). Both write the same text."""
+    backbone checks it in one forward pass (same vocabulary only). Both write the same text."""
     draft_tokens: int = key(8, at_least=0)
-    """Tokens of a sequential draft after the memory's own answer was left."""
+    """Tokens per sequential draft once the text differs from the memory's own answer."""
     sample: bool = False
-    """Draw tokens instead of taking the likeliest."""
+    """Sample tokens instead of taking the likeliest."""
     backbone_temperature: float = key(1.0, above=0)
-    """Divides the backbone's logits."""
+    """Temperature of the backbone: divides its logits."""
     memory_temperature: float = key(1.0, above=0)
-    """Divides the memories' logits."""
+    """Temperature of the memories: divides their logits."""
     max_lost: float = key(0.1, fraction=True)
-    """Largest mean probability that memories may lose to a backbone of another vocabulary."""
+    """Largest mean probability lost in translation to a backbone with another vocabulary."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     """Fusion by hidden states."""

@@ -114,7 +114,7 @@ def _endpoints(config: Config) -> Iterator[str]:
 def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
     group = endpoint.group
     if kind not in ("rules", "none") and not endpoint.model:
-        yield f"{group}.model='' must name the model that {group}.kind={kind} asks"
+        yield f"{group}.model='' must name the model for {group}.kind={kind}"
     if kind == "openai" and not endpoint.urls:
         yield f"{group}.urls=[] must name an endpoint, as {group}.urls=[http://127.0.0.1:8000/v1]"
     if kind == "recorded" and not endpoint.recording:
@@ -134,8 +134,8 @@ def _url(url: str, group: str) -> Iterator[str]:
         yield f"{group}.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
     if parts.username or parts.password or parts.query:
         yield (
-            f"{group}.urls: the URL of {parts.hostname} carries credentials or a query; keys come"
-            f" from the environment variable that {group}.api_key_env names"
+            f"{group}.urls: the URL of {parts.hostname} carries credentials or a query; name the"
+            f" environment variable with the key in {group}.api_key_env"
         )
 
 
@@ -155,7 +155,7 @@ def _train(config: Config) -> Iterator[str]:
     measured = train.eval_steps or train.eval_minutes
     for key in ("eval_patience", "eval_target"):
         if getattr(train, key) and not measured:
-            yield f"train.{key} needs recall to be measured: set train.eval_minutes or eval_steps"
+            yield f"train.{key} needs measurements of recall: set train.eval_minutes or eval_steps"
     if train.select == "recall" and not measured:
         yield "train.select='recall' needs train.eval_minutes or train.eval_steps"
     if not train.lora_targets:
@@ -194,12 +194,12 @@ def _launch(config: Config) -> Iterator[str]:
             yield f"launch.{key}='{getattr(launch, key)}' must not hold spaces"
     for option in launch.sbatch:
         if not option.startswith("--") or "\n" in option:
-            yield f"launch.sbatch: '{option[:40]}' must be one option of sbatch, as --qos=high"
+            yield f"launch.sbatch: '{option[:40]}' must be one sbatch option, as --qos=high"
     for key in ("sbatch", "setup"):
         if any(_SECRET.search(line) for line in getattr(launch, key)):
             yield (  # the line may hold the secret: it is not repeated
                 f"launch.{key} sets what looks like a key or password: scripts and process lists"
-                " are public; export it where the job is submitted, the job inherits it"
+                " are public; export it before the submission, the job inherits it"
             )
     if any(
         not folder.startswith("/") or set(folder) & set(":,\n\"'`$\\") for folder in launch.mounts
@@ -209,7 +209,7 @@ def _launch(config: Config) -> Iterator[str]:
 
 def _plan(config: Config) -> Iterator[str]:
     if config.plan.recall == 1:
-        yield "plan.recall=1 must be below 1: no law reaches it"
+        yield "plan.recall=1 must be below 1: no recall law reaches it"
 
 
 def _scale(config: Config) -> Iterator[str]:

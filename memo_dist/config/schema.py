@@ -15,11 +15,11 @@ from memo_dist.config.keys import key
 from memo_dist.config.scale_schema import ScaleConfig
 
 BASELINES = ("closed_book", "bm25", "oracle")
-"""What ``evaluate.baselines`` may name."""
+"""Names for ``evaluate.baselines``."""
 TRACKERS = ("tensorboard", "wandb", "mlflow")
-"""What ``track.to`` may name."""
+"""Names for ``track.to``."""
 RECIPES = ("auto", "single-node", "multi-node", "ray", "array", "chain")
-"""What ``launch.recipe`` may be."""
+"""Values of ``launch.recipe``."""
 
 
 @dataclass
@@ -27,218 +27,222 @@ class RunConfig:
     """The run as a whole."""
 
     seed: int = 17
-    """Seed of everything random: base initialisation, data order, calibration split, bootstrap."""
+    """Random seed of base initialisation, data order, calibration split and bootstrap."""
 
 
 @dataclass
 class CorpusConfig:
-    """How documents are read and cut."""
+    """How documents are read and cut into chunks."""
 
     shards: int = key(1, at_least=1)
     """Number of bank shards K; a document's shard is sha256(id) mod K."""
     chunk_chars: int = key(2000, at_least=200)
     """Largest chunk, in characters; chunks end on sentence borders."""
     overlap_sentences: int = key(1, at_least=0)
-    """Sentences that a chunk repeats from the one before."""
+    """Sentences that a chunk repeats from the previous chunk."""
     max_document_mb: float = key(20.0, above=0)
-    """Larger files are quarantined as enormous (MiB)."""
+    """Largest file in MiB; larger ones are quarantined."""
     max_quarantined_fraction: float = key(0.5, fraction=True, identity=False)
-    """The corpus stage fails when a larger fraction of files was unreadable."""
+    """Largest fraction of unreadable files; above it the corpus stage fails."""
     max_documents: int = key(0, at_least=0)
     """Read only the first N documents in id order; 0 reads all."""
 
 
 @dataclass
 class EndpointConfig:
-    """A language model that is asked: where it is, how answers are checked, how often to retry."""
+    """A language model service: its location, how replies are checked, how often to retry."""
 
     group: ClassVar[str] = ""
     # The name of the group in the configuration: messages name its keys.
     kind: str = ""
-    """Which API or place answers."""
+    """API of the service."""
     attempts: int = key(1, at_least=1)
-    """Answers that a request may take until one is valid."""
+    """Most replies per request until one is valid."""
     retries: int = key(0, at_least=0, identity=False)
-    """Server errors and time-outs that a request survives."""
+    """Most retries per request after server errors and time-outs."""
     patience: float = key(600.0, above=0, identity=False)
-    """Seconds without any answer from any endpoint after which asking ends."""
+    """Seconds without a reply from any endpoint until the work ends."""
     model: str = ""
-    """Name of the model at its endpoint; for ``transformers`` a folder or hub id."""
+    """Name of the model at its endpoint; for ``transformers``, a folder or hub id."""
     structured: str = key("server", choices=("server", "prompt"))
-    """``server``: the server holds answers to the JSON schema; ``prompt``: the schema is written
-    into the prompt. Both are validated."""
+    """``server``: the server constrains replies to the JSON schema; ``prompt``: the prompt contains
+    the schema. Replies are validated in both cases."""
     urls: list[str] = key([], identity=False)
-    """Base URLs of equal endpoints (``http://127.0.0.1:8000/v1``); empty: the kind's own one."""
+    """Base URLs of equivalent endpoints (``http://127.0.0.1:8000/v1``); empty: the default URL of
+    ``kind``."""
     api_key_env: str = key("", identity=False)
-    """NAME of the environment variable that holds the key; empty: no key is sent."""
+    """NAME of the environment variable that holds the API key; empty: no key is sent."""
     recording: str = key("", identity=False)
-    """File of ``kind=recorded``: one JSON object a line with ``key`` and ``text``."""
+    """File of ``kind=recorded``: one JSON object per line with ``key`` and ``text``."""
     max_in_flight: int = key(64, at_least=1, identity=False)
-    """Most requests in flight over all workers and endpoints; adapts below that."""
+    """Most concurrent requests over all workers and endpoints; the number adapts below it."""
     requests_per_minute: float = key(0.0, at_least=0, identity=False)
-    """Limit over all workers; 0: none."""
+    """Most requests per minute over all workers; 0: no limit."""
     tokens_per_minute: float = key(0.0, at_least=0, identity=False)
-    """Limit of prompt and answer tokens over all workers; 0: none."""
+    """Most prompt and reply tokens per minute over all workers; 0: no limit."""
     request_timeout: float = key(300.0, above=0, identity=False)
-    """Seconds until an answer must be complete."""
+    """Seconds until a reply must be complete."""
     connect_timeout: float = key(10.0, above=0, identity=False)
-    """Seconds until a connection must stand."""
+    """Seconds until a connection must be established."""
     hedge_after: float = key(0.0, at_least=0, identity=False)
-    """A request that takes this many times the usual latency is sent once more; 0: never."""
+    """Multiple of the usual latency after which a request is sent a second time; 0: never."""
     hedge_fraction: float = key(0.02, fraction=True, identity=False)
-    """Most requests that are sent once more, as a fraction of all."""
+    """Largest fraction of requests that are sent a second time."""
 
 
 @dataclass
 class GeneratorConfig(EndpointConfig):
-    """What writes the reflections. Only kind, model, structured and attempts can change them."""
+    """Generator of the reflections. Only kind, model, structured and attempts change them."""
 
     group: ClassVar[str] = "generator"
     kind: str = key("rules", choices=("rules", "openai", "anthropic", "transformers", "recorded"))
-    """``rules`` (rules inside the package, no service), ``openai`` (any server with that API),
-    ``anthropic``, ``transformers`` (a model in this process), ``recorded`` (answers in a file)."""
+    """``rules`` (built-in rules, no service), ``openai`` (any server with that API), ``anthropic``,
+    ``transformers`` (a model in this process), ``recorded`` (replies in a file)."""
     attempts: int = key(4, at_least=1)
-    """Answers that a request may take until one is valid, a repair turn included."""
+    """Most replies per request until one is valid, including a repair turn."""
     retries: int = key(8, at_least=0, identity=False)
-    """Server errors and time-outs that a request survives; rate limits don't count."""
+    """Most retries per request after server errors and time-outs; rate limits do not count."""
     patience: float = key(600.0, above=0, identity=False)
-    """Seconds without any answer from any endpoint after which the run ends (and can resume)."""
+    """Seconds without a reply from any endpoint until the run stops; it can be resumed."""
     max_failed_fraction: float = key(0.2, fraction=True, identity=False)
-    """A step fails when a larger fraction of its requests (50 or more) got no valid answer."""
+    """Largest fraction of a step's requests without a valid reply (50 or more requests); above it
+    the step fails."""
     price_prompt: float = key(0.0, at_least=0, identity=False)
-    """Money per million prompt tokens that were not cached."""
+    """Price per million uncached prompt tokens."""
     price_cached: float = key(0.0, at_least=0, identity=False)
-    """Money per million prompt tokens from the server's prefix cache."""
+    """Price per million prompt tokens from the server's prefix cache."""
     price_completion: float = key(0.0, at_least=0, identity=False)
-    """Money per million answer tokens."""
+    """Price per million reply tokens."""
     budget_tokens: int = key(0, at_least=0, identity=False)
-    """Prompt and answer tokens of the synthesis after which it stops (exit 75); 0: no limit."""
+    """Prompt and reply tokens after which synthesis stops (exit code 75); 0: no limit."""
     budget_money: float = key(0.0, at_least=0, identity=False)
-    """Money for the whole synthesis, in the prices' unit, after which it stops; 0: no limit."""
+    """Cost of the whole synthesis, in the unit of the prices, after which it stops (exit code 75);
+    0: no limit."""
     drain_seconds: float = key(20.0, at_least=0, identity=False)
-    """Seconds that a stop waits for the requests in flight."""
+    """Seconds to wait for requests in flight when a stop is requested."""
 
 
 @dataclass
 class ExecutiveConfig(EndpointConfig):
-    """The frozen language model that asks the memory (``ask --mode protocol``)."""
+    """The frozen language model that queries the memory (``ask --mode protocol``)."""
 
     group: ClassVar[str] = "executive"
     kind: str = key("none", choices=("none", "openai", "anthropic", "transformers", "recorded"))
     """``none``, ``openai`` (any server with that API), ``anthropic``, ``transformers`` (a model in
-    this process), ``recorded`` (answers in a file)."""
+    this process), ``recorded`` (replies in a file)."""
     attempts: int = key(2, at_least=1)
-    """Answers that a call may take until one is valid, a repair turn included; then it counts as
-    failed and the protocol goes on without it."""
+    """Most replies per call until one is valid, including a repair turn; without a valid one the
+    call counts as failed and the protocol continues."""
     retries: int = key(4, at_least=0)
-    """Server errors and time-outs that a call survives; rate limits don't count."""
+    """Most retries per call after server errors and time-outs; rate limits do not count."""
     patience: float = key(120.0, above=0)
-    """Seconds without any answer from any endpoint after which the verb ends."""
+    """Seconds without a reply from any endpoint until the verb ends."""
     max_reply_tokens: int = key(1024, at_least=64)
-    """Longest reply that is asked of it, in tokens."""
+    """Longest reply of the executive, in tokens."""
     temperature: float = key(0.0, at_least=0)
-    """Of sampling; 0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
 
 
 @dataclass
 class ProtocolConfig:
-    """How the executive asks the memory."""
+    """How the executive queries the memory."""
 
     variant: str = key("full", choices=("full", "one_turn", "multi_turn"))
     """``full``: grounding, entity identification, answer seeking, synthesis; ``one_turn``: one
     round of questions, then the answer; ``multi_turn``: a plain conversation."""
     wordings: int = key(3, at_least=1)
-    """Wordings of each question that the memory is asked; the majority of its answers counts."""
+    """Wordings of each question to the memory; the majority of its answers counts."""
     questions: int = key(6, at_least=1)
-    """Most questions to the memory in one turn."""
+    """Most questions to the memory per turn."""
     identify_turns: int = key(7, at_least=0)
     """Most turns of entity identification."""
     seek_turns: int = key(8, at_least=0)
     """Most turns of answer seeking."""
     pivots: int = key(2, at_least=0)
-    """Times that answer seeking may turn to another candidate."""
+    """Most changes of candidate during answer seeking."""
     prune_after: int = key(2, at_least=1)
-    """A candidate is dropped after this many questions about it in a row without an answer."""
+    """Consecutive unanswered questions about a candidate after which it is dropped."""
     idle_turns: int = key(2, at_least=1)
-    """Turns in a row without a new question (or without a valid reply) that end a phase."""
+    """Consecutive turns without a new question or a valid reply after which a phase ends."""
     max_calls: int = key(17, at_least=2)
-    """Most calls of the executive for one question, the last one (synthesis) included."""
+    """Most calls of the executive per user question, including the final synthesis."""
     max_questions: int = key(60, at_least=1)
-    """Most questions to the memory for one question; wordings don't count."""
+    """Most questions to the memory per user question; wordings do not count."""
     max_tokens: int = key(0, at_least=0)
-    """Tokens of executive and memory for one question after which it goes to synthesis; 0: no
+    """Tokens of executive and memory per user question after which synthesis begins; 0: no
     limit."""
     max_seconds: float = key(0.0, at_least=0)
-    """Seconds for one question after which it goes to synthesis; 0: no limit."""
+    """Seconds per user question after which synthesis begins; 0: no limit."""
 
 
 @dataclass
 class SynthesisConfig:
-    """The steps from chunks to reflections."""
+    """How chunks become reflections."""
 
     partitions: int = key(4, at_least=1)
-    """Units of parallel work, fixed in each step's manifest."""
+    """Units of parallel work, fixed in the manifest of each step."""
     documents_per_unit: int = key(8, at_least=1)
-    """Documents journaled together: what a crash can lose."""
+    """Documents per journal entry; a crash can lose the entry in progress."""
     steps: list[str] = field(
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )
     """Steps to run, in this order."""
     phrasings: int = key(5, at_least=1)
-    """Wordings of each fact's question, the original included."""
+    """Wordings per question, including the original."""
     abstain_fraction: float = key(0.15, at_least=0)
-    """Abstention examples as a fraction of the other facts."""
+    """Number of abstention examples as a fraction of the other facts."""
     max_rejected_fraction: float = key(0.6, fraction=True, identity=False)
-    """A step fails when a larger fraction of its units failed (rejected candidates only count)."""
+    """Largest fraction of failed units; above it a step fails. Rejected candidates are only
+    counted."""
     extraction: str = key("joint", choices=("joint", "separate", "anchored"))
-    """How a language model is asked for facts: ``joint`` (direct and indirect in one call),
-    ``separate``, or ``anchored`` (questions for answers taken from the text: small models)."""
+    """Prompts that extract facts: ``joint`` (direct and indirect in one call), ``separate``, or
+    ``anchored`` (questions for answers taken from the text; for small models)."""
     call_chars: int = key(8000, at_least=200)
-    """Characters of documents that one call reads; short documents of a unit share a call."""
+    """Characters of documents per call; short documents of a unit share a call."""
     pairs_per_call: int = key(40, at_least=1)
-    """Pairs that one call merges, verifies, joins or rewords."""
+    """Question-answer pairs per call that merges, verifies, joins or rewords."""
     max_reply_tokens: int = key(8192, at_least=64)
-    """Longest reply that is asked of a language model, in tokens."""
+    """Longest reply of the language model, in tokens."""
     anchors: int = key(10, at_least=1)
-    """Answers a chunk that ``extraction=anchored`` takes from the text."""
+    """Answers per chunk that ``extraction=anchored`` takes from the text."""
     coverage: float = key(0.8, fraction=True)
-    """Fraction of a reading's sentences below which ``direct`` asks again for the others."""
+    """Fraction of covered sentences below which ``direct`` repeats the call for the others."""
     coverage_rounds: int = key(1, at_least=0)
-    """Times that ``direct`` asks again; 0: never."""
+    """Most repeated calls of ``direct``; 0: none."""
     group_documents: int = key(6, at_least=2)
-    """Most documents that one shared name or property joins; small groups share a call."""
+    """Most documents per cross-document group; small groups share a call."""
     group_frequency: int = key(12, at_least=2)
-    """A name in more documents of a shard than this joins none of them."""
+    """Most documents of a shard that may contain a name for it to form a group."""
     groups_per_document: int = key(2, at_least=1)
-    """Cross-document groups that a document takes part in, for each way of finding them."""
+    """Most cross-document groups per document, for each way of finding groups."""
     near_duplicate: float = key(0.8, fraction=True)
-    """Word similarity (Jaccard) of two questions with equal answer, names and numbers from which
-    the later one is dropped; 1 keeps all but equal ones."""
+    """Word similarity (Jaccard) from which the later of two questions with equal answer, names and
+    numbers is dropped; 1 drops only equal questions."""
     max_question_chars: int = key(500, at_least=1)
-    """Longer questions are dropped, in characters."""
+    """Longest question in characters; longer ones are dropped."""
     max_answer_chars: int = key(800, at_least=1)
-    """Longer answers are dropped, in characters."""
+    """Longest answer in characters; longer ones are dropped."""
 
 
 @dataclass
 class ScratchConfig:
-    """The model that ``memory.base=scratch`` builds (a Llama with its own BPE)."""
+    """The model that ``memory.base=scratch`` builds: a Llama with its own BPE tokenizer."""
 
     vocabulary: int = key(4096, at_least=300)
-    """BPE vocabulary size, special tokens included."""
+    """BPE vocabulary size, including special tokens."""
     hidden_size: int = 256
     """Width of the residual stream."""
     layers: int = key(4, at_least=1)
     """Number of decoder layers."""
     heads: int = 4
-    """Attention heads; must divide hidden_size."""
+    """Number of attention heads; must divide hidden_size."""
     intermediate_size: int = 704
     """Width of the MLP."""
 
 
 @dataclass
 class MemoryConfig:
-    """The model that remembers."""
+    """The memory model."""
 
     base: str = "smollm2-135m"
     """``smollm2-135m`` (built in), ``scratch``, a local folder, or a hub id."""
@@ -247,11 +251,11 @@ class MemoryConfig:
     max_answer_tokens: int = key(48, at_least=1)
     """Longest generated answer, in tokens."""
     calibration_facts: int = key(96, at_least=0)
-    """Facts whose one wording is held out of training to calibrate the confidence."""
+    """Facts with one wording held out of training to calibrate the confidence."""
     # Calibration happens after training, but it decides what training leaves out: identity.
     loaded_gb: float = key(0.0, at_least=0, identity=False)
-    """GiB of shard weights kept loaded while answering; the bank's other full shards are loaded
-    one after the other for each call; 0: what the device has room for."""
+    """GiB of shard weights kept loaded while answering. Each call loads the bank's other full
+    shards one after the other; 0: as much as fits on the device."""
 
 
 @dataclass
@@ -259,23 +263,22 @@ class TrainConfig:
     """Training a shard memory."""
 
     source: str = key("reflections", choices=("reflections", "documents"))
-    """``reflections``, or ``documents``: their raw text, loss on every token (for comparison)."""
+    """``reflections``, or ``documents``: raw text with loss on every token, for comparison."""
     question_loss: str = key("auto", choices=("auto", "yes", "no"))
-    """Loss on the tokens of questions too, so that a bank finds the shard that was taught a
-    question by how likely it is there: ``yes``, ``no``, or ``auto`` (where there are several
-    shards)."""
+    """Whether the loss includes question tokens, so that a bank can select the shard in which a
+    question is likeliest: ``yes``, ``no``, or ``auto`` (with several shards)."""
     question_weight: float = key(0.1, above=0)
-    """What a question's token counts in that loss, against 1 of an answer's; above 0."""
+    """Loss weight of a question token, relative to 1 for an answer token; above 0."""
     epochs: int = key(0, at_least=0)
-    """Passes over the shard's reflections; 0: 3, or 40 for a scratch base."""
+    """Passes over the reflections of a shard; 0: 3, or 40 for a scratch base."""
     max_minutes: float = key(0.0, at_least=0)
-    """Training stops after this many minutes of stepping, restarts counted in; 0: no limit. A
-    falling schedule falls with the time where the steps will not all fit."""
+    """Minutes of training, including those before a restart; 0: no limit. If not all steps fit, a
+    falling schedule follows the time instead of the steps."""
     max_steps: int = key(0, at_least=0)
-    """Training stops after this many optimizer steps; 0: no limit."""
+    """Most optimizer steps; 0: no limit."""
     lr: float = key(0.0, at_least=0)
-    """Peak learning rate; 0: by the number of parameters (3e-4 for 135 M, 2e-3 for 5 M, 7e-5 for
-    1.5 B; see ``peak_lr``), ten times that for adapters."""
+    """Peak learning rate; 0: derived from the number of parameters (3e-4 for 135 M, 2e-3 for 5 M,
+    7e-5 for 1.5 B), times ten for adapters."""
     schedule: str = key("constant", choices=("constant", "linear", "cosine"))
     """``constant``, ``linear`` or ``cosine`` after the warm-up."""
     warmup_fraction: float = key(0.05, fraction=True)
@@ -285,61 +288,62 @@ class TrainConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """AdamW betas."""
     clip: float = key(1.0, at_least=0)
-    """Gradient norm limit; 0: none."""
+    """Gradient norm limit; 0: no clipping."""
     batch_tokens: int = 4096
-    """Tokens in an optimizer step, over all ranks and micro-batches."""
+    """Tokens per optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = key(1024, at_least=32)
-    """Tokens packed into one row of one rank's forward pass."""
+    """Tokens packed into one row of a forward pass, per rank."""
     trained_layers: int = key(0, at_least=0)
-    """Train only the last N decoder layers; 0: train everything."""
+    """Train only the last N decoder layers; 0: all layers."""
     keep_activations_gb: float = key(4.0, at_least=0)
-    """Frozen layers run once and their activations are kept on disk up to this size (GB); 0: they
-    run in every epoch."""
+    """Largest size in GB of frozen layers' activations on disk, so that these layers run only once;
+    0: they run in every epoch."""
     method: str = key("full", choices=("full", "lora"))
-    """``full`` fine-tuning, or ``lora`` (adapters; about ten times the learning rate)."""
+    """``full`` fine-tuning, or ``lora`` (adapters, with about ten times the learning rate)."""
     lora_rank: int = key(16, at_least=1)
     """Rank of the adapters."""
     lora_alpha: int = key(32, at_least=1)
-    """Adapters are scaled by lora_alpha / lora_rank."""
+    """Adapter scale: lora_alpha / lora_rank."""
     lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the layers that get adapters; ``all-linear``: all but the output layer."""
+    """Names of the layers with adapters; ``all-linear``: all except the output layer."""
     zero_stage: int = key(0, identity=False)
     """DeepSpeed ZeRO stage, 0 to 3."""
     gradient_checkpointing: bool = key(False, identity=False)
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less GPU memory, about a third more time."""
     compile: bool = key(False, identity=False)
-    """Compile each decoder layer (torch.compile): a minute at the start, then faster on GPUs."""
+    """Compile each decoder layer with torch.compile: slower start (one minute), faster on GPUs."""
     dry_batch: str = key("auto", choices=("auto", "always", "never"), identity=False)
-    """A row of full length before the first one, to run out of memory in minute one rather than
-    in hour three: ``always``, ``never`` or ``auto`` (on GPUs)."""
+    """Run one row of full length before training, so that a lack of memory shows in the first
+    minute: ``always``, ``never`` or ``auto`` (on GPUs)."""
     deepspeed: str = key("", identity=False)
-    """DeepSpeed JSON file merged over the generated one; empty: none."""
+    """DeepSpeed JSON file, merged over the generated configuration; empty: none."""
     precision: str = key("auto", choices=("auto", "fp32", "bf16"))
-    """``fp32``, ``bf16`` or ``auto`` (bf16 on GPUs that have it, else fp32)."""
+    """``fp32``, ``bf16`` or ``auto`` (bf16 on GPUs that support it, else fp32)."""
     checkpoint_minutes: float = key(10.0, at_least=0, identity=False)
-    """Minutes between checkpoints; 0: none by time."""
+    """Minutes between checkpoints; 0: no checkpoints by time."""
     checkpoint_steps: int = key(0, at_least=0, identity=False)
-    """Optimizer steps between checkpoints; 0: none by steps."""
+    """Optimizer steps between checkpoints; 0: no checkpoints by steps."""
     keep_checkpoints: int = key(1, at_least=1, identity=False)
-    """Complete checkpoints kept."""
+    """Number of complete checkpoints to keep."""
     async_checkpoint: bool = key(True, identity=False)
-    """Write checkpoints from a copy in host memory while training goes on."""
+    """Write checkpoints from a copy in host memory while training continues."""
     max_failures: int = key(3, at_least=0, identity=False)
-    """Worker deaths that one launch survives."""
+    """Most worker failures per launch from which training recovers."""
     max_stalled_starts: int = key(10, at_least=0, identity=False)
-    """Refuse to start again after this many starts in a row without a new checkpoint; 0: never."""
+    """Consecutive starts without a new checkpoint after which a start is refused; 0: never."""
     eval_steps: int = key(0, at_least=0)
-    """Optimizer steps between measurements of exact recall; 0: none by steps."""
+    """Optimizer steps between measurements of exact recall; 0: not by steps."""
     eval_minutes: float = key(0.0, at_least=0)
-    """Minutes of stepping between measurements of exact recall; 0: none by time."""
+    """Minutes of training between measurements of exact recall; 0: not by time."""
     eval_sample: int = key(128, at_least=1)
-    """Reflections in each measurement: of the trained ones, and of the held-out wordings."""
+    """Reflections per measurement, from the trained ones and from the held-out wordings each."""
     eval_patience: int = key(0, at_least=0)
-    """End after this many measurements without better recall of held-out wordings; 0: never."""
+    """Measurements without better recall of held-out wordings after which training ends; 0:
+    never."""
     eval_target: float = key(0.0, fraction=True)
-    """End once recall of the trained reflections reaches this fraction; 0: never."""
+    """Recall of trained reflections, as a fraction, at which training ends; 0: never."""
     select: str = key("last", choices=("last", "recall"))
-    """Weights that are exported: ``last``, or ``recall`` (the best on held-out wordings)."""
+    """Weights to export: ``last``, or ``recall`` (best recall of held-out wordings)."""
 
 
 @dataclass
@@ -349,157 +353,160 @@ class ExportConfig:
     dtype: str = key("auto", choices=("auto", "float32", "bfloat16"))
     """``float32``, ``bfloat16`` or ``auto`` (the training precision)."""
     adapter: str = key("folded", choices=("folded", "kept"))
-    """A LoRA training's export: ``folded`` into the base's weights (a full model), or ``kept`` as a
-    PEFT adapter; the adapters of a bank share one base in memory."""
+    """Export of LoRA training: ``folded`` into the base weights (a full model), or ``kept`` as a
+    PEFT adapter. The adapters of a bank share one base in memory."""
     reword: bool = True
-    """Ask each question also in search-box words; the more certain answer counts (twice the work,
-    more found). Set before export: the memory is calibrated for it."""
+    """Answer each question a second time in keyword form and keep the answer with the higher
+    confidence: higher recall, twice the work. Set it before export, which calibrates for it."""
     refusal: float = key(0.8, fraction=True)
-    """Fraction of the held-out abstention questions that the confidence threshold refuses: higher
-    makes fewer mistakes on what the documents do not tell, and answers less."""
+    """Fraction of held-out abstention questions below the confidence threshold. A higher value
+    gives fewer wrong answers to questions outside the documents, and fewer answers overall."""
 
 
 @dataclass
 class EvaluateConfig:
-    """Scoring."""
+    """Evaluation of a memory."""
 
     limit: int = key(0, at_least=0)
-    """Questions scored, the first N; 0: all."""
+    """Score only the first N questions; 0: all."""
     baseline_limit: int = key(0, at_least=0)
-    """Questions the bm25 and oracle baselines read, the first N; 0: as many as ``limit``."""
+    """Score the bm25 and oracle baselines on the first N questions; 0: the same as ``limit``."""
     baselines: list[str] = key(["closed_book", "bm25"], names=BASELINES)
-    """Baselines beside the memory; empty: none."""
+    """Baselines to score: ``closed_book``, ``bm25``, ``oracle``; empty: none."""
     passages: int = key(3, at_least=1)
-    """Passages that the bm25 baseline reads."""
+    """Number of passages in the bm25 baseline's context."""
     bootstrap: int = key(2000, at_least=100)
-    """Bootstrap resamples for the 95 % intervals."""
+    """Bootstrap resamples for the 95 % confidence intervals."""
     batch_size: int = key(16, at_least=1)
-    """Questions answered in one batch."""
+    """Questions per batch."""
 
 
 @dataclass
 class PlanConfig:
-    """What ``memo-dist plan`` assumes and asks; never part of a result's identity."""
+    """Assumptions of ``memo-dist plan``; never part of a result's identity."""
 
     sample_documents: int = key(20, at_least=1)
-    """Documents that the rules generator reads, by the hash of their id; all when fewer."""
+    """Documents in the sample for the rules generator, chosen by the hash of their id; all if
+    there are fewer."""
     recall: float = key(0.9, above=0, fraction=True)
-    """Wanted recall on unseen wordings, above 0 and below 1."""
+    """Target recall on unseen wordings, above 0 and below 1."""
     law: str = ""
-    """JSON file of a recall law; empty: the one shipped for ``memory.base``, or else a published
-    capacity."""
+    """JSON file of a recall law; empty: the shipped law for ``memory.base``, or a published
+    capacity if there is none."""
     characters: int = key(0, at_least=0)
-    """Plan as if the corpus had this many characters of the same kind; 0: as it is."""
+    """Scale the plan to a corpus of this many characters; 0: the size of the corpus."""
     bits_per_character: float = key(1.0, above=0)
-    """Bits in a character of an answer; the band around it is 0.6 to 1.3 times this."""
+    """Bits per character of an answer; the plan's range is 0.6 to 1.3 times this value."""
     utilization: float = key(0.2, above=0, fraction=True)
-    """Assumed share of a GPU's dense bf16 peak in training."""
+    """Fraction of a GPU's dense bf16 peak performance reached in training."""
     ranks: int = key(8, at_least=1)
-    """Ranks among which the ZeRO rows divide one shard's training."""
+    """Ranks per shard, for the plan's ZeRO rows."""
     batch: int = key(16, at_least=1)
-    """Questions answered at once, for the memory of inference."""
+    """Questions per batch, for the GPU memory of inference."""
     context: int = key(2048, at_least=1)
-    """Tokens of each of these questions' contexts."""
+    """Context tokens per question, for the GPU memory of inference."""
     backbone_parameters: float = key(7e9, above=0)
-    """Parameters of the backbone where ``fusion.backbone`` names none that is on this machine
-    (then of 32 layers, 8 key-value heads of 128)."""
+    """Parameters of the backbone if ``fusion.backbone`` names no model on this machine; its shape
+    is then 32 layers and 8 key-value heads of width 128."""
     bootstrap: int = key(1000, at_least=100)
-    """Resamples of documents for the intervals."""
+    """Bootstrap resamples of documents for the confidence intervals."""
 
 
 @dataclass
 class ClusterConfig:
-    """Where it runs; never part of a result's identity."""
+    """Machines and processes; never part of a result's identity."""
 
     address: str = ""
-    """Ray address of a running cluster; empty starts one on this machine."""
+    """Address of a running Ray cluster; empty: start one on this machine."""
     launcher: str = key("auto", choices=("auto", "ray", "ranks", "process"))
-    """What starts training ranks: ``ray``; ``ranks``: this process is one of several that
-    torchrun, deepspeed or srun started; ``process``: one rank, in this process; ``auto``:
-    ``ranks`` where the rank environment says so, else ``ray``."""
+    """How training ranks start: ``ray``; ``ranks``: this process is one of several that torchrun,
+    deepspeed or srun started; ``process``: one rank in this process; ``auto``: ``ranks`` if the
+    rank environment variables are set, else ``ray``."""
     workers: int = key(0, at_least=0)
-    """Training ranks a shard; 0: its share of the GPUs there are (all for one shard), or 1 on a
-    CPU."""
+    """Training ranks per shard; 0: the GPUs divided among the shards that train side by side, or 1
+    on a CPU."""
     shards_at_once: int = key(0, at_least=0)
-    """Shards of a bank that train side by side; 0: as many as there is room for."""
+    """Shards of a bank that train side by side; 0: as many as fit."""
     synthesis_workers: int = key(0, at_least=0)
-    """Ray workers for synthesis; 0: one a core."""
+    """Ray workers for synthesis; 0: one per core."""
     threads: int = key(0, at_least=0)
-    """Threads a training rank; 0: cores / workers."""
+    """Threads per training rank; 0: cores / workers."""
     nodes: int = key(0, at_least=0)
-    """Ray nodes that must have joined before work begins; 0: takes what is there."""
+    """Ray nodes that must join before work begins; 0: use the nodes that have joined."""
     start_timeout: float = key(180.0, above=0)
-    """Seconds to wait for Ray, its nodes, ranks and placement before giving up with have/want."""
+    """Seconds to wait for Ray, its nodes, ranks and placement; then the run fails and names what is
+    missing."""
 
 
 @dataclass
 class LaunchConfig:
-    """What ``memo-dist launch`` asks a scheduler for; the verbs themselves never read it."""
+    """Resources that ``memo-dist launch`` requests from a scheduler; the verbs do not read it."""
 
     recipe: str = key("auto", choices=RECIPES)
-    """Slurm script: ``single-node``; ``multi-node`` (training with Slurm's own ranks); ``ray``
-    (Ray over all nodes of the job); ``array`` (a task a synthesis partition); ``chain`` (encode as
-    dependent jobs); ``auto``: by verb and nodes."""
+    """Slurm script: ``single-node``; ``multi-node`` (training ranks started by Slurm); ``ray`` (Ray
+    over all nodes of the job); ``array`` (one task per partition); ``chain`` (encode as dependent
+    jobs); ``auto``: chosen by verb and nodes."""
     job_name: str = ""
-    """Name of the job; empty: ``memo-`` and the recipe."""
+    """Job name; empty: ``memo-`` and the recipe."""
     nodes: int = key(1, at_least=1)
-    """Nodes of a job."""
+    """Number of nodes per job."""
     tasks_per_node: int = key(0, at_least=0)
-    """Ranks a node of a multi-node training; 0: one a GPU, or one."""
+    """Ranks per node of multi-node training; 0: one per GPU, or one without GPUs."""
     gpus_per_node: int = key(0, at_least=0)
-    """GPUs of each node; 0: none are asked for."""
+    """GPUs per node; 0: none are requested."""
     cpus: int = key(0, at_least=0)
-    """CPUs of each task; 0: the scheduler's default."""
+    """CPUs per task; 0: the scheduler's default."""
     memory: str = ""
-    """Memory of each node as Slurm writes it (``64G``); empty: the scheduler's default."""
+    """Memory per node in Slurm's notation (``64G``); empty: the scheduler's default."""
     partition: str = ""
-    """Slurm partition; empty: the default one."""
+    """Slurm partition; empty: the scheduler's default."""
     account: str = ""
-    """Slurm account; empty: the default one."""
+    """Slurm account; empty: the scheduler's default."""
     minutes: int = key(0, at_least=0)
-    """Time limit of a job in minutes; 0: the partition's. Longer work is requeued."""
+    """Time limit of a job in minutes; 0: the partition's limit. Longer work is requeued."""
     signal_seconds: int = key(300, at_least=10)
-    """Seconds before the limit at which Slurm asks the job to save (it may come a minute early)."""
+    """Seconds before the time limit at which Slurm signals the job to save; the signal may arrive
+    up to a minute early."""
     max_stalled: int = key(1, at_least=0)
-    """Requeues in a row without progress of the run that are allowed."""
+    """Most consecutive requeues without progress of the run."""
     retries: int = key(2, at_least=0)
-    """Times that a failed array task is started again."""
+    """Most restarts of a failed array task."""
     array_at_once: int = key(0, at_least=0)
-    """Array tasks that run side by side; 0: no limit."""
+    """Most array tasks that run side by side; 0: no limit."""
     sbatch: list[str] = field(default_factory=list)
-    """Further options of sbatch, one a line: ``--qos=high``."""
+    """Further sbatch options, one per item: ``--qos=high``."""
     setup: list[str] = field(default_factory=list)
-    """Lines of shell that set the environment up in the job: ``module load cuda``."""
+    """Shell lines that set up the environment in the job: ``module load cuda``."""
     container: str = ""
-    """Image that the verb runs in; empty: none."""
+    """Container image for the verb; empty: none."""
     container_runtime: str = key("pyxis", choices=("pyxis", "apptainer"))
-    """What starts the image: ``pyxis`` (Enroot through srun) or ``apptainer``."""
+    """Container runtime: ``pyxis`` (Enroot through srun) or ``apptainer``."""
     mounts: list[str] = field(default_factory=list)
-    """Folders that the container sees at the same path, beside the one of the submission."""
+    """Folders mounted into the container at the same path, in addition to the submission folder."""
     log_folder: str = ""
-    """Folder of the jobs' logs; empty: the one of the submission."""
+    """Folder for job logs; empty: the submission folder."""
     ray_start: str = key("nodes", choices=("nodes", "symmetric"))
     """How recipe ``ray`` starts Ray: ``nodes`` (several jobs may share a node) or ``symmetric``
-    (``ray symmetric-run``: whole nodes only, its end stops every Ray there)."""
+    (``ray symmetric-run``: whole nodes only; at its end it stops every Ray process there)."""
     ray_address: str = ""
-    """Dashboard of the running cluster for ``launch ray``: ``http://HEAD:8265``."""
+    """Dashboard URL of the running cluster for ``launch ray``: ``http://HEAD:8265``."""
     rendezvous: str = ""
-    """``HOST:PORT`` of the first machine, for ``launch torchrun`` with several nodes."""
+    """``HOST:PORT`` of the first machine, for ``launch torchrun`` on several nodes."""
     questions: str = ""
-    """File that recipe ``chain`` evaluates at the end; empty: no evaluation."""
+    """Questions file that recipe ``chain`` evaluates at the end; empty: no evaluation."""
     queue_minutes: float = key(1440.0, above=0)
-    """Minutes that ``--wait`` lets a job wait in the queue before it is cancelled."""
+    """Minutes in the queue after which ``--wait`` cancels a job."""
 
 
 @dataclass
 class TrackConfig:
-    """Mirrors of a training's ``metrics.jsonl``; they may fail and never stop a run."""
+    """Experiment trackers that mirror ``metrics.jsonl``; their failure never stops a run."""
 
     to: list[str] = key([], names=TRACKERS)
-    """``tensorboard``, ``wandb``, ``mlflow`` (each an extra to install); logins come from the
-    environment."""
+    """Trackers: ``tensorboard``, ``wandb``, ``mlflow`` (each an optional dependency). Credentials
+    come from the environment."""
     project: str = "memo-dist"
-    """W&B project, MLflow experiment."""
+    """Name of the W&B project or MLflow experiment."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""What a launcher must know of a verb's arguments, without importing the verb.
+"""Takes a verb's command line apart for the launchers, without importing the verb.
 
 The verbs' modules import torch and Ray; a login node, a batch script and the guard of a requeue
-should not wait for that. A test compares this table with the verbs' own definitions.
+should not wait for that. What they need of each verb stands in :mod:`memo_dist.verbs`.
 """
 
 from __future__ import annotations
@@ -13,32 +13,7 @@ from pathlib import Path
 from memo_dist.config import Config, load_config
 from memo_dist.errors import UsageError, suggest
 from memo_dist.scaling.folder import find_study
-
-VERBS: dict[str, str] = {
-    "demo": "",
-    "encode": "corpus",
-    "synthesize": "corpus",
-    "train": "run",
-    "export": "run",
-    "fuse": "run",
-    "evaluate": "run",
-    "ask": "run",
-    "scale": "study",
-}
-"""Verbs that can be launched, and what their first argument is (of ``scale run`` for a study)."""
-VALUE_OPTIONS = (
-    "--run",
-    "--config",
-    "--resume",
-    "--questions",
-    "--limit",
-    "--name",
-    "--mode",
-    "--backbone",
-    "--modes",
-    "--only-partition",
-)
-"""Options of these verbs that are followed by a value."""
+from memo_dist.verbs import VERBS
 
 
 @dataclass(frozen=True)
@@ -72,8 +47,8 @@ class VerbCall:
             UsageError: it is wrong.
         """
         stored = self.run / "config.yaml" if self.run else None
-        fresh = self.verb in ("encode", "scale")
-        known = [stored] if stored is not None and stored.exists() and not fresh else []
+        reads = VERBS[self.verb].reads_stored
+        known = [stored] if reads and stored is not None and stored.exists() else []
         return load_config([*known, *self.files], self.overrides)
 
 
@@ -83,39 +58,41 @@ def parse_verb(words: Sequence[str]) -> VerbCall:
     Raises:
         UsageError: no verb, one that cannot be launched, or an option without its value.
     """
+    launched = [verb.name for verb in VERBS.values() if verb.launches]
     if not words:
-        raise UsageError(f"no verb after --; verbs are {', '.join(VERBS)}")
-    verb, *rest = words
-    if verb not in VERBS:
+        raise UsageError(f"no verb after --; verbs are {', '.join(launched)}")
+    name, *rest = words
+    if name not in launched:
         raise UsageError(
-            f"'{verb}' cannot be launched{suggest(verb, VERBS)}; verbs are {', '.join(VERBS)}"
+            f"'{name}' cannot be launched{suggest(name, launched)}; verbs are {', '.join(launched)}"
         )
-    options, plain = _split(rest)
-    if verb == "scale":
-        return _scale_call(tuple(rest), options, plain)
-    first = plain[0] if plain and VERBS[verb] else None
-    run = first if VERBS[verb] == "run" else next(iter(options.get("--run", [])), None)
+    verb = VERBS[name]
+    options, plain = _split(rest, verb.value_options)
+    if verb.first == "study":
+        return _study_call(name, tuple(rest), options, plain)
+    first = plain[0] if plain and verb.first else None
+    run = first if verb.first == "run" else next(iter(options.get("--run", [])), None)
     return VerbCall(
-        verb=verb,
+        verb=name,
         arguments=tuple(rest),
-        corpus=Path(first) if first and VERBS[verb] == "corpus" else None,
-        run=Path(run) if run else Path("runs") / _demo_name(rest) if verb == "demo" else None,
+        corpus=Path(first) if first and verb.first == "corpus" else None,
+        run=Path(run) if run else Path("runs") / _demo_name(rest) if name == "demo" else None,
         files=tuple(Path(file) for file in options.get("--config", [])),
         overrides=tuple(word for word in plain if _is_override(word)),
     )
 
 
-def _scale_call(
-    arguments: tuple[str, ...], options: dict[str, list[str]], plain: list[str]
+def _study_call(
+    name: str, arguments: tuple[str, ...], options: dict[str, list[str]], plain: list[str]
 ) -> VerbCall:
     """``scale run STUDY``: a YAML file and where its results go, or a study's folder."""
     if len(plain) < 2 or plain[0] != "run":
-        raise UsageError("of the scaling study `scale run STUDY` can be launched")
+        raise UsageError("of the scaling study only `scale run STUDY` can be launched")
     named = next(iter(options.get("--run", [])), None)
     file, run = find_study(Path(plain[1]), Path(named) if named else None)
-    more = (Path(name) for name in options.get("--config", []))
+    more = (Path(file) for file in options.get("--config", []))
     return VerbCall(
-        verb="scale",
+        verb=name,
         arguments=arguments,
         corpus=None,
         run=run,
@@ -128,13 +105,16 @@ def _demo_name(words: Sequence[str]) -> str:
     return "demo-full" if "--full" in words else "demo"
 
 
-def _split(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def _split(
+    words: Sequence[str], value_options: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """({option: its values}, the words that belong to no option)."""
     options: dict[str, list[str]] = {}
     plain: list[str] = []
     left = iter(words)
     for word in left:
         name, equals, value = word.partition("=")
-        if name in VALUE_OPTIONS:
+        if name in value_options:
             given = value if equals else next(left, None)
             if given is None:
                 raise UsageError(f"{name} needs a value")

@@ -233,7 +233,7 @@ def _training_rows(
         train = replace(config.train, zero_stage=stage, deepspeed="")
         adapters = train.lora_rank if train.method == "lora" else 0
         need = training_need(shape, train, ranks, bf16=bf16, gpu=True, adapter_rank=adapters)
-        label = f"GPU memory a rank, ZeRO {stage}, {ranks} rank(s)"
+        label = f"GPU memory per rank, ZeRO {stage}, {ranks} rank(s)"
         yield _exact(f"rank_bytes_zero{stage}", label, "B", need.device_bytes)
 
 
