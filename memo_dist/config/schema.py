@@ -177,7 +177,8 @@ class SynthesisConfig:
     partitions: int = 4
     """Units of parallel work, fixed in each step's manifest."""
     documents_per_unit: int = 8
-    """Documents journaled together: what a crash can lose."""
+    """Most documents journaled together: what a crash can lose. They are chosen by the hashes of
+    their ids, so that another document changes few of these units."""
     steps: list[str] = field(
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )
