@@ -69,7 +69,8 @@ def person(index: int, year: int = 1900) -> dict:
     name = (
         f"{_WORDS[index % len(_WORDS)]} {_WORDS[(7 * index + index // len(_WORDS)) % len(_WORDS)]}"
     )
-    company = f"{_WORDS[index // _EMPLOYED]} {_WORDS[-1 - index // _EMPLOYED]} Works"
+    employer = index // _EMPLOYED % len(_WORDS)
+    company = f"{_WORDS[employer]} {_WORDS[-1 - employer]} Works"
     text = (
         f"{name} works for {company} in the town of {chance.choice(_WORDS)}. "
         f"{name} was born in {chance.choice(_WORDS)} in {year + index % 90}. "

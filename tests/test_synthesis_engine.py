@@ -68,7 +68,7 @@ def test_reflections_are_complete_sorted_and_traceable(unbroken):
     summary = read_json(run.synth / "manifest.json")["summary"]
     assert summary["fingerprint"] == hash_file(run.reflections)
     assert summary["rejected"] == {"question": 24}
-    assert summary["dropped"] == {"duplicate": 10}  # the fixed question of 12 units
+    assert summary["dropped"] == {"duplicate": 14}  # the fixed question of 16 units
     assert summary["without_reflections"] == []
     assert read_status(run.synth)["state"] == "done"
     assert "It reads only sentences" in (run.synth / "dataset" / "README.md").read_text()
@@ -129,7 +129,7 @@ def test_a_stop_request_keeps_what_was_done(unbroken, tmp_path):
     done = len(list(read_jsonl_lines(run)))
     assert done >= 3
     synthesize(run, make_config(), factory(marks))
-    assert sum(ran(marks).values()) <= 3 * 12 + 4
+    assert sum(ran(marks).values()) <= 3 * 16 + 4
     assert results(run) == unbroken[1]
 
 
@@ -137,7 +137,7 @@ def test_torn_and_mangled_journal_lines_are_redone(unbroken, tmp_path):
     run = reopened(unbroken[0], tmp_path)
     journal = run.step("direct") / "journal" / "part-0.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 4
+    assert len(lines) == 5
     lines[1] = lines[1].replace(b"thing", b"think")
     journal.write_bytes(b"".join(lines)[:-20])
     marks = tmp_path / "marks"
@@ -185,7 +185,7 @@ def test_a_unit_that_raises_is_quarantined_and_tried_again_by_the_next_launch(un
     text = (unbroken[0].root.parent / "source" / "doc03.txt").read_text()
     run = make_run(tmp_path, config, {3: f"{text} BOOM is odd."})
     config.synthesis.max_rejected_fraction = 0.05
-    with pytest.raises(RunError, match=r"1 of 12 units failed.*ValueError: cannot read this"):
+    with pytest.raises(RunError, match=r"1 of 16 units failed.*ValueError: cannot read this"):
         synthesize(run, config, factory(marks))
     config.synthesis.max_rejected_fraction = 0.2  # the gate may move on resume
     summary = synthesize(run, config, factory(marks))
@@ -203,7 +203,7 @@ def test_a_transient_failure_heals_on_resume(tmp_path):
     config, marks = make_config(), tmp_path / "marks"
     run = make_run(tmp_path, config, {3: "BOOM is odd. Rain is wet"})
     config.synthesis.max_rejected_fraction = 0.0
-    with pytest.raises(RunError, match="1 of 12 units failed"):
+    with pytest.raises(RunError, match="1 of 16 units failed"):
         synthesize(run, config, factory(marks))
     assert read_status(run.synth)["state"] == "failed"
     (marks / "mended").touch()
@@ -223,7 +223,7 @@ def test_worker_deaths_with_progress_between_them_do_not_add_up(tmp_path):
     config, marks = make_config(), tmp_path / "marks"
     config.synthesis.partitions = config.cluster.synthesis_workers = 1
     config.synthesis.steps = ["direct"]
-    texts = {index: f"Item {index} is thing {index}. FALL is once." for index in (0, 4, 6, 10, 12)}
+    texts = {index: f"Item {index} is thing {index}. FALL is once." for index in (0, 4, 6, 10, 14)}
     run = make_run(tmp_path, config, texts)
     summary = synthesize(run, config, factory(marks))
     assert len(list(marks.glob("died-*"))) > MAX_DEATHS + 1

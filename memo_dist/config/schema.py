@@ -182,7 +182,8 @@ class SynthesisConfig:
     partitions: int = key(4, at_least=1)
     """Units of parallel work, fixed in the manifest of each step."""
     documents_per_unit: int = key(8, at_least=1)
-    """Documents per journal entry; a crash can lose the entry in progress."""
+    """Most documents per journal entry; a crash can lose the entry in progress. The hashes of the
+    document ids decide which documents share an entry."""
     steps: list[str] = field(
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )

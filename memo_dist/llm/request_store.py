@@ -39,7 +39,9 @@ class RequestStore:
         found: list[Attempt] = []
         for line in self._stream:
             attempt = _attempt(line)
-            if attempt is None or attempt.key != key:
+            if attempt is None and not found:
+                continue  # a damaged line before the request's own
+            if attempt is None or attempt.key != key or attempt.attempt != len(found):
                 break
             found.append(attempt)
         return found if found and found[-1].final else []

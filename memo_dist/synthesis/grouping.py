@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.io.hashing import short_hash
@@ -88,17 +87,26 @@ def _shared_names(
 
 
 def _parallel(rows: Sequence[Reflection], settings: SynthesisConfig) -> Iterator[list[Reflection]]:
-    """Runs of reflections that ask for the same property, of at most one group's size."""
+    """Runs of reflections that ask for the same property, of at most one group's documents.
+
+    A long run is cut by the documents' hashes, as units are: documents of one unit meet each other.
+    """
+
+    def fits(some: Sequence[Reflection]) -> bool:
+        return len({row.sources for row in some}) <= settings.group_documents
+
+    rows = [row for row in rows if len(row.sources) == 1]
     masked = [_property(row.question) for row in rows]
-    runs = [[rows[index] for index in members] for members in buckets(masked, _BAND_ROWS)]
     parts = {
         tuple(row.id for row in part): part
-        for run in runs
-        for part in hash_buckets(
-            run, attrgetter("id"), lambda some: len(some) <= settings.group_documents
-        )
+        for members in buckets(masked, _BAND_ROWS)
+        for part in hash_buckets([rows[index] for index in members], _document, fits)
     }
     yield from (parts[key] for key in sorted(parts, key=short_hash))
+
+
+def _document(row: Reflection) -> str:
+    return row.sources[0]
 
 
 def _property(question: str) -> frozenset[str]:

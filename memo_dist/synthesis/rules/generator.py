@@ -179,10 +179,10 @@ def _key(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def request_hash(step: str, document: Document | None) -> str:
-    """Identifies what a reflection was made from: step, rules and its document's content."""
-    content = [document.id, document.content_hash] if document else []
-    return short_hash([step, VERSION, RULES_VERSION, content])
+def request_hash(step: str, unit: Unit) -> str:
+    """Identifies one unit of work: step, rules, unit and its documents' content."""
+    hashes = [document.content_hash for document in unit.documents]
+    return short_hash([step, VERSION, RULES_VERSION, unit.id, hashes])
 
 
 class ReflectionBuilder:
@@ -191,7 +191,7 @@ class ReflectionBuilder:
     def __init__(self, unit: Unit, kind: Kind, step: StepName) -> None:
         """Write reflections of one kind in the name of ``step``."""
         self.unit, self.kind = unit, kind
-        self.step = step
+        self.request = request_hash(step, unit)
 
     def fact(
         self, document: Document, fact: Fact, question: str, parent: str | None = None
@@ -221,7 +221,7 @@ class ReflectionBuilder:
             shard=self.unit.shard,
             generator=f"rules-{VERSION}",
             prompt_version=RULES_VERSION,
-            request=request_hash(self.step, document),
+            request=self.request,
             parent=parent,
             as_of=document.date if document else None,
         )
