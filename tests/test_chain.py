@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,18 @@ from cli import (
 )
 from safetensors.torch import load_file
 
+from memo_dist.evaluation.questions import Question
+from memo_dist.evaluation.session import evaluate_run
+from memo_dist.fusion.latent.job import CONNECTOR_FOLDER, TRAINING_FOLDER
+from memo_dist.fusion.latent.prepare import PREPARED
+from memo_dist.fusion.latent.store import CARD, WEIGHTS
+from memo_dist.fusion.logits.gates import GATE_FILE
+from memo_dist.fusion.logits.stage import GATE_CARD
 from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.runs import existing_run
+from memo_dist.stages.records import RUN_FILES, STAGES
+from memo_dist.stages.state import files
 from memo_dist.training.job import TrainJob
 from memo_dist.training.ledger import lineage
 
@@ -265,3 +277,36 @@ def _session(pid: int) -> int:
         return os.getsid(pid) if alive else -1
     except (OSError, psutil.Error):
         return -1
+
+
+def test_every_file_belongs_to_one_stage_and_texts_are_marked(unbroken, tmp_path):
+    """What the records of the stages say of a real run's files, and of those of later verbs."""
+    run = RunFolder(Path(shutil.copytree(unbroken[0], tmp_path / "run")))
+    rows = list(atomic.read_jsonl(run.reflections))
+    asked = [Question(str(i), row["question"], row["answer"]) for i, row in enumerate(rows[:2])]
+    config = existing_run(run.root)[1]
+    config = replace(config, evaluate=replace(config.evaluate, baselines=[], bootstrap=10))
+    evaluate_run(run, config, asked, "again", lambda: False)
+    for name in (f"{CONNECTOR_FOLDER}/{CARD}", f"{CONNECTOR_FOLDER}/{WEIGHTS}", GATE_FILE,
+                 f"{TRAINING_FOLDER}/{PREPARED}", GATE_CARD):  # fmt: skip
+        atomic.write_text(run.fusion("tiny-01234567") / name, "")
+    atomic.write_text(run.ask("20300101") / "transcript.jsonl", rows[0]["question"])
+    _assert_claimed_once(run)
+    plain = set().union(*(files(run, stage.texts) for stage in STAGES))
+    (held, *_) = atomic.read_jsonl(run.train(0) / "held-out.jsonl")
+    document = next(atomic.read_jsonl(run.corpus / "documents.jsonl"))
+    sentence = max(document["text"].splitlines(), key=len)[:60]
+    for words in (rows[0]["question"], held["question"], sentence):
+        needle = json.dumps(words, ensure_ascii=False)[1:-1].encode()
+        found = {p for p in run.root.rglob("*") if p.is_file() and needle in p.read_bytes()}
+        assert found
+        assert found <= plain, (words, found - plain)
+
+
+def _assert_claimed_once(run):
+    claims = [files(run, stage.writes) for stage in STAGES] + [files(run, RUN_FILES)]
+    for path in (path for path in run.root.rglob("*") if path.is_file()):
+        assert sum(path in claimed for claimed in claims) == 1, path
+    for stage in STAGES:
+        assert files(run, stage.texts + stage.encoded) <= files(run, stage.writes), stage.name
+        assert not files(run, stage.texts) & files(run, stage.encoded), stage.name

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -22,14 +20,10 @@ from memo_dist.cluster.resources import Resources
 from memo_dist.config import load_config
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.methods import MemoryAnswerer, memory_identity
-from memo_dist.evaluation.questions import Question
-from memo_dist.evaluation.session import evaluate_run
-from memo_dist.fusion.latent.job import CONNECTOR_FOLDER, TRAINING_FOLDER
-from memo_dist.fusion.latent.prepare import PREPARED, connector_job
-from memo_dist.fusion.latent.store import CARD, WEIGHTS
+from memo_dist.fusion.latent.prepare import connector_job
 from memo_dist.fusion.logits.answering import gate_identity
-from memo_dist.fusion.logits.gates import FEATURES, GATE_FILE, LearnedGate
-from memo_dist.fusion.logits.stage import GATE_CARD, fit_run_gate
+from memo_dist.fusion.logits.gates import FEATURES, LearnedGate
+from memo_dist.fusion.logits.stage import fit_run_gate
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
@@ -39,8 +33,8 @@ from memo_dist.memory.manifest import load_manifest
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights
 from memo_dist.runs import existing_run, open_run
-from memo_dist.stages.records import EXPORT, RUN_FILES, STAGES, SYNTHESIS, TRAIN
-from memo_dist.stages.state import files, is_done, require, started_stages
+from memo_dist.stages.records import EXPORT, STAGES, SYNTHESIS, TRAIN
+from memo_dist.stages.state import is_done, require, started_stages
 from memo_dist.synthesis.finish import finish
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import run_partition_alone
@@ -69,8 +63,8 @@ def documents(folder: Path, names) -> Path:
     return folder
 
 
-def encode_here(corpus: Path, root: Path) -> None:
-    """A whole run in this process: neither Ray nor DeepSpeed, and random weights for trained ones.
+def train_here(corpus: Path, root: Path) -> None:
+    """A run up to its training, in this process: no Ray, and random weights for trained ones.
 
     What is tested here is what stages record and compare, not how well they do their work.
     """
@@ -83,7 +77,6 @@ def encode_here(corpus: Path, root: Path) -> None:
         base = memory_base(run, config)
         for shard in pending_shards(run, config, base):
             write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
-        pipeline.run_export(run, config)
 
 
 def write_final(job: TrainJob) -> None:
@@ -108,22 +101,10 @@ def write_final(job: TrainJob) -> None:
 def first(tmp_path_factory) -> Path:
     """A run over the first documents; tests change copies of it."""
     root = tmp_path_factory.mktemp("first")
-    encode_here(documents(root / "documents", FIRST), root / "run")
-    return root / "run"
-
-
-@pytest.fixture(scope="module")
-def second(first, tmp_path_factory) -> RunFolder:
-    """The first run, of which all but the memory was removed, encoded again over others: really."""
-    root = tmp_path_factory.mktemp("second")
-    run = RunFolder(Path(shutil.copytree(first, root / "run")))
-    for folder in (run.corpus, run.synth, run.root / "train"):
-        shutil.rmtree(folder)
-    run.reflections.unlink()
-    corpus = documents(root / "documents", SECOND)
-    done = memo_dist("encode", corpus, "--run", run.root, *SMALL, seconds=ENCODE_SECONDS)
-    assert done.returncode == 0, done.stderr
-    return run
+    train_here(documents(root / "documents", FIRST), root / "run")
+    run = RunFolder(root / "run")
+    pipeline.run_export(run, config_of(run))
+    return run.root
 
 
 @pytest.fixture
@@ -162,16 +143,23 @@ def change_weights(folder: Path) -> None:
 # -- true exports ----------------------------------------------------------------------------------
 
 
-def test_a_stale_export_is_rebuilt(first, second):
+def test_a_stale_export_is_rebuilt(run, tmp_path):
     """Encode A, remove all but its memory, encode B: the bank is B's in list and weights."""
-    assert listed(second) == list(SECOND)
-    (shard,) = load_manifest(second.memory, verify=True).shards
-    assert shard.weights_hash != hash_weights(first / "memory" / "shard-0")
-    exported = load_file(second.memory_shard(0) / "model.safetensors")
-    trained = load_file(second.train(0) / "final" / "model.safetensors")
+    before, identity = hash_weights(run.memory_shard(0)), memory_identity(run.memory)
+    for folder in (run.corpus, run.synth, run.root / "train"):
+        shutil.rmtree(folder)
+    run.reflections.unlink()
+    corpus = documents(tmp_path / "second", SECOND)
+    train_here(corpus, run.root)
+    done = memo_dist("encode", corpus, "--run", run.root, *SMALL, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert listed(run) == list(SECOND)
+    (shard,) = load_manifest(run.memory, verify=True).shards
+    assert shard.weights_hash != before
+    exported = load_file(run.memory_shard(0) / "model.safetensors")
+    trained = load_file(run.train(0) / "final" / "model.safetensors")
     assert all(torch.equal(exported[name], trained[name]) for name in trained)
-    # No answer of A's memory is used again.
-    assert memory_identity(second.memory) != memory_identity(first / "memory")
+    assert memory_identity(run.memory) != identity  # no answer of A's memory is used again
 
 
 def test_other_documents_over_a_trained_memory_are_refused(run, tmp_path):
@@ -371,35 +359,6 @@ def test_an_old_run_with_other_reflections_is_refused(old):
 
 
 # -- records ---------------------------------------------------------------------------------------
-
-
-def test_every_file_belongs_to_one_stage_and_texts_are_marked(second, tmp_path):
-    run = RunFolder(Path(shutil.copytree(second.root, tmp_path / "run")))
-    config = config_of(run)
-    config = replace(config, evaluate=replace(config.evaluate, baselines=[], bootstrap=10))
-    rows = list(atomic.read_jsonl(run.reflections))
-    asked = [Question(str(i), row["question"], row["answer"]) for i, row in enumerate(rows[:2])]
-    evaluate_run(run, config, asked, "dev", lambda: False)
-    for name in (f"{CONNECTOR_FOLDER}/{CARD}", f"{CONNECTOR_FOLDER}/{WEIGHTS}", GATE_FILE,
-                 f"{TRAINING_FOLDER}/{PREPARED}", GATE_CARD):  # fmt: skip
-        atomic.write_text(run.fusion("tiny-01234567") / name, "")
-    atomic.write_text(run.ask("20300101") / "transcript.jsonl", rows[0]["question"])
-    claims = [files(run, stage.writes) for stage in STAGES] + [files(run, RUN_FILES)]
-    for path in (path for path in run.root.rglob("*") if path.is_file()):
-        assert sum(path in claimed for claimed in claims) == 1, path
-    marked = set().union(*(files(run, stage.texts + stage.encoded) for stage in STAGES))
-    plain = set().union(*(files(run, stage.texts) for stage in STAGES))
-    held = next(atomic.read_jsonl(run.train(0) / HELD_OUT))
-    document = next(atomic.read_jsonl(run.corpus / "documents.jsonl"))
-    sentence = max(document["text"].splitlines(), key=len)[:60]
-    for words in (rows[0]["question"], held["question"], sentence):
-        needle = json.dumps(words, ensure_ascii=False)[1:-1].encode()
-        found = {p for p in run.root.rglob("*") if p.is_file() and needle in p.read_bytes()}
-        assert found & plain
-        assert found <= plain, (words, found - plain)
-    assert plain < marked
-    for stage in STAGES:
-        assert files(run, stage.texts + stage.encoded) <= files(run, stage.writes), stage.name
 
 
 def test_records_say_what_has_begun_what_is_done_and_what_progressed(run, tmp_path):

@@ -165,4 +165,5 @@ def stage(name: str) -> Stage:
     Raises:
         KeyError: there is no such stage.
     """
-    return {record.name: record for record in STAGES}[name]  # type: ignore[index]
+    named: dict[str, Stage] = {record.name: record for record in STAGES}
+    return named[name]
