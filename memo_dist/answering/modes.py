@@ -44,6 +44,7 @@ class DirectAnswerer(Answerer):
         super().__init__()
         self._bank = _bank(run, config, options)
         self._batch_size = options.batch_size
+        self.decided_by = (config.memory.max_answer_tokens,)
         self.at_once = STREAMED_QUESTIONS if self._bank.streams else 0
 
     def answer(self, questions: Sequence[str]) -> list[Answered]:
@@ -114,6 +115,7 @@ class ProtocolAnswerer(Answerer):
             asdict(protocol),
             [getattr(config.executive, name) for name in EXECUTIVE_IDENTITY],
             config.run.seed,
+            config.memory.max_answer_tokens,
         )
         memory = partial(_bank(run, config, options).answer, batch_size=options.batch_size)
         self._folder = options.transcripts or run.ask(_new_name())

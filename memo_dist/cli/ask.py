@@ -17,6 +17,8 @@ from memo_dist.errors import UsageError
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 
+_STREAMED = tuple(name for name, mode in MODES.items() if mode.streams)
+
 
 @click.command("ask")
 @run_argument
@@ -27,7 +29,9 @@ from memo_dist.runs import existing_run
     default="direct",
     show_default=True,
 )
-@click.option("--stream", is_flag=True, help="Show the text while it is written (logits, latent).")
+@click.option(
+    "--stream", is_flag=True, help=f"Show the text while it is written ({', '.join(_STREAMED)})."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
 @config_options
 def command(  # noqa: PLR0913
@@ -48,8 +52,8 @@ def command(  # noqa: PLR0913
     """
     if not question.strip():
         raise UsageError("the question is empty")
-    if stream and (not MODES[mode].streams or as_json):
-        raise UsageError("--stream goes with --mode logits or latent, and without --json")
+    if stream and (mode not in _STREAMED or as_json):
+        raise UsageError(f"--stream goes with --mode {' or '.join(_STREAMED)}, and without --json")
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     quiet_libraries()
