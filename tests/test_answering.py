@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from fused_models import train_models
-from protocol_cases import CHOIR, CLOCKS, FACTS, OUTSIDE, RIVER, executive, settings
+from protocol_cases import CHOIR, CLOCKS, FACTS, OUTSIDE, RIVER, SCRIPT, executive, settings
 from safetensors.torch import save_file
 from trained_bank import write_bank
 
@@ -30,6 +30,8 @@ from memo_dist.protocol.transcript import read_transcript
 THREADS = 16
 PLAIN = [*FACTS[0], *FACTS[1], *OUTSIDE]
 HOPS = [RIVER, CLOCKS, CHOIR, *list(FACTS[0])[:2]]
+ROWS = [*SCRIPT, *({"question": q, "steps": [{"question": q}]} for q in HOPS[3:])]
+"""Of the executive: some questions take several turns, the plain facts one."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    with executive(tmp_path_factory.mktemp("executive")) as place:
+    with executive(tmp_path_factory.mktemp("executive"), rows=ROWS) as place:
         yield place
 
 
@@ -175,11 +177,11 @@ def test_a_reader_that_leaves_ends_the_writing():
 
 
 @pytest.mark.parametrize("mode", ["direct", "protocol"])
-def test_a_mode_without_a_stream_says_which_have_one(mode, run, config, tmp_path):
+def test_a_mode_without_a_stream_says_so(mode, run, config, tmp_path):
     options = Options(transcripts=tmp_path)
     with (
         open_answerer(run, config, mode, options) as answerer,
-        pytest.raises(UsageError, match="stream logits or latent"),
+        pytest.raises(UsageError, match="only as a whole"),
     ):
         answerer.stream("Who?")
 

@@ -196,6 +196,9 @@ def test_memory_identity_follows_bank_and_calibration(tmp_path):
     assert answerer.answer([QUESTIONS[0].question])[0].text == "answer 0"
     (memory / "shard-0" / "calibration.json").write_text('{"threshold": 0.6}')
     assert memory_identity(memory) != answerer.identity
+    other = Direct(half())
+    other.decided_by = (24,)
+    assert MemoryAnswerer(other, memory).identity != memory_identity(memory)
 
 
 def test_text_tables_show_methods_intervals_and_types(run, config):

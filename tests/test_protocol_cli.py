@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 
 import pytest
+from cli import start, wait_until
 from protocol_cases import CHOIR, CLOCKS, FACTS, OUTSIDE, RIVER, SCRIPT, executive, implied
 from trained_bank import train_shards, write_bank
 
@@ -156,3 +159,18 @@ def test_an_executive_that_is_down_is_exit_code_1(run, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "executive.patience=0.5" in told
     assert "Traceback" not in told
+
+
+def test_an_interrupt_ends_a_question_that_waits_for_the_executive(run, tmp_path):
+    log = tmp_path / "log"
+    pattern = "ask/*/transcript.jsonl"
+    before = set(run.root.glob(pattern))
+    with executive(tmp_path, latency=60.0) as url:
+        process = start("ask", run.root, RIVER, "--mode", "protocol", *keys(url), log=log)
+        wait_until(lambda: set(run.root.glob(pattern)) - before, 60, "a transcript", process)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130, log.read_text()
+    assert time.monotonic() - began < 20, "it does not wait for the reply"
+    assert "Traceback" not in log.read_text()

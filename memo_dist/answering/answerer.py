@@ -97,4 +97,4 @@ class Answerer(ABC):
         Raises:
             UsageError: the mode writes no text piece by piece.
         """
-        raise UsageError("this mode has its answer only as a whole: stream logits or latent")
+        raise UsageError(f"{type(self).__name__} has its answers only as a whole, it cannot stream")

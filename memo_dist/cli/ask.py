@@ -17,6 +17,8 @@ from memo_dist.errors import UsageError
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 
+_STREAMED = tuple(name for name, mode in MODES.items() if mode.streams)
+
 
 @click.command("ask")
 @run_argument
@@ -29,7 +31,7 @@ from memo_dist.runs import existing_run
     help="How the answer is generated.",
 )
 @click.option(
-    "--stream", is_flag=True, help="Print the text while it is generated (logits, latent)."
+    "--stream", is_flag=True, help=f"Print the text while it is generated ({', '.join(_STREAMED)})."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_options
@@ -51,8 +53,8 @@ def command(  # noqa: PLR0913
     """
     if not question.strip():
         raise UsageError("the question is empty")
-    if stream and (not MODES[mode].streams or as_json):
-        raise UsageError("--stream goes with --mode logits or latent, and without --json")
+    if stream and (mode not in _STREAMED or as_json):
+        raise UsageError(f"--stream goes with --mode {' or '.join(_STREAMED)}, and without --json")
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     quiet_libraries()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from memo_dist.answering import MODES
 from memo_dist.cli.options import config_options, resolve, run_argument
 from memo_dist.cluster.stop import STOP
 from memo_dist.evaluation.questions import load_questions
@@ -28,8 +29,7 @@ from memo_dist.runs import existing_run
     default="direct",
     show_default=True,
     metavar="MODE[,MODE]...",
-    help="Answering modes to compare: direct, logits, latent, protocol, protocol-full,"
-    " protocol-one-turn, protocol-multi-turn.",
+    help=f"Answering modes to compare: {', '.join(MODES)}.",
 )
 @click.option(
     "--name", help="Name of the evaluation [default: folder and file name of the questions]."

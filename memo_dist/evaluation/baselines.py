@@ -17,7 +17,8 @@ from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import short_hash
 
 if TYPE_CHECKING:
-    from memo_dist.models.reader import Generation, Messages, Reader
+    from memo_dist.models.chat_template import Messages
+    from memo_dist.models.reader import Generation, Reader
 
 PROMPT_VERSION = "1"
 """Raise it with every change of a prompt below: answers of an older one are not reused."""
@@ -41,7 +42,7 @@ _ABSTENTIONS = tuple(
 """How an untrained base begins when it says that it does not know."""
 
 
-class Answerer(Protocol):
+class Method(Protocol):
     """A method that is evaluated: it sees questions only, never their gold answers."""
 
     @property

@@ -10,7 +10,7 @@ from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import UsageError
-from memo_dist.evaluation.baselines import Answerer, Bm25, ClosedBook, Oracle, ReaderSettings
+from memo_dist.evaluation.baselines import Bm25, ClosedBook, Method, Oracle, ReaderSettings
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
@@ -18,6 +18,8 @@ from memo_dist.memory.manifest import FILE_NAME
 
 EMBEDDED_BASE = "smollm2-135m"
 """Reader of the baselines of a scratch memory, whose own base knows no language."""
+READER = "the reader of evaluate.baselines"
+"""How messages name it: no key holds its name."""
 
 
 class MemoryAnswerer:
@@ -68,7 +70,7 @@ def memory_identity(memory: Path) -> str:
 
 def build_baselines(
     run: RunFolder, config: Config, questions: Sequence[Question]
-) -> dict[str, Answerer]:
+) -> dict[str, Method]:
     """The baselines that ``evaluate.baselines`` names, in its order, over the run's corpus.
 
     Raises:
@@ -82,13 +84,18 @@ def build_baselines(
     from memo_dist.models.reader import Reader
 
     wanted = config.memory.base
-    base = resolve_base(EMBEDDED_BASE if wanted == "scratch" else wanted)
+    try:
+        base = (
+            resolve_base(EMBEDDED_BASE, key=READER) if wanted == "scratch" else resolve_base(wanted)
+        )
+    except UsageError as error:
+        raise UsageError(f"{error}; evaluate.baselines=[] evaluates without a reader") from error
     reader = Reader.load(base.path)
     settings = ReaderSettings(
         base.weights_hash, config.memory.max_answer_tokens, config.evaluate.batch_size
     )
     documents = load_documents(run.corpus) if set(names) - {"closed_book"} else []
-    built: dict[str, Answerer] = {}
+    built: dict[str, Method] = {}
     for name in names:
         if name == "closed_book":
             built[name] = ClosedBook(reader, settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from memo_dist.config.schema import Config
 from memo_dist.errors import InterruptedRunError, StoppedError, UsageError
-from memo_dist.evaluation.baselines import Answerer
+from memo_dist.evaluation.baselines import Method
 from memo_dist.evaluation.predictions import Predictions
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import Scores, Verdict, compare, judge, score
@@ -28,7 +28,7 @@ def evaluate(  # noqa: PLR0913 - the seam of the evaluate verb; every argument i
     config: Config,
     questions: Sequence[Question],
     name: str,
-    methods: Mapping[str, Answerer],
+    methods: Mapping[str, Method],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Ask every method, judge the answers, and write ``RUN/eval/<name>/``.
@@ -80,7 +80,7 @@ class _Asking:
     should_stop: Callable[[], bool]
 
     def verdicts(
-        self, method: str, answerer: Answerer, questions: Sequence[Question]
+        self, method: str, answerer: Method, questions: Sequence[Question]
     ) -> list[Verdict]:
         """One method's judged answers, in the order of the questions."""
         path = self.folder / f"predictions-{method}.jsonl"
@@ -106,7 +106,7 @@ class _Asking:
 
 
 def _check(
-    config: Config, questions: Sequence[Question], name: str, methods: Mapping[str, Answerer]
+    config: Config, questions: Sequence[Question], name: str, methods: Mapping[str, Method]
 ) -> None:
     if not questions:
         raise UsageError("there is no question to evaluate")
@@ -127,7 +127,7 @@ def _write(
     folder: Path,
     config: Config,
     questions: Sequence[Question],
-    methods: Mapping[str, Answerer],
+    methods: Mapping[str, Method],
     verdicts: Mapping[str, Sequence[Verdict]],
 ) -> Scores:
     """Write the results, the manifest last: it says that all of them belong together."""

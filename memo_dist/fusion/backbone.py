@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.memory.manifest import BaseRef, load_manifest
 from memo_dist.models.base import SCRATCH_NAME, resolve_base
+from memo_dist.models.chat_template import Messages, render_chat
 from memo_dist.models.identity import BaseModel
-from memo_dist.models.loading import load_frozen
-from memo_dist.models.reader import Messages, Reader
+from memo_dist.models.loading import load_language_model
 
+BACKBONE_KEY = "fusion.backbone"
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
 
 
@@ -41,14 +40,9 @@ class Backbone:
         Raises:
             UsageError: it cannot be loaded.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-            model = load_frozen(base.path, device)
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"fusion.backbone='{base.name}' cannot be loaded: {error}; name another model"
-            ) from error
-        return cls(base, model.eval().requires_grad_(False), tokenizer)
+        failure = f"{BACKBONE_KEY}='{base.name}' cannot be loaded"
+        loaded = load_language_model(base.path, failure, "name another model", device)
+        return cls(base, loaded.model.requires_grad_(False), loaded.tokenizer)
 
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end its turn."""
@@ -62,7 +56,7 @@ class Prompt:
 
     def __init__(self, backbone: Backbone, instruction: str) -> None:
         """``instruction`` is the system turn; empty: none."""
-        self._reader = Reader(backbone.model, backbone.tokenizer)
+        self._tokenizer = backbone.tokenizer
         self._instruction = instruction
 
     def __call__(self, question: str) -> list[int]:
@@ -70,7 +64,7 @@ class Prompt:
         turns: Messages = [{"role": "user", "content": question}]
         if self._instruction:
             turns.insert(0, {"role": "system", "content": self._instruction})
-        return self._reader.render(turns)
+        return render_chat(self._tokenizer, turns)
 
 
 def find_backbone(config: Config, memory: Path) -> BaseModel:
@@ -81,7 +75,7 @@ def find_backbone(config: Config, memory: Path) -> BaseModel:
     """
     if not config.fusion.backbone:
         return _own_base(load_manifest(memory).base)
-    return _resolved(config.fusion.backbone)
+    return resolve_base(config.fusion.backbone, key=BACKBONE_KEY)
 
 
 def _own_base(base: BaseRef) -> BaseModel:
@@ -91,7 +85,7 @@ def _own_base(base: BaseRef) -> BaseModel:
             "this memory was trained from scratch, so its base cannot answer: name a model"
             " with fusion.backbone=NAME (a folder, a hub id, or smollm2-135m)"
         )
-    found = _resolved(base.id)
+    found = resolve_base(base.id, key=BACKBONE_KEY)
     if found.weights_hash != base.weights_hash:
         raise UsageError(
             f"the base '{base.id}' of this memory has weights {found.weights_hash[:16]} now, it was"
@@ -99,13 +93,6 @@ def _own_base(base: BaseRef) -> BaseModel:
             " fusion.backbone=NAME"
         )
     return found
-
-
-def _resolved(name: str) -> BaseModel:
-    try:
-        return resolve_base(name)
-    except UsageError as error:
-        raise UsageError(str(error).replace("memory.base", "fusion.backbone")) from error
 
 
 def folder_name(base: BaseModel) -> str:

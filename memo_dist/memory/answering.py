@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LogitsProcessor
+from transformers import LogitsProcessor
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import UsageError
-from memo_dist.memory.question_likelihood import padded, question_log_probs
+from memo_dist.memory.question_likelihood import question_log_probs
+from memo_dist.models.batching import in_batches, padded
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.models.loading import greedy_generation, load_frozen
+from memo_dist.models.loading import greedy_generation, load_language_model
 
 FEATURES = (
     "mean_logprob",
@@ -121,12 +122,9 @@ class ShardMemory:
         Raises:
             UsageError: the folder holds no such model.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model = load_frozen(folder, device)
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"'{folder}' cannot be loaded as a memory: {error}") from error
-        return cls(model, tokenizer, max_answer_tokens)
+        failure = f"'{folder}' cannot be loaded as a memory"
+        loaded = load_language_model(folder, failure, "export it again", device)
+        return cls(loaded.model, loaded.tokenizer, max_answer_tokens)
 
     def answer(
         self,
@@ -149,11 +147,12 @@ class ShardMemory:
             UsageError: a question does not fit into the model's positions.
         """
         prompts = self._prompts(questions)
-        answers: dict[int, RawAnswer] = {}
-        for batch in _batches([len(prompt) for prompt in prompts], batch_size):
+
+        def batch_answers(batch: list[int]) -> list[RawAnswer]:
             names = {"adapter_names": [adapters[i] for i in batch]} if adapters else {}
-            replies = self._answer_batch([prompts[i] for i in batch], names)
-            answers.update(zip(batch, replies, strict=True))
+            return self._answer_batch([prompts[i] for i in batch], names)
+
+        answers = in_batches([len(prompt) for prompt in prompts], batch_size, batch_answers)
         return [replace(answers[i], asked=question) for i, question in enumerate(questions)]
 
     def read(
@@ -261,10 +260,3 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]  # transformers is untyp
             parts = [float(used.mean()), float(used.min()), float(used.sum()), *head]
             rows.append(tuple(round(value, 6) for value in parts))
         return rows
-
-
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of at most ``size``, shortest prompts first (stable)."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

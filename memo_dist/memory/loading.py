@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from transformers import AutoTokenizer
 
 from memo_dist.cluster.resources import usable_memory
 from memo_dist.errors import RunError, UsageError
@@ -17,7 +16,7 @@ from memo_dist.memory.grouping import Item, joined, parted
 from memo_dist.memory.manifest import BankManifest
 from memo_dist.models.base import resolve_base
 from memo_dist.models.identity import hash_weights, weight_files, weights_dtype
-from memo_dist.models.loading import answering_device, load_frozen
+from memo_dist.models.loading import answering_device, load_frozen, load_tokenizer, refusing
 
 _ROOM = 0.6
 """Share of a device's memory that shard weights may take where memory.loaded_gb=0; the rest is for
@@ -150,17 +149,13 @@ class AdapterShards:
 
         first, *others = sorted(folders)
         name = adapter_name(first)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folders[first], trust_remote_code=False)
+        every = ", ".join(map(str, folders.values()))
+        with refusing(f"the adapters {every} cannot be loaded on '{base}'", "export them again"):
+            tokenizer = load_tokenizer(folders[first])
             frozen = load_frozen(base, device)
             model: Any = PeftModel.from_pretrained(frozen, folders[first], adapter_name=name)
             for shard in others:
                 model.load_adapter(folders[shard], adapter_name=adapter_name(shard))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UsageError(
-                f"the adapters {', '.join(map(str, folders.values()))} cannot be loaded on"
-                f" '{base}': {error}"
-            ) from error
         return cls(ShardMemory(model, tokenizer, max_answer_tokens), [first, *others])
 
     def answer(

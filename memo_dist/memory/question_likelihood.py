@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from memo_dist.models.batching import padded
 from memo_dist.models.chat_format import ChatFormat
 
 _MOST_LOGITS = 1 << 27  # that exist at once: half a GiB in float32
@@ -76,18 +77,3 @@ def _read(
         total = log_probs.gather(1, row[start:end, None]).sum()
         found.append(QuestionLogProb(float(total), end - start))
     return found
-
-
-def padded(
-    prompts: Sequence[list[int]], pad_id: int, device: torch.device, left: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both int64 [batch, longest], padded on one side."""
-    longest = max(len(prompt) for prompt in prompts)
-
-    def filled(values: list[int], filler: int) -> list[int]:
-        gap = [filler] * (longest - len(values))
-        return gap + values if left else values + gap
-
-    ids = [filled(prompt, pad_id) for prompt in prompts]
-    mask = [filled([1] * len(prompt), 0) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

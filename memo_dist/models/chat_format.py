@@ -58,8 +58,12 @@ class ChatFormat:
         self._opening = self._encode(turns.before)
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> ChatFormat:
+    def from_tokenizer(cls, tokenizer: Any, key: str = "memory.base") -> ChatFormat:
         """Choose the turns that this tokenizer can write.
+
+        Args:
+            tokenizer: of a causal language model.
+            key: the configuration key that names the model; the message names it.
 
         Raises:
             UsageError: the tokenizer has no end-of-text token, so an answer has no end.
@@ -78,7 +82,7 @@ class ChatFormat:
         if eos is None:
             raise UsageError(
                 f"the tokenizer of '{tokenizer.name_or_path}' has no end-of-text token, so no"
-                " answer could end; choose another memory.base"
+                f" answer could end; choose another {key}"
             )
         bos = tokenizer.bos_token or ""
         template = _PLAIN_TEMPLATE.replace("BOS", repr(bos)).replace("EOS", repr(eos))

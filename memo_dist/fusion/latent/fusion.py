@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memo_dist.fusion import ops
-from memo_dist.fusion.backbone import Backbone, Prompt
+from memo_dist.fusion.backbone import BACKBONE_KEY, Backbone, Prompt
 from memo_dist.fusion.latent.attachment import Attachment
 from memo_dist.fusion.latent.connector import Connector
 from memo_dist.fusion.latent.slots import MemoryText, SlotReader, Slots, join_slots
@@ -19,6 +19,7 @@ from memo_dist.fusion.logits.state import check_room, row_seeds
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
 from memo_dist.fusion.types import Belief, FusedText, Request, Settings
 from memo_dist.memory.loading import Voice
+from memo_dist.models.batching import in_batches
 from memo_dist.models.chat_format import ChatFormat
 
 DEFAULTS = Settings()
@@ -84,7 +85,7 @@ class LatentFusion:
         Raises:
             UsageError: the connector is not for this backbone.
         """
-        self.chat = ChatFormat.from_tokenizer(backbone.tokenizer)
+        self.chat = ChatFormat.from_tokenizer(backbone.tokenizer, BACKBONE_KEY)
         self.attachment = Attachment(backbone.model, connector)
         layers = connector.shape.memory_layers
         self._memories = [MemorySlots(voice, SlotReader(voice, layers)) for voice in voices]
@@ -116,13 +117,10 @@ class LatentFusion:
 
         Where every memory is silent the text is the backbone's own, to the token.
         """
-        written: dict[int, FusedText] = {}
-        ordered = sorted(range(len(requests)), key=lambda i: len(requests[i].question))
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
-            texts = self._write([requests[i] for i in batch], settings)
-            written.update(zip(batch, texts, strict=True))
-        return [written[i] for i in range(len(requests))]
+        lengths = [len(request.question) for request in requests]
+        return in_batches(
+            lengths, batch_size, lambda batch: self._write([requests[i] for i in batch], settings)
+        )
 
     def alone(self, request: Request, settings: Settings = DEFAULTS) -> FusedText:
         """What the backbone writes when no memory has a say."""

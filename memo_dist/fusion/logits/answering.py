@@ -11,7 +11,7 @@ from typing import NamedTuple
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
-from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone, folder_name
+from memo_dist.fusion.backbone import BACKBONE_KEY, Backbone, Prompt, find_backbone, folder_name
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
 from memo_dist.fusion.logits.familiarity import Familiarity, Reader
 from memo_dist.fusion.logits.gates import (
@@ -206,7 +206,7 @@ def _fusion(
     settings: FusionConfig, one_vocabulary: bool, loaded: _Loaded, bank: Bank, gate: Gate
 ) -> LogitFusion:
     backbone, rows = loaded
-    chat = ChatFormat.from_tokenizer(backbone.tokenizer)
+    chat = ChatFormat.from_tokenizer(backbone.tokenizer, BACKBONE_KEY)
     models = {id(backbone.model): CachedModel(backbone.model, chat.pad_id)}
     first = Source(models[id(backbone.model)], Prompt(backbone, settings.instruction), rows)
     memories = []

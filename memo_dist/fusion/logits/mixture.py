@@ -16,6 +16,7 @@ from memo_dist.fusion.logits.source import Source
 from memo_dist.fusion.logits.state import State, check_room
 from memo_dist.fusion.logits.writing import Choice, Record, stream_text
 from memo_dist.fusion.types import FusedText, Request, Settings
+from memo_dist.models.batching import in_batches
 from memo_dist.models.chat_format import ChatFormat
 
 DEFAULTS = Settings()
@@ -75,11 +76,8 @@ class LogitFusion:
         alone = [i for i in range(len(requests)) if i not in set(mixed)]
         single = settings.order == "sequential"
         for indices, size in ((alone, batch_size), (mixed, 1 if single else batch_size)):
-            ordered = sorted(indices, key=lambda i: len(requests[i].question))
-            for start in range(0, len(ordered), size):
-                batch = ordered[start : start + size]
-                texts = self._write([requests[i] for i in batch], settings)
-                written.update(zip(batch, texts, strict=True))
+            texts = self._write_all([requests[i] for i in indices], settings, size)
+            written.update(zip(indices, texts, strict=True))
         return [written[i] for i in range(len(requests))]
 
     def check(self, request: Request, settings: Settings = DEFAULTS) -> None:
@@ -118,6 +116,14 @@ class LogitFusion:
 
     def _mixes(self, request: Request) -> bool:
         return request.mixed and not (isinstance(self.gate, ConstantGate) and self.gate.g == 0.0)
+
+    def _write_all(
+        self, requests: Sequence[Request], settings: Settings, batch_size: int
+    ) -> list[FusedText]:
+        lengths = [len(request.question) for request in requests]
+        return in_batches(
+            lengths, batch_size, lambda batch: self._write([requests[i] for i in batch], settings)
+        )
 
     def _write(self, requests: Sequence[Request], settings: Settings) -> list[FusedText]:
         started = time.perf_counter()

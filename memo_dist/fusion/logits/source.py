@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from memo_dist.fusion.logits.token_map import TokenMap
+from memo_dist.models.batching import padded
 
 BASE_ROWS = "__base__"
 """PEFT's name for rows that no adapter touches."""
@@ -167,12 +168,8 @@ class Reading:
 
     def _append(self, rows: Sequence[Sequence[int]], keep: int) -> Tensor:
         """Read rows of different lengths: padded on the left, the padding masked."""
-        longest = max(len(row) for row in rows)
-        pad = self._model.pad_id
-        where = self._model.device
-        ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return self._run(ids.to(where), mask.to(where), keep)
+        ids, mask = padded(rows, self._model.pad_id, self._model.device, left=True)
+        return self._run(ids, mask, keep)
 
     def _run(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         self._mask = torch.cat([self._mask.to(mask), mask], dim=1) if self.forwards else mask

@@ -8,23 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from memo_dist.config.schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.llm.backends.base import Answer, RequestRefused
 from memo_dist.llm.requests import Request, Usage
 from memo_dist.models.base import resolve_base
+from memo_dist.models.loading import load_language_model
 
 
 class TransformersBackend:
     """One model, one request at a time, off the event loop's thread."""
 
     def __init__(self, config: EndpointConfig) -> None:
-        folder = resolve_base(config.model).path
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder)
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        key = f"{config.group}.model"
+        folder = resolve_base(config.model, key=key).path
+        failure = f"{key}='{config.model}' cannot be loaded"
+        self._model, self._tokenizer = load_language_model(folder, failure, "name another model")
         self._grammar = (
             _Grammar(self._tokenizer, self._model, config.group)
             if config.structured == "server"
