@@ -126,6 +126,7 @@ def _from_hub(name: str, allow_download: bool) -> Path:
             f" or one of {', '.join(BUILT_IN)}"
         ) from error
     except Exception as error:  # the HTTP client's errors differ between the hub's versions
+        # https://github.com/huggingface/huggingface_hub/pull/3387
         raise UsageError(f"memory.base='{name}' cannot be fetched from the hub: {error}") from error
     return Path(path)
 
