@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray starts its workers with a niceness of 15: on a busy machine they would wait for everything.
+# https://github.com/ray-project/ray/pull/24928
 os.environ.setdefault("RAY_worker_niceness", "0")
 # A user's own answers must not depend on where the tests run.
 os.environ.pop("MEMO_DIST_TRACEBACK", None)

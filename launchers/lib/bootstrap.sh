@@ -128,6 +128,7 @@ _install() {
     _pip_install ${index[@]+"${index[@]}"} "torch==2.13.0"
     say "installing memo-dist${extra:+[$extra]} and what it needs (once; some minutes)"
     # The build backend comes from the constraints too, not from an isolated environment.
+    # https://github.com/pypa/pip/issues/8439
     _pip_install hatchling editables
     _pip_install --no-build-isolation --editable "$MEMO_ROOT${extra:+[$extra]}"
 }

@@ -4,6 +4,7 @@ Run as a file (``python -IS guard.py PARENT_PID FOLDER``) so that it needs nothi
 standard library. Ray's daemons die with their driver, but its two agents try to report that to
 the dead GCS first, for about a minute (Ray 2.60, ``report_raylet_error_logs``). This process
 kills whatever carries the session's mark in its environment, and removes the session's folder.
+https://github.com/ray-project/ray/pull/25516
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def marked_processes(folder: str) -> Iterator[int]:
     A process that renames itself (``ray::RuntimeEnvAgent``) may write over its environment, so
     one that has a file of the session open counts too; each of Ray's has its log there.
     """
+    # https://github.com/dvarrazzo/py-setproctitle/issues/166
     mark = f"{MARK}={folder}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # gone meanwhile, or another user's

@@ -6,14 +6,18 @@ What was found out about Ray 2.60 and is relied on here:
   *thread* that started them ends, so a session must be opened in the main thread. Workers
   leave when their raylet is gone, but two agents linger for a minute; a guard process ends
   them, so that a driver killed with -9 leaves nothing behind (see ``guard.py``).
+  https://github.com/ray-project/ray/pull/7150
 - ``ray.init`` replaces the driver's SIGTERM handler (by one that calls ``sys.exit``) and never
   puts the old one back; it leaves SIGINT alone and blocks SIGINT in its daemons. Here a
   handler that stood before ``ray.init`` stands again right after it, and after the session;
   handlers installed inside the session stay.
+  https://github.com/ray-project/ray/pull/39482
 - A signal to the whole process group (``timeout``, ``scancel``) also reaches the daemons,
   which run in the driver's group: after a SIGTERM of that kind Ray calls fail while the
   driver lives on. Loops over Ray results ask for a stop request before they believe a failure.
+  https://github.com/ray-project/ray/pull/6008
 - ``ray stop`` and ``ray.init(address="auto")`` see every Ray on the machine; neither is used.
+  https://github.com/ray-project/ray/issues/12264
 """
 
 from __future__ import annotations
@@ -132,6 +136,7 @@ def _started(cluster: ClusterConfig, cores: int | None, env: dict[str, str]) -> 
         }
         # Workers inherit the daemons' variables. As a runtime environment these would cost a new
         # process for every worker instead of one that Ray has started ahead (2 s against 0.5 s).
+        # https://github.com/ray-project/ray/issues/33621
         daemons = {**PRIVATE, **_unless_set(_ONE_MACHINE), **env, guard.MARK: str(folder)}
         yield from _initialised(cluster, options, daemons)
 
@@ -143,6 +148,7 @@ def _unless_set(variables: Mapping[str, str]) -> dict[str, str]:
 def _quoted_interpreter() -> dict[str, Any]:
     """Ray starts workers through a shell and quotes everything but the interpreter (2.60,
     RuntimeEnvContext.exec_worker): a space in its path would end every worker."""
+    # https://github.com/ray-project/ray/issues/5288
     quoted = shlex.quote(sys.executable)
     return {} if quoted == sys.executable else {"runtime_env": {"py_executable": quoted}}
 
@@ -165,6 +171,7 @@ def _initialised(
 
 def _init_until_deadline(cluster: ClusterConfig, options: dict[str, Any]) -> None:
     """``ray.init``, again while time is left: a busy machine may miss Ray's own 30 s."""
+    # https://github.com/ray-project/ray/issues/65983
     deadline = time.monotonic() + cluster.start_timeout
     while True:
         handler = signal.getsignal(signal.SIGTERM)
@@ -277,6 +284,7 @@ def _guarded_folder() -> Iterator[Path]:
 
     A guard process ends the session's processes and removes the folder if the driver dies.
     """
+    # https://github.com/ray-project/ray/issues/7724
     parent = Path("/tmp")  # noqa: S108 (TMPDIR is often too long; mkdtemp makes a private one)
     if not os.access(parent, os.W_OK):
         parent = Path(tempfile.gettempdir())

@@ -43,6 +43,7 @@ class StopFlag:
 
         The work has ended; Python's teardown puts the default action back for its own handlers.
         """
+        # https://github.com/python/cpython/pull/7146
         if signal.getsignal(signal.SIGUSR1) == self._handle:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 

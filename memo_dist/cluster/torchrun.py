@@ -34,6 +34,7 @@ def _to_ranks(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run torchrun; returns the code that most says what happened."""
+    # https://github.com/pytorch/pytorch/issues/154849
     signal.signal(signal.SIGUSR1, _to_ranks)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

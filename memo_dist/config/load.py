@@ -2,6 +2,7 @@
 
 Unknown keys, wrong types and the usual YAML traps are errors that name the key and the value;
 ``__post_init__`` is not used because OmegaConf runs it only in ``to_object``.
+https://github.com/omry/omegaconf/issues/377
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def _plain(value: Any, key: str = "") -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, bool) and "yes" in choices(key):
         return "yes" if value else "no"
+    # https://github.com/omry/omegaconf/issues/885
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
@@ -189,6 +191,7 @@ def _check_shapes(addition: dict[str, Any], where: str) -> None:
     YAML reads ``on`` as true, and a text field would then hold 'True'; a group given a plain
     value is reported without its key.
     """
+    # https://github.com/omry/omegaconf/issues/459
     defaults = _defaults()
     for key, value in flatten(addition).items():
         if key not in defaults:

@@ -76,6 +76,7 @@ def _line_sentences(text: str, start: int, end: int) -> Iterator[Span]:
     if _INNER_BORDER.search(line):
         # Only the ends are used: pysbd sometimes loses a piece of text, which then joins
         # the sentence after it instead of vanishing.
+        # https://github.com/nipunsadvilkar/pySBD/issues/83
         borders = sorted({min(span.end, len(line)) for span in _segmenter().segment(line)})
         borders += [len(line)]
     before = 0

@@ -38,6 +38,7 @@ def read_pdf(data: bytes) -> Parsed:
     except (FileNotDecryptedError, WrongPasswordError) as error:
         raise UnreadableError("encrypted_pdf", str(error)) from error
     except Exception as error:  # pypdf documents that broken files raise anything
+        # https://github.com/py-pdf/pypdf/issues/2761
         raise UnreadableError("broken_pdf", f"{type(error).__name__}: {error}"[:200]) from error
     text = join_lines("\n".join(pages))
     if not text:

@@ -39,6 +39,7 @@ def torchrun_command(launch: LaunchConfig, call: VerbCall) -> list[str]:
         place = [f"--nnodes={launch.nodes}", "--rdzv-backend=c10d"]
         place += [f"--rdzv-endpoint={launch.rendezvous}", "--rdzv-id=memo-dist"]
     module = ["-m", "memo_dist.cluster.torchrun", *place, f"--nproc-per-node={ranks}"]
+    # https://github.com/pytorch/pytorch/issues/119856
     module.append("--shutdown-timeout=600")  # seconds that ranks have to save after a SIGTERM
     return [sys.executable, *module, "-m", "memo_dist", *call.words, "cluster.launcher=ranks"]
 

@@ -150,6 +150,7 @@ class RayHere:
 
 def temp_folder() -> Path:
     """Ray's folder on this node: short (socket paths), of this user, job and life alone."""
+    # https://github.com/ray-project/ray/issues/7724
     job, life = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     parent = Path("/tmp") / f"memo-ray-{os.getuid()}"  # noqa: S108 (0700, and checked below)
     parent.mkdir(mode=0o700, exist_ok=True)

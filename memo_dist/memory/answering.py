@@ -96,6 +96,7 @@ class ShardMemory:
         self._generation = greedy_generation(self._format, max_answer_tokens)
         # generate() fills what it was not told from the folder's own settings, which may
         # sample or penalise repetition; a memory answers greedily.
+        # https://github.com/huggingface/transformers/pull/36684
         self._model.generation_config = self._generation
         self._abstain_start = self._format.answer_ids(ABSTAIN_ANSWER)[0]
         self._max_answer_tokens = max_answer_tokens

@@ -137,6 +137,7 @@ def _from_hub(name: str, allow_download: bool, key: str) -> Path:
             f" or one of {_built_in(key)}"
         ) from error
     except Exception as error:  # the HTTP client's errors differ between the hub's versions
+        # https://github.com/huggingface/huggingface_hub/pull/3387
         raise UsageError(f"{key}='{name}' cannot be fetched from the hub: {error}") from error
     return Path(path)
 

@@ -108,6 +108,7 @@ def weights_dtype(folder: Path) -> str:
             names = sorted(weights.keys())
             stored = weights.get_slice(names[0]).get_dtype() if names else ""
     except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
+        # https://github.com/safetensors/safetensors/issues/523
         raise UsageError(f"'{first}' is no readable safetensors file: {error}") from error
     return _DTYPES.get(stored, stored.lower())
 

@@ -261,6 +261,7 @@ def _publish(converted: Path, target: Path) -> None:
         "dtype": model.dtype,
     }
     for path in converted.iterdir():
+        # https://github.com/safetensors/safetensors/issues/782
         path.chmod(0o644)  # safetensors writes 0600; a cache may serve several users
         with path.open("rb") as stream:
             os.fsync(stream.fileno())

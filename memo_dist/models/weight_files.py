@@ -60,6 +60,7 @@ class WeightWriter:
         if not self._pending:
             return
         # transformers reads the framework from the metadata and refuses a file without it.
+        # https://github.com/safetensors/safetensors/issues/352
         save_file(self._pending, self._part(len(self._files)), metadata={"format": "pt"})
         self._files.append(list(self._pending))
         self._total += self._bytes

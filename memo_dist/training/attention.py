@@ -135,6 +135,7 @@ def _torch_varlen(  # noqa: PLR0913
         return _by_example(q, k, v, lengths, scaling, window)[0]
     from torch.nn.attention.varlen import varlen_attn
 
+    # https://github.com/pytorch/pytorch/pull/179468
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:  # grouped queries are newer than the oldest torch that is supported
         key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))

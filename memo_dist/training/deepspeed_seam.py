@@ -120,6 +120,7 @@ def init_distributed(backend: str) -> None:
     import deepspeed
     import deepspeed.ops
 
+    # https://github.com/pytorch/pytorch/issues/189245
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
@@ -188,6 +189,7 @@ class Engine:
 
         Read before the step, which clips the gradients and drops them.
         """
+        # https://github.com/deepspeedai/DeepSpeed/issues/7255
         grads = [p.grad for p in self._names if p.grad is not None]
         return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
 

@@ -91,6 +91,7 @@ def prepare_state(optimizer: torch.optim.Optimizer, flat: torch.nn.Parameter, st
 
     torch and DeepSpeed make it at the first step only.
     """
+    # https://github.com/deepspeedai/DeepSpeed/pull/5263
     state = optimizer.state[flat]
     for key in MOMENTS:
         state[key] = torch.zeros_like(flat.data)

@@ -176,6 +176,7 @@ class _Fit(threading.Thread):
                 failure_config=FailureConfig(
                     max_failures=failures,
                     # Ray's default tries to start ranks for ever, without a word.
+                    # https://github.com/ray-project/ray/pull/60376
                     controller_failure_limit=failures,
                 ),
                 worker_runtime_env={"env_vars": _rank_environment(place, self._job.threads)},

@@ -86,6 +86,7 @@ def load_connector(folder: Path, wanted: Mapping[str, str]) -> tuple[Connector, 
         connector = Connector(ConnectorShape.from_json(card["shape"]))
         connector.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
+        # https://github.com/safetensors/safetensors/issues/523
         raise UsageError(f"'{folder}' is no connector: {error}; {_AGAIN}") from error
     return connector.eval().requires_grad_(False), card
 

@@ -173,6 +173,7 @@ class LearnedGate(_LogitGate):
                 meta: dict[str, Any] = file.metadata() or {}
                 weights, bias = file.get_tensor("weights"), float(file.get_tensor("bias"))
         except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
+            # https://github.com/safetensors/safetensors/issues/523
             raise UsageError(f"'{path}' is no gate: {error}; run memo-dist fuse again") from error
         if meta.get("features") != ",".join(FEATURES):
             raise UsageError(

@@ -111,6 +111,7 @@ class Reading:
         self._sources = tuple(sources)
         self._tokens = sources[0].tokens
         self._cache = DynamicCache(config=self._model.model.config)
+        # https://github.com/huggingface/transformers/pull/47447
         if window and hasattr(self._cache, "activate_past_recording"):
             self._cache.activate_past_recording()
         self._mask = torch.empty(0)

@@ -47,6 +47,7 @@ _COMMON = (
 # Vectorised loops without -ffast-math: masked tokens have logit -inf and must stay so.
 _CPU = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
 # Headers of torch 2.13 otherwise ask for newer symbols than torch 2.10 has.
+# https://github.com/pytorch/pytorch/pull/164356
 _BINDING = ("-O2", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Wno-unused-parameter")
 
 NVCC_FLAGS = (

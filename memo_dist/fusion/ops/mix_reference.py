@@ -4,6 +4,7 @@ Shapes: ``logits`` is S tensors [rows, vocabulary]; ``log_weights`` [rows, S]; t
 numbers. Sums run in float32, or float64 where ``log_weights`` is. Rules that a plain composition
 does not have: a source of weight ``-inf`` is not read (its NaNs do not count, its gradient is 0);
 a token that no source can emit has log-prob ``-inf`` and gradient 0.
+https://github.com/pytorch/pytorch/issues/49724
 """
 
 from __future__ import annotations
