@@ -58,25 +58,12 @@ def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
     """Train the shards of the bank that are not trained yet, side by side where they fit."""
-    from memo_dist.training.bank_driver import train_bank
-    from memo_dist.training.prepare import is_trained, memory_base, place_bank, prepare_job
-    from memo_dist.training.saver import with_resume
+    from memo_dist.training.bank_work import BankWork
+    from memo_dist.training.start import train_by_ray
 
     if not run.reflections.exists():
         raise UsageError(f"{run.root} has no reflections yet; `memo-dist synthesize` comes first")
-    base = memory_base(run, config)
-    shards = range(load_manifest(run.corpus).shards)
-    pending = [shard for shard in shards if not is_trained(run, config, shard, base)]
-    if not pending:
-        return
-    with ray_session(config.cluster) as resources:
-        STOP.install()  # Ray has replaced the handler of SIGTERM
-        placement = place_bank(config, resources)
-        jobs = {
-            shard: with_resume(prepare_job(run, config, shard, base, resources), resume)
-            for shard in pending
-        }
-        train_bank(jobs, config, placement)
+    train_by_ray(BankWork(resume), run, config)
 
 
 def run_export(run: RunFolder, config: Config) -> None:

@@ -51,7 +51,7 @@ def connector_job(run: RunFolder, config: Config, base: BaseModel, threads: int)
     """The job, without its examples; see :func:`prepare_examples`."""
     manifest = load_manifest(run.memory)
     latent = config.fusion.latent
-    train = replace(config.train, lr=latent.lr, method="full", trained_layers=0)
+    train = replace(config.train, lr=latent.lr, method="full", trained_layers=0, max_minutes=0.0)
     made_from = _made_from(run, config, base)
     deciding = [getattr(train, key) for key in _TRAIN_KEYS]
     return ConnectorJob(
