@@ -32,7 +32,7 @@ from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.fusion import ops
 from memo_dist.fusion.latent import Attachment, Connector
 from memo_dist.fusion.latent.slots import Slots
-from memo_dist.fusion.latent.training import connector_shape
+from memo_dist.fusion.latent.trainee import connector_shape
 from memo_dist.fusion.ops import loading
 from memo_dist.io import atomic
 

@@ -167,11 +167,11 @@ class Study:
         from memo_dist.config.schema import TrainConfig
         from memo_dist.training.batch import pack_row
         from memo_dist.training.examples import Examples
-        from memo_dist.training.model import load_trainee
+        from memo_dist.training.model import load_rank_model
 
         shard = self._folder / "one/train/shard-0"
         examples = Examples.load(shard / "examples.safetensors")
-        trained = load_trainee(shard / "final", TrainConfig(micro_batch_tokens=128)).rows
+        trained = load_rank_model(shard / "final", TrainConfig(micro_batch_tokens=128)).rows
         losses, norms = [], []
         for rows in ([[i] for i in range(12)], [list(range(12))]):
             trained.zero_grad()

@@ -30,7 +30,7 @@ from memo_dist.models.base import resolve_base
 from memo_dist.runs import library_versions
 from memo_dist.training.batch import Row, pack_row
 from memo_dist.training.examples import Examples
-from memo_dist.training.model import freeze_below, load_trainee
+from memo_dist.training.model import freeze_below, load_rank_model
 from memo_dist.training.packing import plan_training
 
 ROW_TOKENS, STEPS = 512, 4
@@ -62,11 +62,11 @@ def measure(examples: Examples, layers: int) -> dict[str, float]:
         freeze_below(plain, layers)
     found = {"plain": time_steps(plain, plain_loss(plain), examples, fused=False)}
     del plain
-    whole = load_trainee(base, train).rows
+    whole = load_rank_model(base, train).rows
     found["loop"] = time_steps(whole, loop_loss(whole), examples)
     del whole
     if layers:
-        cut = load_trainee(base, train, keep_activations=True)
+        cut = load_rank_model(base, train, keep_activations=True)
         shape = (len(examples.ids), cut.config.hidden_size)
         made = np.random.default_rng(0).standard_normal(shape, np.float32)
         found["kept"] = time_steps(cut.rows, loop_loss(cut.rows), examples, made)

@@ -64,24 +64,10 @@ def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:
 
 def run_training(run: RunFolder, config: Config, resume: str = "auto") -> None:
     """Train the shards of the bank that are not trained yet, side by side where they fit."""
-    from memo_dist.training.bank_driver import train_bank
-    from memo_dist.training.done import pending_shards
-    from memo_dist.training.prepare import memory_base, place_bank, prepare_job
-    from memo_dist.training.saver import with_resume
+    from memo_dist.training.bank_work import BankWork
+    from memo_dist.training.start import train_by_ray
 
-    require(run, SYNTHESIS)
-    base = memory_base(run, config)
-    pending = pending_shards(run, config, base)
-    if not pending:
-        return
-    with ray_session(config.cluster) as resources:
-        STOP.install()  # Ray has replaced the handler of SIGTERM
-        placement = place_bank(config, resources)
-        jobs = {
-            shard: with_resume(prepare_job(run, config, shard, base, resources), resume)
-            for shard in pending
-        }
-        train_bank(jobs, config, placement)
+    train_by_ray(BankWork(resume), run, config)
 
 
 def run_export(run: RunFolder, config: Config) -> None:

@@ -36,6 +36,12 @@ def imports() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+def accelerator_environment(gpu: bool) -> dict[str, str]:
+    """Variables for a process that will import DeepSpeed: without a GPU it need not look for one,
+    and does not warn that it has found none."""
+    return {} if gpu else {"DS_ACCELERATOR": "cpu"}
+
+
 def leave(code: int) -> NoReturn:
     """End with ``code`` as ``sys.exit`` does, but without taking modules apart object by object.
 

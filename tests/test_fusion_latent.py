@@ -51,6 +51,8 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.loading import Voice
 from memo_dist.models.identity import identify
+from memo_dist.training import checkpoint
+from memo_dist.training.ledger import lineage
 
 SIZE = {
     "vocab_size": 90,
@@ -447,6 +449,12 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(fused, folders, tmp_path):
     lines = (training_of(runs[0]) / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == list(range(1, len(steps) + 1))
+    cards = [atomic.read_json(folder_of(run) / "connector.json") for run in runs]
+    assert cards[0]["nats_per_token"] == cards[1]["nats_per_token"], "before: of the new connector"
+    state = checkpoint.read_state(folder_of(runs[0]))
+    read = lineage(training_of(runs[0]), state.job)
+    assert read.positions == state.position == 4 * len(steps)
+    assert len(read.commits) > 1, "the checkpoint of the stop, and the end"
 
 
 def test_ask_and_evaluate(fused, tmp_path, capsys):

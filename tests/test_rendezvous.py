@@ -10,7 +10,7 @@ from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.rendezvous import adopt_ranks, started_as_rank
 from memo_dist.config.schema import ClusterConfig, Config
 from memo_dist.errors import RunError, UsageError
-from memo_dist.training.direct import starts_here
+from memo_dist.training.start import starts_here
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4",
          "SLURM_LOCALID": "1", "SLURMD_NODENAME": "node-a"}  # fmt: skip

@@ -43,6 +43,18 @@ def test_prune_keeps_the_newest_complete_ones(tmp_path, keep, left):
     assert sorted(f.name for f in tmp_path.iterdir()) == [checkpoint.tag(s) for s in left]
 
 
+def test_publishing_replaces_the_whole_folder(tmp_path):
+    old, new = tmp_path / "final", tmp_path / ".final"
+    for folder, name in ((old, "old.bin"), (new, "new.bin")):
+        folder.mkdir()
+        (folder / name).write_bytes(b"abc")
+    checkpoint.mark_complete(old)
+    checkpoint.publish(new, old)
+    assert checkpoint.is_complete(old)
+    assert {path.name for path in old.iterdir()} == {"new.bin", checkpoint.COMPLETE}
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
 def test_marker_names_every_file(tmp_path):
     path = make(tmp_path, 3)
     (path / "zero").mkdir()

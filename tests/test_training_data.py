@@ -17,7 +17,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training import attention, loss
 from memo_dist.training.batch import full_row, pack_row
 from memo_dist.training.examples import Examples, split_held_out, tokenize
-from memo_dist.training.model import load_trainee
+from memo_dist.training.model import load_rank_model
 from memo_dist.training.packing import pack, plan_training
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate, passes, peak_lr
 
@@ -171,7 +171,7 @@ def test_packed_loss_and_gradients_equal_separate_ones(chat, tmp_path):
     examples, _ = tokenize(facts(4), chat, 512)
     shape = ScratchConfig(300, hidden_size=32, layers=2, heads=2, intermediate_size=64)
     new_scratch_model(scratch_model_config(shape, 300), seed=3).save_pretrained(tmp_path)
-    trainee = load_trainee(tmp_path, TrainConfig())
+    trainee = load_rank_model(tmp_path, TrainConfig())
     model = trainee.rows
 
     def loss(indices):

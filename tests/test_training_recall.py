@@ -14,7 +14,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training.attention import borders
 from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import tokenize
-from memo_dist.training.model import load_trainee
+from memo_dist.training.model import load_rank_model
 from memo_dist.training.recall import HELD_OUT, load_meter
 
 ALONE = Ranks(0, 1, 0)
@@ -35,7 +35,7 @@ def learnt(tmp_path):
     chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
     examples, _ = tokenize(rows, chat, 64)
     atomic.write_jsonl(tmp_path / HELD_OUT, [row.to_json() for row in rows[:3]])
-    rows_model = load_trainee(tmp_path, TrainConfig(micro_batch_tokens=64)).rows
+    rows_model = load_rank_model(tmp_path, TrainConfig(micro_batch_tokens=64)).rows
     optimizer = torch.optim.AdamW(rows_model.parameters(), lr=3e-3)
 
     def step():

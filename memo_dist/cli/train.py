@@ -39,13 +39,14 @@ def command(
     # Imported here: --help and refused arguments need no torch.
     from memo_dist import pipeline
     from memo_dist.cli.preview import print_need, print_preview
-    from memo_dist.training import direct
+    from memo_dist.training.bank_work import BankWork
+    from memo_dist.training.start import starts_here, train_here
 
     if dry_run:
         print_preview(config, run_folder, None)
         return
-    if direct.starts_here(config):
-        direct.train_here(run_folder, config, check_resume(resume))
+    if starts_here(config):
+        train_here(BankWork(check_resume(resume)), run_folder, config, resume)
         return
     print_need(pipeline.check_before(config))
     STOP.install()

@@ -39,6 +39,7 @@ from typing import Any
 
 import ray
 
+from memo_dist import process
 from memo_dist.cluster import guard
 from memo_dist.cluster.resources import Resources, detect_resources, object_store_bytes
 from memo_dist.cluster.stop import STOP
@@ -122,8 +123,7 @@ def _connected(cluster: ClusterConfig, env: dict[str, str]) -> Iterator[Resource
 
 def _started(cluster: ClusterConfig, cores: int | None, env: dict[str, str]) -> Iterator[Resources]:
     found = detect_resources()
-    if not found.gpus:
-        env = {"DS_ACCELERATOR": "cpu", **env}
+    env = {**process.accelerator_environment(bool(found.gpus)), **env}
     with _guarded_folder() as folder:
         options = {
             "address": "local",

@@ -22,13 +22,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.cache import CACHE_ENV, cache_folder
+from memo_dist.io.locks import file_lock
 from memo_dist.models.identity import BaseModel, identify, quiet_loading
 
 SMOLLM2_NAME = "smollm2-135m"
@@ -96,27 +97,22 @@ def _target() -> Path:
 
 @contextmanager
 def _build_lock() -> Iterator[None]:
-    # An advisory lock of the operating system: a killed holder releases it.
-    from filelock import FileLock, Timeout
-
     root = cache_folder()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{SMOLLM2_NAME}.lock")
-        lock.acquire(timeout=_LOCK_SECONDS)
-    except Timeout as error:
-        raise RunError(
-            f"another process has been preparing {SMOLLM2_NAME} in {root} for"
-            f" {_LOCK_SECONDS:.0f} s; end it, or set {CACHE_ENV} to another folder"
-        ) from error
-    except OSError as error:
-        raise UsageError(
-            f"the cache folder {root} cannot be written ({error}); set {CACHE_ENV} to one that can"
-        ) from error
-    try:
+    busy = RunError(
+        f"another process has been preparing {SMOLLM2_NAME} in {root} for"
+        f" {_LOCK_SECONDS:.0f} s; end it, or set {CACHE_ENV} to another folder"
+    )
+    with ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            lock = file_lock(root / f"{SMOLLM2_NAME}.lock", _LOCK_SECONDS, lambda holder: busy)
+            held.enter_context(lock)
+        except OSError as error:
+            raise UsageError(
+                f"the cache folder {root} cannot be written ({error});"
+                f" set {CACHE_ENV} to one that can"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 def _build(key: str) -> BaseModel:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from memo_dist import process
+
 LOG_FILE = "memo-dist.log"
 _logger = logging.getLogger("memo_dist")
 
@@ -48,9 +50,8 @@ def quiet_libraries() -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it looked
-
+    for name, value in process.accelerator_environment(torch.cuda.is_available()).items():
+        os.environ.setdefault(name, value)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     for name in ("DeepSpeed", "ray", "ray.train", "torch.distributed"):

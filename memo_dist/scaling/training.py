@@ -2,6 +2,10 @@
 
 The memories of a study are far smaller than those that need ZeRO, and there are many of them: a
 cell holds no process group, and a cluster runs as many cells side by side as it has cores.
+That is why :mod:`memo_dist.training.loop` is not used: a cell has nothing to agree on with others,
+its checkpoint is one small file, it is measured in bits and ends early when its memory is full, and
+there is no DeepSpeed engine, ledger or random state to be saved.
+
 AdamW without weight decay, gradients clipped at norm 1, warm-up, then a cosine to zero
 (:mod:`memo_dist.scaling.recipe`). The order of reading is a function of seed and step, so a
 cell goes on from its checkpoint exactly.

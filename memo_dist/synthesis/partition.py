@@ -8,7 +8,6 @@ driver keeps.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from memo_dist.config.schema import Config
 from memo_dist.config.steps import StepName
 from memo_dist.corpus.build import build_corpus
 from memo_dist.errors import RunError, StoppedError, UsageError
+from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.runs import shared_run
 from memo_dist.synthesis.generators import generator_factory
@@ -156,9 +156,6 @@ def _check_failures(config: Config, name: StepName, part: PartResult, units: int
 @contextmanager
 def _sole_worker(path: Path) -> Iterator[None]:
     """Refuse a partition that another process is at (a task that was started twice)."""
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"another process works on this partition ({path})") from None
+    busy = RunError(f"another process works on this partition ({path})")
+    with file_lock(path, 0.0, lambda holder: busy):
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from memo_dist.cluster.placement import Placement
@@ -13,8 +13,8 @@ from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError
 from memo_dist.observability.progress import progress_board
-from memo_dist.training.job import RankJob
-from memo_dist.training.ray_driver import Entry, ShardTraining, start_environment
+from memo_dist.training.job import RankEntry, RankJob
+from memo_dist.training.ray_driver import ShardTraining, start_environment
 
 POLL_SECONDS = 0.5
 
@@ -23,8 +23,8 @@ def train_bank(
     jobs: Mapping[int, RankJob],
     config: Config,
     placement: Placement,
-    what: str = "train shard {}",
-    entry: Entry | None = None,
+    label: Callable[[int], str],
+    entry: RankEntry,
 ) -> None:
     """Train shards as independent jobs, ``placement.at_once`` of them side by side.
 
@@ -35,8 +35,8 @@ def train_bank(
         jobs: what is to be trained, by shard.
         config: the resolved configuration.
         placement: ranks and room of each shard.
-        what: a shard's training, for people.
-        entry: what ranks run; None: the training of a memory.
+        label: a shard's training, for people.
+        entry: what ranks run.
 
     Raises:
         StoppedError, InterruptedRunError: a stop was requested; the states are saved.
@@ -50,8 +50,9 @@ def train_bank(
         while queue.waiting or queue.running:
             while queue.waiting and len(queue.running) < placement.at_once and not STOP():
                 shard, job = queue.waiting.popleft()
-                label = what.format(shard)
-                queue.running[shard] = ShardTraining(job, config, placement, label, board, entry)
+                queue.running[shard] = ShardTraining(
+                    job, config, placement, label(shard), board, entry
+                )
             queue.poll()
             if STOP() and not queue.running:
                 break

@@ -107,6 +107,14 @@ def mark_complete(folder: Path) -> None:
     atomic.write_json(folder / COMPLETE, {"files": sizes})
 
 
+def publish(new: Path, folder: Path) -> None:
+    """Put a folder whose files are written in the place of ``folder``: marked, then renamed."""
+    mark_complete(new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.replace(folder)
+    atomic.fsync_folder(folder.parent)
+
+
 def is_complete(folder: Path) -> bool:
     """Whether the marker is there and every file has the size that it names."""
     marker = folder / COMPLETE

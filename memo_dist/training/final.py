@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,63 +10,55 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from memo_dist.io import atomic
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.weight_files import StoredWeights, WeightWriter, add_weights
-from memo_dist.training import checkpoint
 from memo_dist.training.adapters import ADAPTER, save_adapter
-from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.job import TrainJob
-from memo_dist.training.model import Trainee
+from memo_dist.training.model import RankModel
 
 
-def write_final(
-    job: TrainJob, trainee: Trainee, engine: Engine, state: TrainState, first: bool
+def write_memory(
+    job: TrainJob, model: RankModel, engine: Engine, folder: Path, first: bool
 ) -> None:
-    """Write ``final/``; collective, rank 0 (``first``) writes.
+    """Write a trained memory into an empty folder; collective, rank 0 (``first``) writes.
 
     Weights are gathered one at a time and written in files of a limited size; what was cut off
     as frozen is copied from the base. Of adapters only they are written, as a PEFT folder.
     """
-    probe = probe_logits(job, trainee, engine)
-    final, adapted = job.final, job.train.method == "lora"
-    if first:
-        shutil.rmtree(final, ignore_errors=True)
-        final.mkdir(parents=True)
+    probe = probe_logits(job, model, engine)
+    adapted = job.train.method == "lora"
     weights = engine.weights(trained_only=adapted)
     if not first:
         for _ in weights:
             pass
         return
     if adapted:
-        settings = trainee.rows.model.peft_config[ADAPTER]
+        settings = model.rows.model.peft_config[ADAPTER]
         values = {name: value.to("cpu", copy=True) for name, value in weights}
-        save_adapter(final, settings, values, job.base)
+        save_adapter(folder, settings, values, job.base)
     else:
-        _write_whole(job, trainee, weights)
-    _write_description(job, final)
-    save_file(probe, final / "probe.safetensors")
-    atomic.write_json(final / checkpoint.STATE, vars(state))
-    checkpoint.mark_complete(final)
+        _write_whole(job, model, weights, folder)
+    _write_description(job, folder)
+    save_file(probe, folder / "probe.safetensors")
 
 
 def _write_whole(
-    job: TrainJob, trainee: Trainee, weights: Iterable[tuple[str, torch.Tensor]]
+    job: TrainJob, model: RankModel, weights: Iterable[tuple[str, torch.Tensor]], folder: Path
 ) -> None:
-    writer = WeightWriter(job.final)
-    written = add_weights(writer, trainee.rows.model, weights)
-    if trainee.frozen is not None:
+    writer = WeightWriter(folder)
+    written = add_weights(writer, model.rows.model, weights)
+    if model.frozen is not None:
         for name, value in StoredWeights(Path(job.base)):
             if name not in written:
-                writer.add(name, value.to(trainee.dtype))
+                writer.add(name, value.to(model.dtype))
     writer.close()
     config: Any = AutoConfig.from_pretrained(job.base)
-    config.dtype = str(trainee.dtype).removeprefix("torch.")
-    config.save_pretrained(job.final)
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
 
 
-def probe_logits(job: TrainJob, trainee: Trainee, engine: Engine) -> dict[str, torch.Tensor]:
+def probe_logits(job: TrainJob, model: RankModel, engine: Engine) -> dict[str, torch.Tensor]:
     """Last-position logits of each probe prompt, fp32 [vocabulary]; collective."""
     engine.module.eval()
     probe = {}
@@ -75,7 +66,7 @@ def probe_logits(job: TrainJob, trainee: Trainee, engine: Engine) -> dict[str, t
         for index, ids in enumerate(job.probe):
             tokens = torch.tensor([ids], device=engine.device)
             positions = torch.arange(len(ids), device=engine.device)[None]
-            frozen, lengths = trainee.frozen, [len(ids)]
+            frozen, lengths = model.frozen, [len(ids)]
             inputs = tokens if frozen is None else frozen.run(tokens, positions, lengths)
             last = torch.tensor([len(ids) - 1], device=engine.device)
             logits = engine.module(inputs, positions, lengths, last, last, want="logits")
@@ -84,9 +75,9 @@ def probe_logits(job: TrainJob, trainee: Trainee, engine: Engine) -> dict[str, t
     return probe
 
 
-def _write_description(job: TrainJob, final: Path) -> None:
+def _write_description(job: TrainJob, folder: Path) -> None:
     if (Path(job.base) / "generation_config.json").exists():
-        GenerationConfig.from_pretrained(job.base).save_pretrained(final)
+        GenerationConfig.from_pretrained(job.base).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(job.base)
     ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
-    tokenizer.save_pretrained(final)
+    tokenizer.save_pretrained(folder)

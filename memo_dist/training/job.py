@@ -1,10 +1,11 @@
-"""The job of one shard's training: all that a rank needs to know, as plain data."""
+"""Jobs: all that a rank needs to know of a training, as plain data."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
@@ -12,14 +13,31 @@ from memo_dist.training.packing import Plan, plan_training
 
 STOP_REQUEST = "stop-request"
 RESUME_CHOICES = ("auto", "never", "must")
+Outcome = Literal["done", "stopped"]
+"""Of a rank; ``stopped``: on request, once the state is saved."""
+Watch = Callable[[int, dict[str, float]], None]
+"""What rank 0 calls after each step: (steps done, numbers to show)."""
+
+
+class RankEntry(Protocol):
+    """What every rank runs: a function of a module, which imports what trains inside."""
+
+    def __call__(self, values: dict[str, Any], watch: Watch | None = None) -> Outcome:
+        """Train as one rank; ``values`` is :meth:`RankJob.to_json`."""
+        ...
 
 
 class RankJob(Protocol):
-    """What those who start ranks need to know of a job."""
+    """What the loop, its checkpoints, and those who start ranks need to know of a job."""
 
     @property
     def path(self) -> Path:
-        """Its folder: STATUS.json, metrics.jsonl, checkpoints."""
+        """Its folder: STATUS.json, metrics.jsonl, ledger.jsonl."""
+        ...
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are while it runs."""
         ...
 
     @property
@@ -28,26 +46,18 @@ class RankJob(Protocol):
         ...
 
     @property
-    def threads(self) -> int:
-        """Intra-op threads of a rank (CPU)."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for a worker process."""
-        ...
-
-
-class SavedJob(Protocol):
-    """What checkpoints need to know of a job."""
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where they are."""
+    def working_files(self) -> tuple[Path, ...]:
+        """Other files that only a running training needs; they go once ``final`` exists."""
         ...
 
     @property
     def train(self) -> TrainConfig:
-        """How many are kept."""
+        """How it is trained."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """run.seed."""
         ...
 
     @property
@@ -56,8 +66,17 @@ class SavedJob(Protocol):
         ...
 
     @property
+    def threads(self) -> int:
+        """Intra-op threads of a rank (CPU)."""
+        ...
+
+    @property
     def resume(self) -> str:
         """``auto``, ``must``, or the folder of a checkpoint."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a worker process."""
         ...
 
 
@@ -101,6 +120,11 @@ class TrainJob:
     def final(self) -> Path:
         """Where the trained weights are, once training is done."""
         return self.path / "final"
+
+    @property
+    def working_files(self) -> tuple[Path, ...]:
+        """What the frozen layers have computed, kept for all epochs."""
+        return self.path / "activations.json", self.path / "activations.npy"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a worker process."""

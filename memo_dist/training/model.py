@@ -22,8 +22,8 @@ _PROBE_TOKENS = 8
 
 
 @dataclass
-class Trainee:
-    """What a rank trains.
+class RankModel:
+    """The model of a shard's memory as a rank trains it.
 
     Attributes:
         rows: the trained part, as a function from packed rows to losses.
@@ -65,7 +65,7 @@ def model_width(folder: Path) -> int:
     return int(config.hidden_size)
 
 
-def load_trainee(folder: Path, train: TrainConfig, keep_activations: bool = False) -> Trainee:
+def load_rank_model(folder: Path, train: TrainConfig, keep_activations: bool = False) -> RankModel:
     """Load a causal LM (safetensors only) for training, in train mode.
 
     Args:
@@ -95,7 +95,7 @@ def load_trainee(folder: Path, train: TrainConfig, keep_activations: bool = Fals
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
     model.train()
-    return Trainee(RowModel(model, own_head), frozen, dtype)
+    return RankModel(RowModel(model, own_head), frozen, dtype)
 
 
 def _check_positions(model: Any, train: TrainConfig) -> None:

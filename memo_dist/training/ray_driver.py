@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,10 @@ from memo_dist.observability.progress import ProgressBoard, ProgressReport
 from memo_dist.observability.status import StatusWriter, read_status
 from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
-from memo_dist.training.job import STOP_REQUEST, RankJob
+from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
 
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
-Entry = Callable[[dict[str, Any]], None]
-"""What every rank runs, with the job's plain data."""
 _START_TIMEOUT_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -51,7 +48,7 @@ class ShardTraining:
         placement: Placement,
         label: str,
         board: ProgressBoard,
-        entry: Entry | None = None,
+        entry: RankEntry,
     ) -> None:
         self.job, self.label = job, label
         self.error: MemoDistError | None = None
@@ -60,7 +57,7 @@ class ShardTraining:
         self._started = time.time()
         self._save_by: float | None = None
         self._request.unlink(missing_ok=True)
-        self._fit = _Fit(job, config, placement, entry or _train_rank)
+        self._fit = _Fit(job, config, placement, entry)
         self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
         self._room: Room | None = Room(placement, config.cluster.start_timeout, label)
 
@@ -119,7 +116,8 @@ class ShardTraining:
             self._bar = self._board.add(status["steps"], self.label, status["step"], "steps")
         self._bar.total = status["steps"]
         numbers = {"loss": status["loss"]} if "loss" in status else {}
-        numbers["tokens/s"] = status.get("tokens_per_second", 0.0)
+        if "tokens_per_second" in status:
+            numbers["tokens/s"] = status["tokens_per_second"]
         self._bar.advance(max(0, status["step"] - self._bar.done), **numbers)
 
     def _end(self) -> None:
@@ -140,7 +138,9 @@ class ShardTraining:
 class _Fit(threading.Thread):
     """``trainer.fit()`` beside the main thread."""
 
-    def __init__(self, job: RankJob, config: Config, placement: Placement, entry: Entry) -> None:
+    def __init__(
+        self, job: RankJob, config: Config, placement: Placement, entry: RankEntry
+    ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self._job, self._config, self._placement = job, config, placement
         self._entry = entry
@@ -200,15 +200,7 @@ def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return env if placement.gpu else {**env, "DS_ACCELERATOR": "cpu"}
-
-
-def _train_rank(values: dict[str, Any]) -> None:
-    """Import inside the rank: the driver itself never imports DeepSpeed."""
-    with process.imports():
-        from memo_dist.training.worker import train_rank
-
-    train_rank(values)
+    return {**env, **process.accelerator_environment(placement.gpu)}
 
 
 def _record_failure(folder: Path, error: MemoDistError) -> None:

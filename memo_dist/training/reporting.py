@@ -23,15 +23,16 @@ class Reporter:
     """Writes one line of metrics a step, and the status twice a second.
 
     Args:
-        folder: of the shard.
+        folder: of the training.
         steps: of the whole training.
         seconds: limit of the training's length; 0: none.
-        flops: floating-point operations a token.
+        flops: floating-point operations per token; None where no tokens are counted: then nothing
+            is said of them.
         peak: FLOP/s of all devices together; None where it is not known.
     """
 
     def __init__(
-        self, folder: Path, steps: int, seconds: float, flops: float, peak: float | None
+        self, folder: Path, steps: int, seconds: float, flops: float | None, peak: float | None
     ) -> None:
         self._writer = StatusWriter(folder)
         self._steps, self._seconds = steps, seconds
@@ -41,38 +42,58 @@ class Reporter:
 
     def step(self, progress: Progress, values: Mapping[str, float | int | None]) -> None:
         """Record one step."""
-        seconds = max(progress.seconds - self._before[0], 1e-9)
-        speed = (progress.consumed_tokens - self._before[1]) / seconds
-        self._before = (progress.seconds, progress.consumed_tokens)
+        tokens = {} if self._flops is None else self._tokens(progress, self._flops)
         self._writer.metric(
             step=progress.step,
             **values,
-            tokens=progress.consumed_tokens,
-            trained_tokens=progress.trained_tokens,
+            **tokens,
             seconds=progress.seconds,
-            tokens_per_second=speed,
-            flops_per_second=speed * self._flops,
-            mfu=None if self._peak is None else speed * self._flops / self._peak,
             memory_bytes=_peak_memory(),
         )
         if time.monotonic() - self._last >= STATUS_SECONDS or progress.step >= self._steps:
             self.state("running", progress, **values)
 
+    def _tokens(self, progress: Progress, flops: float) -> dict[str, float | None]:
+        """Tokens so far, and the speed of the last step."""
+        seconds = max(progress.seconds - self._before[0], 1e-9)
+        speed = (progress.consumed_tokens - self._before[1]) / seconds
+        self._before = (progress.seconds, progress.consumed_tokens)
+        return {
+            "tokens": progress.consumed_tokens,
+            "trained_tokens": progress.trained_tokens,
+            "tokens_per_second": speed,
+            "flops_per_second": speed * flops,
+            "mfu": None if self._peak is None else speed * flops / self._peak,
+        }
+
+    def speed(self, progress: Progress) -> dict[str, float]:
+        """Tokens read per second so far, for a progress bar; empty where none are counted."""
+        if self._flops is None:
+            return {}
+        return {"tokens/s": progress.consumed_tokens / max(progress.seconds, 1e-9)}
+
     def state(self, state: str, progress: Progress, **values: float | int | None) -> None:
         """Replace the status."""
         self._last = time.monotonic()
-        seconds = max(progress.seconds, 1e-9)
         self._writer.status(
             state,
             step=progress.step,
             steps=self._steps,
             seconds=progress.seconds,
             seconds_left=self._seconds_left(progress),
-            tokens_per_second=progress.consumed_tokens / seconds,
-            trained_tokens=progress.trained_tokens,
-            trained_tokens_per_second=progress.trained_tokens / seconds,
+            **self._mean_speed(progress),
             **{name: value for name, value in values.items() if value is not None},
         )
+
+    def _mean_speed(self, progress: Progress) -> dict[str, float]:
+        if self._flops is None:
+            return {}
+        seconds = max(progress.seconds, 1e-9)
+        return {
+            "tokens_per_second": progress.consumed_tokens / seconds,
+            "trained_tokens": progress.trained_tokens,
+            "trained_tokens_per_second": progress.trained_tokens / seconds,
+        }
 
     def _seconds_left(self, progress: Progress) -> float | None:
         if not progress.step:

@@ -20,23 +20,23 @@ from memo_dist.training import checkpoint
 from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.fragment_files import FragmentReader, snapshot, write_fragments
-from memo_dist.training.job import RESUME_CHOICES, SavedJob, TrainJob
+from memo_dist.training.job import RESUME_CHOICES, RankJob, TrainJob
 
 BEST = "best"
 """Folder, among the checkpoints, of the weights with the best recall of held-out wordings."""
 
 
 class Saver:
-    """One rank's side of the checkpoints of one shard.
+    """One rank's side of the checkpoints of one training.
 
     Args:
-        job: the shard's.
+        job: the training's.
         ranks: this rank's place.
         on_complete: called on rank 0 just before a checkpoint becomes complete.
     """
 
     def __init__(
-        self, job: SavedJob, ranks: Ranks, on_complete: Callable[[TrainState], None]
+        self, job: RankJob, ranks: Ranks, on_complete: Callable[[TrainState], None]
     ) -> None:
         self._job, self._ranks, self._on_complete = job, ranks, on_complete
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -107,9 +107,7 @@ class Saver:
         if self._ranks.is_first:
             values = {"step": step, "recall": recall, "job": self._job.identity}
             atomic.write_json(new / checkpoint.STATE, values)
-            checkpoint.mark_complete(new)
-            shutil.rmtree(folder, ignore_errors=True)
-            new.replace(folder)
+            checkpoint.publish(new, folder)
         self._ranks.barrier()
 
     def best(self) -> tuple[int, float, FragmentReader] | None:
@@ -123,7 +121,7 @@ class Saver:
         return state["step"], state["recall"], FragmentReader(folder)
 
 
-def find_checkpoint(job: SavedJob) -> tuple[Path, TrainState] | None:
+def find_checkpoint(job: RankJob) -> tuple[Path, TrainState] | None:
     """The newest complete checkpoint of a job (or the one asked for), checked.
 
     The number of ranks and the ZeRO stage may have changed since; the job may not.

@@ -1,18 +1,16 @@
 """What runs on every training rank, however the rank was started.
 
-Ray Train calls :func:`train_rank` itself; ``torchrun``, ``deepspeed``, ``srun`` or nothing at all
-start ``memo-dist train`` (see :mod:`memo_dist.training.direct`), or, for a job that is prepared,
+Ray Train's ranks call :func:`train_rank`; ``torchrun``, ``deepspeed``, ``srun`` or nothing at all
+start ``memo-dist train`` (see :mod:`memo_dist.training.start`), or, for a job that is prepared,
 ``python -m memo_dist.training.worker RUN/train/shard-<k>/job.json``.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,13 @@ from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import EXIT_STOPPED, RunError
 from memo_dist.io import atomic
+from memo_dist.io.locks import file_lock
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.training.deepspeed_seam import init_distributed
-from memo_dist.training.job import TrainJob
-from memo_dist.training.loop import Outcome, Trainer, Watch
+from memo_dist.training.job import Outcome, RankJob, TrainJob, Watch
+from memo_dist.training.loop import TrainingLoop
+from memo_dist.training.memory_trainee import MemoryTrainee
+from memo_dist.training.trainee import Trainee
 
 LOCK_TIMEOUT = 120.0
 """Seconds to wait for a rank of a killed launch to be gone before refusing to train."""
@@ -45,20 +46,34 @@ def train_rank(values: dict[str, Any], watch: Watch | None = None) -> Outcome:
         ``done``, or ``stopped`` once the state is saved.
     """
     job = TrainJob.from_json(values)
-    quiet_libraries()
+    return run_rank(job, partial(MemoryTrainee, job), watch)
+
+
+def run_rank(job: RankJob, load: Callable[[Ranks], Trainee], watch: Watch | None) -> Outcome:
+    """Join the other ranks and train, as the only launch that writes into the job's folder.
+
+    Args:
+        job: the training's.
+        load: makes what is trained, for this rank's place.
+        watch: called on rank 0 after each step.
+
+    Raises:
+        RunError: ranks of another launch still train here after ``LOCK_TIMEOUT``.
+    """
     join_ranks()
     ranks = Ranks.from_environment()
-    with sole_writer(job.path, ranks):
-        return Trainer(job, ranks, watch).run()
+    with _sole_writer(job.path, ranks):
+        return TrainingLoop(job, ranks, load, watch).run()
 
 
 def join_ranks() -> None:
     """Join the other ranks' process group; does nothing where it is joined."""
+    quiet_libraries()
     init_distributed("nccl" if torch.cuda.is_available() else "gloo")
 
 
 @contextmanager
-def sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
+def _sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Rank 0 holds a lock while it writes: after a driver's death an old rank may still live.
 
     Raises:
@@ -67,25 +82,15 @@ def sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
     if not ranks.is_first:
         yield
         return
-    with (folder / ".lock").open("w") as stream:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise RunError(
-                        f"another process still trains in {folder} after {LOCK_TIMEOUT:.0f} s:"
-                        " end it, or use another --run"
-                    ) from None
-                time.sleep(0.5)
+    busy = RunError(
+        f"another process still trains in {folder} after {LOCK_TIMEOUT:.0f} s:"
+        " end it, or use another --run"
+    )
+    with file_lock(folder / ".lock", LOCK_TIMEOUT, lambda holder: busy):
         yield
 
 
 def _main() -> None:
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     STOP.install()
     if train_rank(atomic.read_json(Path(sys.argv[1]))) == "stopped":
         sys.exit(EXIT_STOPPED)

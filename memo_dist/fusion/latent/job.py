@@ -28,7 +28,7 @@ class ConnectorJob:
         folder: ``RUN/fusion/<backbone>/latent-training``; holds the examples.
         backbone: folder of the frozen backbone.
         memory: folder of the bank.
-        train: the train group, with the connector's learning rate.
+        train: the train group, with the connector's learning rate, without a memory's limits.
         latent: the ``fusion.latent`` group.
         card: what the card says beside the results.
         seed: run.seed.
@@ -65,6 +65,16 @@ class ConnectorJob:
     def final(self) -> Path:
         """Where the trained connector is in the end."""
         return self.path.parent / CONNECTOR_FOLDER
+
+    @property
+    def before(self) -> Path:
+        """Held-out losses of the new connector, kept for launches that continue the training."""
+        return self.path / "before.json"
+
+    @property
+    def working_files(self) -> tuple[Path, ...]:
+        """What the card has taken over in the end."""
+        return (self.before,)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a worker process."""

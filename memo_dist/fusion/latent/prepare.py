@@ -58,7 +58,7 @@ def connector_job(run: RunFolder, config: Config, base: BaseModel, threads: int)
     manifest = load_manifest(run.memory)
     check_same_reflections(manifest, run.reflections)
     latent = config.fusion.latent
-    train = replace(config.train, lr=latent.lr, method="full", trained_layers=0)
+    train = replace(config.train, lr=latent.lr, method="full", trained_layers=0, max_minutes=0.0)
     deciding = [asdict(latent), [getattr(train, key) for key in _TRAIN_KEYS]]
     return ConnectorJob(
         folder=str(run.fusion(folder_name(base)) / TRAINING_FOLDER),

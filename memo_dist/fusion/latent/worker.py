@@ -1,14 +1,16 @@
-"""What runs on every rank of a connector's training, however the rank was started."""
+"""What runs on every rank of a connector's training, however the rank was started.
+
+Those who start ranks import this; DeepSpeed is imported inside the rank.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from memo_dist.cluster.ranks import Ranks
+from memo_dist import process
 from memo_dist.fusion.latent.job import ConnectorJob
-from memo_dist.fusion.latent.training import ConnectorTrainer, Outcome, Watch
-from memo_dist.observability.logs import quiet_libraries
-from memo_dist.training.worker import join_ranks, sole_writer
+from memo_dist.training.job import Outcome, Watch
 
 
 def connector_rank(values: dict[str, Any], watch: Watch | None = None) -> Outcome:
@@ -21,9 +23,9 @@ def connector_rank(values: dict[str, Any], watch: Watch | None = None) -> Outcom
     Returns:
         ``done``, or ``stopped`` once the state is saved.
     """
+    with process.imports():
+        from memo_dist.fusion.latent.trainee import ConnectorTrainee
+        from memo_dist.training.worker import run_rank
+
     job = ConnectorJob.from_json(values)
-    quiet_libraries()
-    join_ranks()
-    ranks = Ranks.from_environment()
-    with sole_writer(job.path, ranks):
-        return ConnectorTrainer(job, ranks, watch).run()
+    return run_rank(job, partial(ConnectorTrainee, job), watch)

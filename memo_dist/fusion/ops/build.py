@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import filelock
 import torch
 
 from memo_dist.cluster.resources import usable_cores
 from memo_dist.io import atomic
 from memo_dist.io.cache import cache_folder
+from memo_dist.io.locks import file_lock
 
 _PACKAGE = Path(__file__).parents[2]
 _SUFFIXES = {".cpp", ".cu", ".h"}
@@ -148,15 +148,13 @@ def build(target: Target) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(f"{path}.lock", timeout=_WAIT_SECONDS):
-            if not path.exists():
-                _compile(target, path)
-    except filelock.Timeout:
-        raise BuildError(
-            f"waited {_WAIT_SECONDS:.0f} s for another process to build {path}; "
-            f"end it or delete {path}.lock"
-        ) from None
+    busy = BuildError(
+        f"waited {_WAIT_SECONDS:.0f} s for another process to build {path}; "
+        f"end it or delete {path}.lock"
+    )
+    with file_lock(Path(f"{path}.lock"), _WAIT_SECONDS, lambda holder: busy):
+        if not path.exists():
+            _compile(target, path)
     return path
 
 

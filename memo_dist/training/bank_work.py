@@ -1,0 +1,66 @@
+"""The memories of a bank, as work whose ranks are started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memo_dist.cluster.placement import Placement
+from memo_dist.cluster.resources import Resources
+from memo_dist.config.schema import Config
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
+from memo_dist.stages.records import SYNTHESIS
+from memo_dist.stages.state import require
+from memo_dist.training.done import pending_shards
+from memo_dist.training.examples import Examples
+from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
+from memo_dist.training.model import use_bf16
+from memo_dist.training.prepare import check_training, memory_base, place_bank, prepare_job
+from memo_dist.training.rank_entry import memory_rank
+from memo_dist.training.saver import with_resume
+
+
+class BankWork:
+    """The shards' trainings; see :class:`memo_dist.training.start.RankedWork`.
+
+    Args:
+        resume: of the command: ``auto``, ``must`` or the folder of a checkpoint.
+    """
+
+    entry = staticmethod(memory_rank)
+
+    def __init__(self, resume: str = "auto") -> None:
+        self._resume = resume
+        self._base: BaseModel
+
+    def label(self, number: int) -> str:
+        """A shard's training."""
+        return f"train shard {number}"
+
+    def check(self, config: Config, world: int) -> None:
+        """Base, DeepSpeed file, rows of a step, and precision."""
+        if config.memory.base != SCRATCH_NAME:
+            resolve_base(config.memory.base)
+        check_training(config)
+        rows_per_step(config.train, world)
+        use_bf16(config.train.precision)
+
+    def pending(self, run: RunFolder, config: Config) -> list[int]:
+        """Shards that are not trained, in order."""
+        require(run, SYNTHESIS)
+        self._base = memory_base(run, config)
+        return pending_shards(run, config, self._base)
+
+    def place(self, config: Config, resources: Resources) -> Placement:
+        """Shards side by side, within this machine's memory."""
+        return place_bank(config, resources)
+
+    def job(self, run: RunFolder, config: Config, number: int, resources: Resources) -> TrainJob:
+        """Split, tokenise and describe a shard's training."""
+        job = prepare_job(run, config, number, self._base, resources)
+        return with_resume(job, self._resume)
+
+    def steps(self, job: TrainJob, world: int) -> int:
+        """Steps of the packed examples."""
+        plan = make_plan(job, Examples.load(Path(job.examples)).lengths, world)
+        return total_steps(job.train, plan)
