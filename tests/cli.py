@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import IO
@@ -108,18 +109,24 @@ def _read(stream: IO[bytes]) -> str:
 
 def start(*arguments: str | Path, log: Path, new: bool = False) -> Process:
     """Start one command line in a process group of its own; ``new`` as in :func:`memo_dist`."""
-    words = command(*arguments)
     with log.open("ab") as out:
-        if not new and forks.available():
-            return forks.popen(words[1:], environment(), out, out, start_new_session=True)
-        return subprocess.Popen(
-            words,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,
-        )
+        return run_python(command(*arguments)[1:], environment(), out, new)
+
+
+def run_python(
+    words: Sequence[str | Path], env: Mapping[str, str], out: IO[bytes], new: bool = False
+) -> Process:
+    """Start ``python WORDS`` in a session of its own, both streams to ``out``."""
+    if not new and forks.available():
+        return forks.popen(words, env, out, out, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=env,
+        start_new_session=True,
+    )
 
 
 def wait_until(condition, seconds: float, what: str, process: Process | None = None):

@@ -49,8 +49,13 @@ esac
 
 
 def available() -> bool:
-    """Not on a machine with a GPU, whose driver does not survive a fork; nor for long tests."""
-    return not (os.environ.get("MEMO_TESTS_LONG") or Path("/dev/nvidiactl").exists())
+    """Under pytest alone: benchmarks that use ``cli.py`` measure new interpreters.
+
+    Not on a machine with a GPU, whose driver does not survive a fork; nor for long tests.
+    """
+    long = os.environ.get("MEMO_TESTS_LONG")
+    gpu = Path("/dev/nvidiactl").exists()
+    return "PYTEST_CURRENT_TEST" in os.environ and not long and not gpu
 
 
 class Forked:
