@@ -13,6 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-benchmarks/results/gpu}
 STEP_SECONDS=570
+export MEMO_TESTS_LONG=1 # all points of the tests
 GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())' || echo 0)
 
 # name | GPUs needed | what it shows

@@ -7,9 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import IO
+
+import forks
 
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -34,6 +39,7 @@ TINY = (
     "cluster.threads=1",
 )
 ENCODE_SECONDS = 600
+Process = subprocess.Popen[bytes] | forks.Forked
 
 
 def tiny_corpus(folder: Path) -> Path:
@@ -66,34 +72,64 @@ def environment() -> dict[str, str]:
 
 
 def memo_dist(
-    *arguments: str | Path, seconds: float = 300, **extra: str
+    *arguments: str | Path, seconds: float = 300, new: bool = False, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command line to its end; stdout and stderr apart."""
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env={**environment(), **extra},
-        stdin=subprocess.DEVNULL,
-    )
+    """Run one command line to its end; stdout and stderr apart.
+
+    Args:
+        arguments: the command line after ``memo-dist``.
+        seconds: after which it is killed and the test fails.
+        new: in a new interpreter, as users do; else in a fork of one that has imported.
+        extra: more variables.
+    """
+    if new or not forks.available():
+        return subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env={**environment(), **extra},
+            stdin=subprocess.DEVNULL,
+        )
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        words = command(*arguments)[1:]
+        process = forks.popen(words, {**environment(), **extra}, out, err)
+        try:
+            code = process.wait(seconds)
+        finally:
+            process.kill()
+        texts = [_read(stream) for stream in (out, err)]
+    return subprocess.CompletedProcess(words, code, *texts)
 
 
-def start(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start one command line in a process group of its own."""
+def _read(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
+def start(*arguments: str | Path, log: Path, new: bool = False) -> Process:
+    """Start one command line in a process group of its own; ``new`` as in :func:`memo_dist`."""
+    with log.open("ab") as out:
+        return run_python(command(*arguments)[1:], environment(), out, new)
+
+
+def run_python(
+    words: Sequence[str | Path], env: Mapping[str, str], out: IO[bytes], new: bool = False
+) -> Process:
+    """Start ``python WORDS`` in a session of its own, both streams to ``out``."""
+    if not new and forks.available():
+        return forks.popen(words, env, out, out, start_new_session=True)
     return subprocess.Popen(
-        command(*arguments),
-        stdout=log.open("ab"),
+        [sys.executable, *map(str, words)],
+        stdout=out,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        env=environment(),
+        env=env,
         start_new_session=True,
     )
 
 
-def wait_until(
-    condition, seconds: float, what: str, process: subprocess.Popen[bytes] | None = None
-):
+def wait_until(condition, seconds: float, what: str, process: Process | None = None):
     """Poll ``condition`` until it returns something true; fail with what was awaited."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -106,7 +142,7 @@ def wait_until(
     raise AssertionError(f"not within {seconds:.0f} s: {what}")
 
 
-def kill_driver(process: subprocess.Popen[bytes]) -> None:
+def kill_driver(process: Process) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(30)
 

@@ -1,6 +1,9 @@
 """Settings that every test and every process started by a test shares; set before torch loads."""
 
 import os
+from collections import defaultdict
+
+import sampling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -19,7 +22,37 @@ LONGEST = (
 """Files that take a minute and more. They begin first: else the last of them would end alone."""
 
 
-def pytest_collection_modifyitems(items):
-    """Long files first; the order is otherwise as it was."""
+LONG = bool(os.environ.get("MEMO_TESTS_LONG"))
+"""Whether all points and the slow tests run too (``tests/run.sh --long``; docs/testing.md)."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Long files first, the order is otherwise as it was; without what is kept for long runs."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    if not LONG:
+        left_out = _left_out(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _left_out(items):
+    """Tests marked ``long``, and of those marked ``sampled`` all but a covering of the points."""
+    left_out, grids = set(), defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("long"):
+            left_out.add(item)
+        elif item.get_closest_marker("sampled"):
+            grids[item.path, item.originalname].append(item)
+    for grid in grids.values():
+        left_out.update(item for item in grid if not _possible(item))
+        possible = [item for item in grid if _possible(item)]
+        kept = sampling.covering([item.callspec.params for item in possible])
+        left_out.update(item for n, item in enumerate(possible) if n not in set(kept))
+    return left_out
+
+
+def _possible(item):
+    """CUDA kernels, emulated or not, have no float64: these points would only be skipped."""
+    values = {str(value) for value in item.callspec.params.values()}
+    return not ("torch.float64" in values and values & {"emulation", "cuda"})

@@ -1,20 +1,35 @@
 #!/usr/bin/env bash
-# Installs memo-dist with its test extra into .venv (the first time), and as root Slurm's packages
-# where apt has them, then runs ruff, mypy and pytest (twice: tests that must be alone, then the others two files at a time).
-# With arguments only pytest runs, with these arguments: bash tests/run.sh -k corpus
+# Installs memo-dist with its test extra into .venv (the first time), then runs ruff, mypy and
+# pytest (twice: tests that must be alone, then the others, two files at a time).
+#
+#   bash tests/run.sh [--long] [--system-packages] [PYTEST ARGUMENTS]
+#
+#   --long              also what is left out by default, every command in a new interpreter
+#   --system-packages   as root: first install what tests/slurm needs, with apt (slurm-wlm, munge,
+#                       iproute2); without it these tests are skipped where Slurm is not there
+#
+# With pytest's arguments only pytest runs, with these: bash tests/run.sh -k corpus
 # Exit code: pytest's; 1 if pytest passed and ruff or mypy did not.
 set -euo pipefail
 
 # shellcheck source=launchers/lib/bootstrap.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../launchers/lib/bootstrap.sh"
-bootstrap test
-cd "$MEMO_ROOT"
+
+system=
+while :; do
+    case ${1:-} in
+    --long) export MEMO_TESTS_LONG=1 ;;
+    --system-packages) system=1 ;;
+    *) break ;;
+    esac
+    shift
+done
 
 # Packages of the system that some tests need; without them these are skipped and say so.
 system_packages() {
     if command -v slurmctld >/dev/null && command -v munged >/dev/null; then return; fi
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        say "no Slurm here, and no way to install it: tests/slurm is skipped"
+        say "--system-packages needs root and apt-get: tests/slurm is skipped"
         return
     fi
     say "installing slurm-wlm and munge for tests/slurm (at most 3 minutes)"
@@ -30,28 +45,45 @@ system_packages() {
     [ -z "$made" ] || rm -f $policy
 }
 
+# Beside pip, which waits for the network half of the time.
+packages=
+if [ -n "$system" ]; then
+    system_packages &
+    packages=$!
+fi
+bootstrap test
+cd "$MEMO_ROOT"
+[ -z "$packages" ] || wait $packages
+
 failed=
 check() {
     say "$*"
     "$MEMO_VENV_PYTHON" -m "$@" || failed="$failed${failed:+, }$*"
 }
-
-if [ $# -eq 0 ]; then
-    check ruff check .
-    check ruff format --check .
-    check mypy
-fi
-if [ $# -eq 0 ] || [[ "$*" == *slurm* ]]; then system_packages; fi
 code=0
 run() { "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?; }
+
 if [ $# -eq 0 ]; then
-    # Half of the time is imports in new processes: two files at a time, but for those that count
-    # seconds, or processes of the whole machine.
-    # Of the first kind only the files that have some: importing the others takes half a minute.
+    # Byte code of what all tests import, so that no test that counts seconds makes it.
+    "$MEMO_VENV_PYTHON" -c 'import deepspeed, peft, ray.train.torch, memo_dist.training.worker' \
+        >/dev/null 2>&1 &
+    imports=$!
+    check ruff check .
+    check ruff format --check .
+    wait $imports || true # a test says it better
+    # Of those that count seconds, or processes of the whole machine, only the files that have
+    # some: importing the others takes half a minute.
     mapfile -t alone < <(grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
     run -m alone --durations 10 "${alone[@]}"
     [ $code -ne 2 ] || exit 2 # Ctrl-C
+    # mypy beside the tests: it keeps one core busy for a minute.
+    types=$(mktemp)
+    "$MEMO_VENV_PYTHON" -m mypy >"$types" 2>&1 &
+    mypy=$!
+    trap 'kill $mypy 2>/dev/null || true; rm -f "$types"' EXIT
     run -m "not alone" --durations 25 --numprocesses 2 --dist loadfile --no-loadscope-reorder
+    wait $mypy || failed="$failed${failed:+, }mypy"
+    say "mypy: $(cat "$types")"
 else
     run "$@"
 fi

@@ -167,7 +167,7 @@ def test_disk_full_in_synthesis_then_more_space(corpus, small_disk):
     run, filler = small_disk / "run", small_disk / "filler"
     filler.write_bytes(b"x" * 400_000)
     arguments = ("synthesize", corpus, "--run", run, *TINY)
-    done = memo_dist(*arguments)
+    done = memo_dist(*arguments, new=True)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "space" in done.stderr

@@ -421,7 +421,7 @@ def training_of(run):
 def test_one_rank_and_two_train_the_same_connector(fused, folders, tmp_path):
     """To 1e-4: the sums of a step are added in another order."""
     alone = make_run(tmp_path, folders)
-    done = fuse(alone, folders, "cluster.launcher=process")
+    done = fuse(alone, folders, "cluster.launcher=process", new=True)
     assert done.returncode == 0, done.stderr
     one, two = (load_file(folder_of(run) / "connector.safetensors") for run in (alone, fused[0]))
     assert one.keys() == two.keys()

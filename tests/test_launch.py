@@ -298,7 +298,7 @@ def test_jobs_are_read_as_they_are_printed():
 
 
 def test_the_exit_code_is_the_verbs(tmp_path):
-    done = memo_dist("launch", "local", "--", "train", tmp_path / "none")
+    done = memo_dist("launch", "local", "--", "train", tmp_path / "none", new=True)
     assert done.returncode == 2
     assert "is not a run folder" in done.stderr
 

@@ -57,6 +57,7 @@ def engine_for(name, dtype):
     return cases.engine(name)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=[f"shape{i}" for i in range(len(SHAPES))])
@@ -84,6 +85,7 @@ def test_forward_and_backward_equal_the_formula(engine, dtype, shape):
     cases.close(by_gate / size, grads[3] / size, dtype)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=[f"shape{i}" for i in range(len(SHAPES))])

@@ -28,7 +28,7 @@ def test_results_do_not_depend_on_the_order_of_threads(order):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         [*command, "-k", "emulation and (shape4 or shape6 or topk) or same_tokens"],
-        env={**os.environ, "MEMO_EMULATION_ORDER": str(order)},
+        env={**os.environ, "MEMO_EMULATION_ORDER": str(order), "MEMO_TESTS_LONG": "1"},
         capture_output=True,
         text=True,
         timeout=300,

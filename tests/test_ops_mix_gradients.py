@@ -46,6 +46,7 @@ def test_gradcheck_in_float64(shape):
         assert torch.autograd.gradcheck(function, (*logits, weights), fast_mode=fast)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("shape", cases.SHAPES)
 @pytest.mark.parametrize("sources", [1, 2, 3])
@@ -68,6 +69,7 @@ def test_backward_ops_equal_autograd_of_the_composition(op, dtype, shape, source
         cases.close(got, gradient, dtype)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("shape", cases.SHAPES)
 def test_target_s_backward_equals_autograd_of_the_composition(op, dtype, shape):

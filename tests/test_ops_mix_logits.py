@@ -18,6 +18,7 @@ def op(request):
     return cases.engine(request.param)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("shape", cases.SHAPES)
 @pytest.mark.parametrize("sources", [1, 2, 4])
@@ -30,6 +31,7 @@ def test_log_probs_follow_the_formula(op, dtype, shape, sources):
         cases.close(found, wanted, out)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("shape", cases.SHAPES)
 def test_target_has_the_log_prob_of_its_token(op, dtype, shape):
@@ -45,6 +47,7 @@ def test_target_has_the_log_prob_of_its_token(op, dtype, shape):
     cases.close(posterior[:-1].sum(1), (wanted[:-1] > -torch.inf).float())  # 0: masked in all
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("shape", cases.SHAPES[1:])
 @pytest.mark.parametrize("sources", [2, 4])
@@ -117,6 +120,7 @@ def test_philox_is_the_published_generator():
     assert noise.philox(zero, zero, 0).item() == 0x6627E8D5
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("shape", cases.SHAPES)
 @pytest.mark.parametrize("sources", [1, 2, 3])

@@ -205,9 +205,7 @@ def test_json_equals_table(capsys, corpus, law_path):
     plan = planned(capsys, corpus, "--recall", "0.8", *arguments)
     assert plan["schema_version"] == 1
     assert plan["size_source"] == "law"
-    done = memo_dist(
-        "plan", corpus, "--recall", "0.8", "memory.base=scratch", *arguments, seconds=300
-    )
+    done = memo_dist("plan", corpus, "--recall", "0.8", "memory.base=scratch", *arguments, new=True)
     assert done.returncode == 0, done.stderr
     for row in plan["quantities"].values():
         assert row["low"] <= row["value"] <= row["high"]

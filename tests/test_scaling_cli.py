@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
 import time
 
 import pytest
-from cli import command, environment, memo_dist
+from cli import kill_driver, memo_dist, start
 
 pytest.importorskip("matplotlib")
 
@@ -103,7 +100,7 @@ def test_running_again_runs_nothing_and_keeps_predictions(study):
     file, root, output = study
     before = {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")}
     told = (root / "predictions" / "random.json").read_bytes()
-    done = memo_dist("scale", "run", file, "--run", root)
+    done = memo_dist("scale", "run", file, "--run", root, new=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == output
     assert {path: path.stat().st_mtime_ns for path in root.glob("cells/*/*")} == before
@@ -113,18 +110,11 @@ def test_running_again_runs_nothing_and_keeps_predictions(study):
 def test_killed_study_goes_on_with_the_same_numbers(study, tmp_path):
     file, root, _ = study
     other = tmp_path / "study"
-    driver = subprocess.Popen(
-        command("scale", "run", file, "--run", other),
-        env=environment(),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    driver = start("scale", "run", file, "--run", other, log=tmp_path / "log")
     deadline = time.monotonic() + 600
     while not list(other.glob("cells/*/result.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    kill_driver(driver)
     finished = {path: path.stat().st_mtime_ns for path in other.glob("cells/*/result.json")}
     assert 0 < len(finished) < 7
     done = memo_dist("scale", "run", file, "--run", other)

@@ -48,7 +48,7 @@ def broken(corpus, tmp_path_factory):
     driver = start("train", run, "train.epochs=40", log=log)
     stepped = run / "train" / f"shard-{VICTIM}" / "metrics.jsonl"
     wait_until(stepped.exists, ENCODE_SECONDS, "the first step of the victim", driver)
-    rank = wait_until(lambda: _rank_of(run, driver.pid, VICTIM), ENCODE_SECONDS, "the rank", driver)
+    rank = wait_until(lambda: _rank_of(run, VICTIM), ENCODE_SECONDS, "the rank", driver)
     rank.kill()
     code = driver.wait(ENCODE_SECONDS)
     return run, code, log.read_text()
@@ -92,7 +92,7 @@ def test_the_same_command_continues_that_shard_alone(broken):
 
 def test_a_bank_of_several_shards_answers(broken):
     run, _, _ = broken
-    done = memo_dist("export", run, seconds=ENCODE_SECONDS)
+    done = memo_dist("export", run, seconds=ENCODE_SECONDS, new=True)
     assert done.returncode == 0, done.stderr
     bank = atomic.read_json(run / "memory" / "bank.json")
     assert [row["id"] for row in bank["shards"]] == list(range(SHARDS))
@@ -178,10 +178,10 @@ def _stamp(run: Path, shard: int) -> int:
     return _final(run, shard).stat().st_mtime_ns
 
 
-def _rank_of(run: Path, driver: int, shard: int) -> psutil.Process | None:
+def _rank_of(run: Path, shard: int) -> psutil.Process | None:
     """The process that holds a shard's lock: its rank 0."""
     lock = str(run / "train" / f"shard-{shard}" / ".lock")
-    for process in psutil.Process(driver).children(recursive=True):
+    for process in psutil.process_iter():
         try:
             if lock in [file.path for file in process.open_files()]:
                 return process

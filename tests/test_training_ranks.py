@@ -263,8 +263,7 @@ def test_a_training_cut_by_its_cap_goes_on_at_the_rate_that_it_had(inputs, tmp_p
         rank = start(tmp_path, 0, 1, *free_ports())
         wait_until(lambda part=part: fallen_to(part, rates_of(tmp_path)), 60, "a lower rate")
         (tmp_path / STOP_REQUEST).touch()
-        rank.join(60)
-        assert rank.exitcode == 0
+        assert rank.wait(60) == 0
         (tmp_path / STOP_REQUEST).unlink()
     rates = rates_of(tmp_path)
     assert rates == sorted(rates, reverse=True)

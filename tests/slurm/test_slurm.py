@@ -6,7 +6,6 @@ that waits for its time limit runs beside the others.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -145,7 +144,7 @@ def test_ray_over_two_nodes_synthesizes_and_trains(chain, cluster, corpus, signa
     cluster.assert_nothing_left(ident)
 
 
-@pytest.mark.skipif(not os.environ.get("MEMO_TESTS_LONG"), reason="MEMO_TESTS_LONG=1 runs it")
+@pytest.mark.long
 def test_ray_started_by_symmetric_run(cluster, corpus):
     run = cluster.work / "symmetric"
     ident = cluster.submit(
