@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from memo_dist import __version__
 from memo_dist.cluster.resources import usable_cores, usable_memory
 from memo_dist.config import Config, load_config, to_yaml
 from memo_dist.config.stages import changed_keys
@@ -23,6 +22,7 @@ from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
 from memo_dist.stages.state import started_stages
+from memo_dist.version import VERSION
 
 LOCK_SECONDS = 20.0
 PREPARE_SECONDS = 1800.0
@@ -230,7 +230,7 @@ def _record_launch(run: RunFolder) -> None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the package, Python, and the libraries that matter to a result."""
-    found = {"memo_dist": __version__, "python": platform.python_version()}
+    found = {"memo_dist": VERSION, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist import pipeline
+from memo_dist.answering import open_answerer
 from memo_dist.cluster.resources import Resources
 from memo_dist.config import load_config
 from memo_dist.errors import UsageError
@@ -306,7 +307,11 @@ def test_answers_cite_only_what_the_memory_was_trained_on(run, caplog):
 
 
 def test_answers_of_another_length_are_not_used_again(run):
-    identities = {MemoryAnswerer(list, run.memory, 0, limit).identity for limit in (8, 48)}
+    identities = set()
+    for limit in (8, 48):
+        config = load_config([run.config], [f"memory.max_answer_tokens={limit}"])
+        with open_answerer(run, config, "direct") as answerer:
+            identities.add(MemoryAnswerer(answerer, run.memory).identity)
     assert len(identities) == 2
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from memo_dist import __version__, process
+from memo_dist import process
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import (
     EXIT_FAILED,
@@ -22,6 +22,7 @@ from memo_dist.errors import (
     suggest,
 )
 from memo_dist.verbs import VERBS
+from memo_dist.version import VERSION
 
 
 class _Verbs(click.Group):
@@ -55,7 +56,7 @@ class _Verbs(click.Group):
     subcommand_metavar="VERB [ARGUMENTS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="memo-dist")
+@click.version_option(VERSION, prog_name="memo-dist")
 def memo_dist() -> None:
     """Turn documents into a memory model that answers questions about them.
 

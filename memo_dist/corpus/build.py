@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from memo_dist import __version__
 from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.corpus.diff import diff_hashes
@@ -41,6 +40,7 @@ from memo_dist.corpus.types import Document, Quarantined
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
+from memo_dist.version import VERSION
 
 __all__ = [
     "CorpusManifest",
@@ -265,7 +265,7 @@ def _manifest(
     names = (DOCUMENTS, CHUNKS, QUARANTINE, SOURCE)
     return CorpusManifest(
         schema_version=SCHEMA_VERSION,
-        code_version=__version__,
+        code_version=VERSION,
         files=len(source.listing.files),
         documents=len(pairs),
         chunks=chunks,

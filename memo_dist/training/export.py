@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from memo_dist import __version__
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_hash
 from memo_dist.io import atomic
@@ -53,6 +52,7 @@ from memo_dist.training.prepare import (
 from memo_dist.training.trained_on import FILE as TRAINED_ON
 from memo_dist.training.trained_on import TrainedOn
 from memo_dist.training.verify import verify_adapter, verify_model
+from memo_dist.version import VERSION
 
 EXPORT_RECORD = "export.json"
 """In a shard's memory: what it was made from."""
@@ -209,7 +209,7 @@ def _card(  # noqa: PLR0913
         adapter=is_adapter(folder),
         final_loss=_final_loss(run, shard),
         weights_hash=hash_weights(folder),
-        version=__version__,
+        version=VERSION,
     )
 
 

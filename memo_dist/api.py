@@ -1,0 +1,163 @@
+"""The public Python API: ``from memo_dist import encode, Bank``.
+
+It runs the same library as the command line on the same run folders: ``memo-dist`` continues a
+run that the API made, and the other way round. Errors are the classes of
+:mod:`memo_dist.errors`; their text names what is wrong, the value, and the key to change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self
+
+from memo_dist.answers.answer import Answer
+from memo_dist.config import Config, load_config
+from memo_dist.runs import existing_run, open_run
+from memo_dist.stages.records import EXPORT
+from memo_dist.stages.state import require
+
+if TYPE_CHECKING:
+    from memo_dist.answering import Answered, Answerer
+
+FilePath = str | PathLike[str]
+Settings = Mapping[str, Any]
+"""{dotted key: value}, as ``memo-dist config --help-keys`` lists them."""
+
+
+def encode(
+    corpus: FilePath,
+    run: FilePath,
+    *,
+    config_files: Sequence[FilePath] = (),
+    settings: Settings | None = None,
+    resume: str = "auto",
+) -> Bank:
+    """Turn documents into a memory: ``memo-dist encode`` as a function.
+
+    The same call again continues a run that was stopped or killed, and finds a finished one done.
+    Ray runs for the duration of the call, or on the cluster that ``cluster.address`` names.
+
+    Args:
+        corpus: a folder or file of .txt .md .html .pdf .jsonl .parquet.
+        run: the run folder; it is created.
+        config_files: YAML files; later ones win.
+        settings: values that win over the files: ``{"train.epochs": 4}``.
+        resume: ``auto``; ``never`` (the run must be new); ``must`` (the run must exist); or a
+            folder: one of the run's own checkpoints.
+
+    Returns:
+        The memory of the run. Its models load with the first question.
+
+    Raises:
+        UsageError: a path, key or value is wrong; the run was started with another
+            configuration, or another process writes into it.
+        RunError: a stage failed. What is finished stays.
+    """
+    config = _config(map(Path, config_files), settings)
+    # Imported here: a wrong key is refused before torch is imported.
+    from memo_dist import pipeline
+
+    pipeline.check_before(config)
+    with open_run(Path(run), config, resume) as folder:
+        pipeline.encode(folder, config, Path(corpus), resume)
+    return Bank(run)
+
+
+class Bank:
+    """The memory of a run: it answers questions about the run's documents.
+
+    A context manager. Threads may share it. Models load with the first question and stay loaded
+    until :meth:`close`.
+
+    Attributes:
+        mode: how it answers.
+    """
+
+    def __init__(
+        self, run: FilePath, mode: str = "direct", *, settings: Settings | None = None
+    ) -> None:
+        """Open the memory of a run.
+
+        Args:
+            run: the folder of a run that was encoded.
+            mode: ``direct``: the memory alone. ``protocol``: an executive
+                (``executive.kind``) questions the memory. ``logits``, ``latent``: a frozen
+                backbone and the memory write together, after ``memo-dist fuse``.
+            settings: values that win over the run's own configuration.
+
+        Raises:
+            UsageError: there is no such run or mode, a key or value is wrong, or the mode needs
+                what the run does not have.
+        """
+        from memo_dist.answering import check_mode
+
+        self._run, _ = existing_run(Path(run))
+        require(self._run, EXPORT)
+        self._config = _config([self._run.config], settings)
+        check_mode(mode, self._config)
+        self.mode = mode
+        self._opened: Answerer | None = None
+        self._opening = Lock()
+
+    def ask(self, question: str) -> Answer:
+        """Answer one question.
+
+        Returns:
+            Text, calibrated confidence (0 to 1), whether the memory abstained, and the ids of the
+            documents behind the answer.
+
+        Raises:
+            UsageError: the question is longer than a model reads, or the bank cannot be loaded.
+            RunError: an executive cannot be reached, or weights are not those of ``bank.json``.
+        """
+        (answer,) = self.answer([question])
+        return answer
+
+    def answer(self, questions: Sequence[str]) -> list[Answer]:
+        """Answer questions in batches; the answers have the order of the questions.
+
+        Raises:
+            UsageError, RunError: see :meth:`ask`.
+        """
+        return [answered.answer for answered in self.answer_with_details(questions)]
+
+    def answer_with_details(self, questions: Sequence[str]) -> list[Answered]:
+        """Answer questions; each answer comes with the details that its mode has.
+
+        Raises:
+            UsageError, RunError: see :meth:`ask`.
+        """
+        return self._answerer().answer(questions)
+
+    def close(self) -> None:
+        """Release the models; the next question loads them again."""
+        with self._opening:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answerer(self) -> Answerer:
+        from memo_dist.answering import open_answerer
+        from memo_dist.observability.logs import quiet_libraries
+
+        with self._opening:
+            if self._opened is None:
+                quiet_libraries()
+                self._opened = open_answerer(self._run, self._config, self.mode)
+            return self._opened
+
+
+def _config(files: Iterator[Path] | Sequence[Path], settings: Settings | None) -> Config:
+    """Files, then settings; values go through the rules of the command line."""
+    texts = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return load_config(list(files), texts)
