@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from memo_dist.cluster.resources import usable_cores, usable_memory
 from memo_dist.config import Config, load_config, to_yaml
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
+from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
 from memo_dist.stages.state import started_stages
@@ -56,7 +55,7 @@ def open_run(
     check_open(run, config, resume)
     created = _create(run)
     try:
-        with _locked(run, fcntl.LOCK_EX, lock_seconds):
+        with _locked(run, lock_seconds):
             atomic.write_text(run.config, to_yaml(config))
             _record_launch(run)
             with logged(run.logs):
@@ -98,7 +97,9 @@ def _check_folder(run: RunFolder, resume: str) -> None:
     if run.root.is_dir() and not known and any(_is_foreign(p) for p in run.root.iterdir()):
         raise UsageError(f"--run {run.root} holds files but is not a run; name an empty folder")
     if known and resume == "never":
-        raise UsageError(f"--run {run.root} has been started and --resume never was asked")
+        raise UsageError(
+            f"--run {run.root} has been started, and --resume never refuses a started run"
+        )
     if not known and resume not in ("auto", "never"):
         raise UsageError(f"--run {run.root} has nothing to resume (--resume {resume})")
 
@@ -175,39 +176,28 @@ def shared_run(
             if time.monotonic() >= deadline:
                 raise
     check_open(run, config)
-    with _locked(run, fcntl.LOCK_SH), logged(run.logs):
+    with _locked(run, shared=True), logged(run.logs):
         yield run
 
 
 @contextmanager
-def _locked(run: RunFolder, kind: int, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    try:
-        stream = run.lock.open("a+")
-    except OSError as error:
-        raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
-    with stream:
-        deadline = time.monotonic() + seconds
-        while not _try_lock(stream, kind):
-            if time.monotonic() >= deadline:
-                stream.seek(0)
-                raise RunInUseError(
-                    f"--run {run.root} is in use by process {stream.read().strip() or 'unknown'}"
-                    f" (waited {seconds:.0f} s); end it or name another --run"
-                )
-            time.sleep(0.2)
-        if kind == fcntl.LOCK_EX:
+def _locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False) -> Iterator[None]:
+    def busy(holder: str) -> RunInUseError:
+        return RunInUseError(
+            f"--run {run.root} is in use by process {holder or 'unknown'}"
+            f" (waited {seconds:.0f} s); end it or name another --run"
+        )
+
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(file_lock(run.lock, seconds, busy, shared))
+        except OSError as error:
+            raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
+        if not shared:
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
         yield
-
-
-def _try_lock(stream: Any, kind: int) -> bool:
-    try:
-        fcntl.flock(stream, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _record_launch(run: RunFolder) -> None:

@@ -293,7 +293,7 @@ def _refusal(said: str) -> UsageError:
     """What Slurm answered, and the key it is about."""
     reason = re.sub(r"(sbatch|scontrol): (error: )?", "", said).replace("\n", "; ")
     lowered = reason.lower()
-    hint = "launch.* keys decide what is asked for"
+    hint = "launch.* keys set the resources that the job requests"
     if "partition" in lowered:
         hint = f"launch.partition; partitions here: {_partitions()}"
     elif "time limit" in lowered:
