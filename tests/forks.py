@@ -139,6 +139,7 @@ def _server() -> tuple[str, str]:
         [sys.executable, __file__, "serve", address],
         stdin=subprocess.PIPE,
         env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        start_new_session=True,
         cwd=Path(__file__).parents[1],
     )
     atexit.register(_end, server, folder)
@@ -168,7 +169,6 @@ def _serve(address: str) -> None:
         importlib.import_module(name)
     assert "ray" not in sys.modules
     gc.freeze()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the commands
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
@@ -231,6 +231,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["session"]:
         os.setsid()
+    else:
+        os.setpgid(0, 0)  # a signal to its group must not reach the server
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -287,7 +289,7 @@ def _stand_in(address: str, words: list[str]) -> int:
         "words": words,
         "env": dict(os.environ),
         "folder": str(Path.cwd()),
-        "session": False,
+        "session": True,  # Ray ends the whole group of a worker that died
         "python": sys.executable,
     }
     raylet = os.getppid()
