@@ -55,7 +55,7 @@ _TABLE = (
     ),
     Verb(
         "synthesize",
-        "Turn documents into reflections.",
+        "Turn documents into reflections (question-answer pairs).",
         first="corpus",
         saves=True,
         launches=True,
@@ -82,7 +82,7 @@ _TABLE = (
     ),
     Verb(
         "fuse",
-        "Fit the gate or connector that joins a memory to a frozen backbone.",
+        "Fit the gate or connector that joins a memory to a frozen LLM.",
         first="run",
         saves=True,
         launches=True,
@@ -108,7 +108,7 @@ _TABLE = (
     ),
     Verb(
         "scale",
-        "Measure how large a memory must be for how much knowledge.",
+        "Measure how much knowledge a memory of a given size can store.",
         first="study",
         saves=True,
         launches=True,

@@ -31,7 +31,9 @@ _STREAMED = tuple(name for name, mode in MODES.items() if mode.streams)
     help="How the answer is generated.",
 )
 @click.option(
-    "--stream", is_flag=True, help=f"Print the text while it is generated ({', '.join(_STREAMED)})."
+    "--stream",
+    is_flag=True,
+    help=f"Print the text while it is generated (modes {' and '.join(_STREAMED)}).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_options
@@ -46,10 +48,15 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Answer QUESTION from the memory of RUN.
 
-    direct: the memory answers alone. protocol: a frozen LLM (executive.kind, .model, .urls)
-    queries the memory turn by turn; its transcript is in RUN/ask. logits: a frozen backbone
-    (fusion.backbone) and the memory combine their distributions on each token. latent: the
-    backbone attends to the hidden states of the memory.
+    direct: the memory answers alone.
+
+    protocol: a frozen LLM (keys executive.*) queries the memory turn by turn; the transcript is in
+    RUN/ask. protocol-full, protocol-one-turn and protocol-multi-turn set protocol.variant.
+
+    logits: the token probabilities of the memory and of a frozen LLM (fusion.backbone) are
+    combined.
+
+    latent: the frozen LLM attends to the hidden states of the memory.
     """
     if not question.strip():
         raise UsageError("the question is empty")

@@ -13,11 +13,12 @@ from memo_dist.corpus.datasets import DATASETS, write_dataset
 @click.argument("name", metavar="NAME", type=click.Choice(sorted(DATASETS)))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--split", default="", help="Convert only this split if the files hold several.")
+@click.option("--split", default="", help="Convert only this split if the files contain several.")
 def command(name: str, source: Path, out: Path, split: str) -> None:
     """Convert the published files of data set NAME to a corpus and questions.
 
-    SOURCE is the local path of the files. OUT gets corpus.jsonl and questions.jsonl.
+    SOURCE is the local path of the files. The results are OUT/corpus.jsonl and
+    OUT/questions.jsonl.
     """
     counts = write_dataset(name, source, out, split)
     click.echo(

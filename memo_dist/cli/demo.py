@@ -20,7 +20,7 @@ from memo_dist.runs import open_run
     "--run",
     "run_folder",
     type=click.Path(path_type=Path),
-    help="Run folder [default: runs/demo, with --full runs/demo-full].",
+    help="Run folder [default: runs/demo; with --full: runs/demo-full].",
 )
 @config_options
 def command(

@@ -35,8 +35,8 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Turn CORPUS into a memory in the folder RUN.
 
-    CORPUS is a folder or file of .txt, .md, .html, .pdf, .jsonl or .parquet. After a stop or a
-    crash, the same command continues the work.
+    CORPUS is a .txt, .md, .html, .pdf, .jsonl or .parquet file, or a folder of such files. After
+    a stop or a crash, the same command continues the work.
     """
     config = resolve(config_files, overrides)
     # Imported here: --help and refused arguments need no torch.

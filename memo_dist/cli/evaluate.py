@@ -21,7 +21,8 @@ from memo_dist.runs import existing_run
     "questions_file",
     required=True,
     type=click.Path(path_type=Path),
-    help="JSONL file with id, question, answer, aliases, supporting_ids, answerable per line.",
+    help="JSONL file; a line has id, question, answer and optionally aliases, supporting_ids,"
+    " answerable.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N questions.")
 @click.option(

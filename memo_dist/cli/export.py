@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Verify and calibrate the trained weights of RUN and write the memory.
 
-    RUN/memory gets a Hugging Face folder per shard, and bank.json.
+    The results in RUN/memory are a Hugging Face folder per shard and bank.json.
     """
     existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)

@@ -21,9 +21,9 @@ from memo_dist.runs import existing_run, open_run
     type=click.Choice(["logits", "latent"]),
     default="logits",
     show_default=True,
-    help="Fit a gate between token distributions, or a connector between hidden states.",
+    help="Fit a gate (logits) or a connector (latent).",
 )
-@click.option("--backbone", help="Frozen language model; the same as fusion.backbone=NAME.")
+@click.option("--backbone", help="Frozen LLM; the same as fusion.backbone=NAME.")
 @config_options
 def command(
     run_folder: Path,
@@ -32,12 +32,15 @@ def command(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Fit a gate or connector between the memory of RUN and a frozen backbone.
+    """Fit a gate or connector between the memory of RUN and a frozen LLM (the backbone).
 
-    Neither model changes; the result is in RUN/fusion. logits: a gate that weights the memory on
-    each token (ask --mode logits). latent: a connector, cross-attention from the backbone to the
-    hidden states of the memory (ask --mode latent). After a stop, the same command continues
-    training of the connector.
+    The weights of both models stay unchanged; the result is in RUN/fusion.
+
+    logits: a gate, which weights the token probabilities of the memory and the backbone (for
+    ask --mode logits).
+
+    latent: a connector, a cross-attention from the backbone to the hidden states of the memory
+    (for ask --mode latent). After a stop, the same command continues its training.
     """
     existing_run(run_folder)
     # The backbone's name is kept in the run's configuration: asking needs no option for it.

@@ -48,9 +48,10 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Run VERB with its arguments on TARGET: local, torchrun, ray or slurm.
 
-    local and torchrun run VERB on this machine and exit with its code. ray and slurm submit a job,
-    print its name and return, or follow it with --wait; `memo-dist status JOB --follow` follows
-    it later. KEY=VALUE sets keys of the group launch.
+    local and torchrun run VERB on this machine and exit with its code. ray and slurm submit a job
+    and print its name; with --wait they also follow it until it ends. `memo-dist status JOB
+    --follow` follows a job later. KEY=VALUE sets a key of the group launch, for example
+    launch.nodes=4.
     """
     call = parse_verb(ctx.meta["verb"])
     config = _resolve(call, config_files, overrides)

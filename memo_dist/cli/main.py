@@ -60,7 +60,8 @@ class _Verbs(click.Group):
 def memo_dist() -> None:
     """Turn documents into a memory model that answers questions about them.
 
-    `memo-dist VERB --help` describes a verb, `memo-dist config --help-keys` every key.
+    `memo-dist VERB --help` prints the options of a verb. `memo-dist config --help-keys` prints
+    all configuration keys.
     """
 
 

@@ -20,7 +20,7 @@ run_option = click.option(
     required=True,
     metavar="RUN",
     type=click.Path(path_type=Path),
-    help="Run folder.",
+    help="Folder for all files of the run.",
 )
 run_argument = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 corpus_argument = click.argument("corpus", metavar="CORPUS", type=click.Path(path_type=Path))
@@ -32,7 +32,7 @@ resume_option = click.option(
     default="auto",
     show_default=True,
     metavar="auto|never|must|PATH",
-    help="auto: continue if possible; never: require a new run; must: require a started run;"
+    help="auto: continue if possible; never: require a new run; must: require an existing run;"
     " PATH: continue from this checkpoint of the run.",
 )
 

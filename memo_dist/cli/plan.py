@@ -26,7 +26,8 @@ def command(
 ) -> None:
     """Estimate facts, memory size, training hours, GPU memory and generator calls of CORPUS.
 
-    The rules generator reads a sample of the documents. Writes no files and makes no API calls.
+    The estimate applies the rules generator to a sample of the documents. It writes no files and
+    makes no API calls.
     """
     target = () if recall is None else (f"plan.recall={recall}",)
     config = resolve(config_files, (*overrides, *target))

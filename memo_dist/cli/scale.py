@@ -37,9 +37,10 @@ def _study_argument() -> Decorator:
 
 @click.group("scale")
 def command() -> None:
-    """Measure how large a memory must be for how much knowledge.
+    """Measure how much knowledge a memory of a given size can store.
 
-    STUDY is a YAML file, as in configs/scale/, or the folder of a study.
+    STUDY is a YAML file, as in configs/scale/, or the folder of a started study. A study trains a
+    grid of cells; a cell is one small memory with a size, an amount of knowledge and a seed.
     """
 
 
@@ -67,7 +68,8 @@ def plan(
 @click.option(
     "--only-partition",
     type=click.IntRange(min=0),
-    help="Run one of scale.partitions, as an array task; afterwards, run without this option.",
+    help="Run only this partition, numbered from 0, of scale.partitions (for job arrays)."
+    " Afterwards, run once without this option.",
 )
 def run(
     study: Path,
@@ -76,10 +78,10 @@ def run(
     overrides: tuple[str, ...],
     only_partition: int | None,
 ) -> None:
-    """Train missing cells, fit the laws, test predictions, report.
+    """Train the missing cells, fit the laws and test predictions.
 
-    Larger sizes are predicted from the fit before they are trained. After a stop, the same
-    command continues the study.
+    The results of larger sizes are predicted from the fit before these are trained. At the end,
+    the report is written. After a stop, the same command continues the study.
     """
     folder, config = _resolve(study, run_folder, config_files, overrides)
     quiet_libraries()

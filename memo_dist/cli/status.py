@@ -30,7 +30,10 @@ _HIDDEN = ("state", "time")
 @click.option("--follow", is_flag=True, help="Follow JOB until it ends and exit with its code.")
 @click.pass_context
 def command(ctx: click.Context, what: str, as_json: bool, follow: bool) -> None:
-    """Show the state of each stage of RUN, or of a JOB of `memo-dist launch` (slurm:12)."""
+    """Show the state of each stage of RUN, or the state of JOB.
+
+    JOB is a name that `memo-dist launch` printed, for example slurm:12.
+    """
     kind, _, ident = what.partition(":")
     if kind in ("slurm", "ray") and ident:
         ctx.exit(_show_job(kind, ident, as_json, follow))

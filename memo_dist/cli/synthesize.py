@@ -30,12 +30,14 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @click.option(
     "--only-partition",
     type=click.IntRange(min=0),
-    help="Run one of synthesis.partitions, as an array task; without this option, merge them.",
+    help="Run only this partition, numbered from 0, of synthesis.partitions (for job arrays)."
+    " Without this option, the remaining partitions run and all are merged.",
 )
 @click.option(
     "--revise",
     is_flag=True,
-    help="Accept a CORPUS that changed since RUN was begun; only what changed is asked again.",
+    help="Accept a CORPUS that changed after RUN was started; only the changed parts are processed"
+    " again.",
 )
 @config_options
 def command(  # noqa: PLR0913
@@ -49,7 +51,7 @@ def command(  # noqa: PLR0913
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Read CORPUS and write RUN/reflections.jsonl.
+    """Turn CORPUS into question-answer pairs in RUN/reflections.jsonl.
 
     After a stop or a crash, the same command continues the work.
     """

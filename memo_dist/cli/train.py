@@ -30,7 +30,7 @@ def command(
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
-    """Train a memory per shard on the reflections of RUN.
+    """Train one memory per shard on the reflections of RUN.
 
     After a stop or a crash, the same command continues from the last checkpoint.
     """

@@ -37,13 +37,13 @@ class CorpusConfig:
     shards: int = key(1, at_least=1)
     """Number of bank shards K; a document's shard is sha256(id) mod K."""
     chunk_chars: int = key(2000, at_least=200)
-    """Largest chunk, in characters; chunks end on sentence borders."""
+    """Maximum chunk size, in characters; chunks end at sentence boundaries."""
     overlap_sentences: int = key(1, at_least=0)
-    """Sentences that a chunk repeats from the previous chunk."""
+    """Number of sentences that a chunk repeats from the end of the previous chunk."""
     max_document_mb: float = key(20.0, above=0)
-    """Largest file in MiB; larger ones are quarantined."""
+    """Maximum file size in MiB; larger files are quarantined."""
     max_quarantined_fraction: float = key(0.5, fraction=True, identity=False)
-    """Largest fraction of unreadable files; above it the corpus stage fails."""
+    """Maximum fraction of unreadable files; above it the corpus stage fails."""
     max_documents: int = key(0, at_least=0)
     """Read only the first N documents in id order; 0 reads all."""
 
@@ -57,11 +57,11 @@ class EndpointConfig:
     kind: str = ""
     """API of the service."""
     attempts: int = key(1, at_least=1)
-    """Most replies per request until one is valid."""
+    """Maximum number of replies per request until one is valid."""
     retries: int = key(0, at_least=0, identity=False)
-    """Most retries per request after server errors and time-outs."""
+    """Maximum number of retries per request after server errors and timeouts."""
     patience: float = key(600.0, above=0, identity=False)
-    """Seconds without a reply from any endpoint until the work ends."""
+    """Seconds without a reply from any endpoint after which the work ends."""
     model: str = ""
     """Name of the model at its endpoint; for ``transformers``, a folder or hub id."""
     structured: str = key("server", choices=("server", "prompt"))
@@ -71,23 +71,25 @@ class EndpointConfig:
     """Base URLs of equivalent endpoints (``http://127.0.0.1:8000/v1``); empty: the default URL of
     ``kind``."""
     api_key_env: str = key("", identity=False)
-    """NAME of the environment variable that holds the API key; empty: no key is sent."""
+    """Name (not value) of the environment variable that holds the API key; empty: no key is
+    sent."""
     recording: str = key("", identity=False)
-    """File of ``kind=recorded``: one JSON object per line with ``key`` and ``text``."""
+    """File for ``kind=recorded``, with one JSON object per line (``key`` and ``text``)."""
     max_in_flight: int = key(64, at_least=1, identity=False)
-    """Most concurrent requests over all workers and endpoints; the number adapts below it."""
+    """Maximum number of concurrent requests over all workers and endpoints; the actual number
+    adapts to the endpoints."""
     requests_per_minute: float = key(0.0, at_least=0, identity=False)
-    """Most requests per minute over all workers; 0: no limit."""
+    """Maximum number of requests per minute over all workers; 0: no limit."""
     tokens_per_minute: float = key(0.0, at_least=0, identity=False)
-    """Most prompt and reply tokens per minute over all workers; 0: no limit."""
+    """Maximum number of prompt and reply tokens per minute over all workers; 0: no limit."""
     request_timeout: float = key(300.0, above=0, identity=False)
-    """Seconds until a reply must be complete."""
+    """Seconds to wait for a complete reply."""
     connect_timeout: float = key(10.0, above=0, identity=False)
-    """Seconds until a connection must be established."""
+    """Seconds to wait for a connection."""
     hedge_after: float = key(0.0, at_least=0, identity=False)
-    """Multiple of the usual latency after which a request is sent a second time; 0: never."""
+    """Multiple of the usual latency after which a slow request is sent a second time; 0: never."""
     hedge_fraction: float = key(0.02, fraction=True, identity=False)
-    """Largest fraction of requests that are sent a second time."""
+    """Maximum fraction of requests that are sent a second time."""
 
 
 @dataclass
@@ -99,14 +101,15 @@ class GeneratorConfig(EndpointConfig):
     """``rules`` (built-in rules, no service), ``openai`` (any server with that API), ``anthropic``,
     ``transformers`` (a model in this process), ``recorded`` (replies in a file)."""
     attempts: int = key(4, at_least=1)
-    """Most replies per request until one is valid, including a repair turn."""
+    """Maximum number of replies per request until one is valid, including a repair turn."""
     retries: int = key(8, at_least=0, identity=False)
-    """Most retries per request after server errors and time-outs; rate limits do not count."""
+    """Maximum number of retries per request after server errors and timeouts; rate limits do not
+    count."""
     patience: float = key(600.0, above=0, identity=False)
-    """Seconds without a reply from any endpoint until the run stops; it can be resumed."""
+    """Seconds without a reply from any endpoint after which the run stops; it can be resumed."""
     max_failed_fraction: float = key(0.2, fraction=True, identity=False)
-    """Largest fraction of a step's requests without a valid reply (50 or more requests); above it
-    the step fails."""
+    """Maximum fraction of a step's requests without a valid reply; above it the step fails. Applies
+    from 50 requests on."""
     price_prompt: float = key(0.0, at_least=0, identity=False)
     """Price per million uncached prompt tokens."""
     price_cached: float = key(0.0, at_least=0, identity=False)
@@ -114,12 +117,13 @@ class GeneratorConfig(EndpointConfig):
     price_completion: float = key(0.0, at_least=0, identity=False)
     """Price per million reply tokens."""
     budget_tokens: int = key(0, at_least=0, identity=False)
-    """Prompt and reply tokens after which synthesis stops (exit code 75); 0: no limit."""
+    """Number of prompt and reply tokens after which the synthesis stops (exit code 75); 0: no
+    limit."""
     budget_money: float = key(0.0, at_least=0, identity=False)
-    """Cost of the whole synthesis, in the unit of the prices, after which it stops (exit code 75);
-    0: no limit."""
+    """Cost of the synthesis, in the unit of the prices, after which it stops (exit code 75); 0: no
+    limit."""
     drain_seconds: float = key(20.0, at_least=0, identity=False)
-    """Seconds to wait for requests in flight when a stop is requested."""
+    """Seconds to wait for the requests in flight when a stop is requested."""
 
 
 @dataclass
@@ -131,14 +135,15 @@ class ExecutiveConfig(EndpointConfig):
     """``none``, ``openai`` (any server with that API), ``anthropic``, ``transformers`` (a model in
     this process), ``recorded`` (replies in a file)."""
     attempts: int = key(2, at_least=1)
-    """Most replies per call until one is valid, including a repair turn; without a valid one the
-    call counts as failed and the protocol continues."""
+    """Maximum number of replies per call until one is valid, including a repair turn. If none is
+    valid, the call counts as failed and the protocol continues."""
     retries: int = key(4, at_least=0)
-    """Most retries per call after server errors and time-outs; rate limits do not count."""
+    """Maximum number of retries per call after server errors and timeouts; rate limits do not
+    count."""
     patience: float = key(120.0, above=0)
-    """Seconds without a reply from any endpoint until the verb ends."""
+    """Seconds without a reply from any endpoint after which the command ends."""
     max_reply_tokens: int = key(1024, at_least=64)
-    """Longest reply of the executive, in tokens."""
+    """Maximum length of a reply of the executive, in tokens."""
     temperature: float = key(0.0, at_least=0)
     """Sampling temperature; 0 is greedy."""
 
@@ -151,28 +156,30 @@ class ProtocolConfig:
     """``full``: grounding, entity identification, answer seeking, synthesis; ``one_turn``: one
     round of questions, then the answer; ``multi_turn``: a plain conversation."""
     wordings: int = key(3, at_least=1)
-    """Wordings of each question to the memory; the majority of its answers counts."""
+    """Number of wordings of each question to the memory; the majority answer counts."""
     questions: int = key(6, at_least=1)
-    """Most questions to the memory per turn."""
+    """Maximum number of questions to the memory per turn."""
     identify_turns: int = key(7, at_least=0)
-    """Most turns of entity identification."""
+    """Maximum number of turns of entity identification."""
     seek_turns: int = key(8, at_least=0)
-    """Most turns of answer seeking."""
+    """Maximum number of turns of answer seeking."""
     pivots: int = key(2, at_least=0)
-    """Most changes of candidate during answer seeking."""
+    """Maximum number of changes of the candidate during answer seeking."""
     prune_after: int = key(2, at_least=1)
-    """Consecutive unanswered questions about a candidate after which it is dropped."""
+    """Number of consecutive unanswered questions about a candidate after which it is dropped."""
     idle_turns: int = key(2, at_least=1)
-    """Consecutive turns without a new question or a valid reply after which a phase ends."""
+    """Number of consecutive turns without a new question or a valid reply after which a phase
+    ends."""
     max_calls: int = key(17, at_least=2)
-    """Most calls of the executive per user question, including the final synthesis."""
+    """Maximum number of calls of the executive per user question, including the final synthesis."""
     max_questions: int = key(60, at_least=1)
-    """Most questions to the memory per user question; wordings do not count."""
+    """Maximum number of questions to the memory per user question; further wordings of a question
+    do not count."""
     max_tokens: int = key(0, at_least=0)
-    """Tokens of executive and memory per user question after which synthesis begins; 0: no
-    limit."""
+    """Number of tokens of executive and memory per user question after which the final synthesis
+    begins; 0: no limit."""
     max_seconds: float = key(0.0, at_least=0)
-    """Seconds per user question after which synthesis begins; 0: no limit."""
+    """Seconds per user question after which the final synthesis begins; 0: no limit."""
 
 
 @dataclass
@@ -180,49 +187,53 @@ class SynthesisConfig:
     """How chunks become reflections."""
 
     partitions: int = key(4, at_least=1)
-    """Units of parallel work, fixed in the manifest of each step."""
+    """Number of partitions (units of parallel work), fixed in the manifest of each step."""
     documents_per_unit: int = key(8, at_least=1)
-    """Most documents per journal entry; a crash can lose the entry in progress. The hashes of the
-    document ids decide which documents share an entry."""
+    """Maximum number of documents per journal entry; a crash can lose the entry in progress. The
+    hashes of the document ids decide which documents share an entry."""
     steps: list[str] = field(
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )
     """Steps to run, in this order."""
     phrasings: int = key(5, at_least=1)
-    """Wordings per question, including the original."""
+    """Number of wordings per question, including the original."""
     abstain_fraction: float = key(0.15, at_least=0)
     """Number of abstention examples as a fraction of the other facts."""
     max_rejected_fraction: float = key(0.6, fraction=True, identity=False)
-    """Largest fraction of failed units; above it a step fails. Rejected candidates are only
+    """Maximum fraction of failed units; above it a step fails. Rejected candidates are only
     counted."""
     extraction: str = key("joint", choices=("joint", "separate", "anchored"))
     """Prompts that extract facts: ``joint`` (direct and indirect in one call), ``separate``, or
     ``anchored`` (questions for answers taken from the text; for small models)."""
     call_chars: int = key(8000, at_least=200)
-    """Characters of documents per call; short documents of a unit share a call."""
+    """Maximum number of characters of document text per call (a longer chunk has its own call);
+    short documents of a unit share a call."""
     pairs_per_call: int = key(40, at_least=1)
-    """Question-answer pairs per call that merges, verifies, joins or rewords."""
+    """Number of question-answer pairs per call, in the steps that merge, verify, join or reword
+    pairs."""
     max_reply_tokens: int = key(8192, at_least=64)
-    """Longest reply of the language model, in tokens."""
+    """Maximum length of a reply of the language model, in tokens."""
     anchors: int = key(10, at_least=1)
-    """Answers per chunk that ``extraction=anchored`` takes from the text."""
+    """Number of answers per chunk that ``extraction=anchored`` takes from the text."""
     coverage: float = key(0.8, fraction=True)
-    """Fraction of covered sentences below which ``direct`` repeats the call for the others."""
+    """Target fraction of sentences that reflections cover. Below it, ``direct`` repeats the call
+    for the other sentences."""
     coverage_rounds: int = key(1, at_least=0)
-    """Most repeated calls of ``direct``; 0: none."""
+    """Maximum number of repeated calls of ``direct``; 0: none."""
     group_documents: int = key(6, at_least=2)
-    """Most documents per cross-document group; small groups share a call."""
+    """Maximum number of documents per cross-document group; small groups share a call."""
     group_frequency: int = key(12, at_least=2)
-    """Most documents of a shard that may contain a name for it to form a group."""
+    """Maximum number of documents of a shard that contain a name; a more frequent name forms no
+    group."""
     groups_per_document: int = key(2, at_least=1)
-    """Most cross-document groups per document, for each way of finding groups."""
+    """Maximum number of cross-document groups per document, for each way of finding groups."""
     near_duplicate: float = key(0.8, fraction=True)
-    """Word similarity (Jaccard) from which the later of two questions with equal answer, names and
-    numbers is dropped; 1 drops only equal questions."""
+    """Minimum word similarity (Jaccard) at which the later of two questions with the same answer,
+    names and numbers is dropped; 1 drops only equal questions."""
     max_question_chars: int = key(500, at_least=1)
-    """Longest question in characters; longer ones are dropped."""
+    """Maximum length of a question in characters; longer ones are dropped."""
     max_answer_chars: int = key(800, at_least=1)
-    """Longest answer in characters; longer ones are dropped."""
+    """Maximum length of an answer in characters; longer ones are dropped."""
 
 
 @dataclass
@@ -246,17 +257,17 @@ class MemoryConfig:
     """The memory model."""
 
     base: str = "smollm2-135m"
-    """``smollm2-135m`` (built in), ``scratch``, a local folder, or a hub id."""
+    """Base model: ``smollm2-135m`` (built in), ``scratch``, a local folder, or a hub id."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     """Shape of the scratch model."""
     max_answer_tokens: int = key(48, at_least=1)
-    """Longest generated answer, in tokens."""
+    """Maximum length of a generated answer, in tokens."""
     calibration_facts: int = key(96, at_least=0)
-    """Facts with one wording held out of training to calibrate the confidence."""
+    """Number of facts of which one wording is held out of training to calibrate the confidence."""
     # Calibration happens after training, but it decides what training leaves out: identity.
     loaded_gb: float = key(0.0, at_least=0, identity=False)
-    """GiB of shard weights kept loaded while answering. Each call loads the bank's other full
-    shards one after the other; 0: as much as fits on the device."""
+    """GiB of shard weights that stay loaded while answering; 0: as much as fits on the device. Each
+    call loads the bank's other full shards one after the other."""
 
 
 @dataclass
@@ -264,24 +275,25 @@ class TrainConfig:
     """Training a shard memory."""
 
     source: str = key("reflections", choices=("reflections", "documents"))
-    """``reflections``, or ``documents``: raw text with loss on every token, for comparison."""
+    """Training data: ``reflections``, or ``documents`` (raw text with loss on every token, for
+    comparison)."""
     question_loss: str = key("auto", choices=("auto", "yes", "no"))
     """Whether the loss includes question tokens, so that a bank can select the shard in which a
-    question is likeliest: ``yes``, ``no``, or ``auto`` (with several shards)."""
+    question is most likely: ``yes``, ``no``, or ``auto`` (with several shards)."""
     question_weight: float = key(0.1, above=0)
     """Loss weight of a question token, relative to 1 for an answer token; above 0."""
     epochs: int = key(0, at_least=0)
     """Passes over the reflections of a shard; 0: 3, or 40 for a scratch base."""
     max_minutes: float = key(0.0, at_least=0)
     """Minutes of training, including those before a restart; 0: no limit. If not all steps fit, a
-    falling schedule follows the time instead of the steps."""
+    linear or cosine schedule decays with the time instead of the steps."""
     max_steps: int = key(0, at_least=0)
-    """Most optimizer steps; 0: no limit."""
+    """Maximum number of optimizer steps; 0: no limit."""
     lr: float = key(0.0, at_least=0)
     """Peak learning rate; 0: derived from the number of parameters (3e-4 for 135 M, 2e-3 for 5 M,
     7e-5 for 1.5 B), times ten for adapters."""
     schedule: str = key("constant", choices=("constant", "linear", "cosine"))
-    """``constant``, ``linear`` or ``cosine`` after the warm-up."""
+    """Learning rate after the warm-up: ``constant``, ``linear`` or ``cosine``."""
     warmup_fraction: float = key(0.05, fraction=True)
     """Fraction of the steps over which the learning rate rises."""
     weight_decay: float = key(0.01, at_least=0)
@@ -297,8 +309,8 @@ class TrainConfig:
     trained_layers: int = key(0, at_least=0)
     """Train only the last N decoder layers; 0: all layers."""
     keep_activations_gb: float = key(4.0, at_least=0)
-    """Largest size in GB of frozen layers' activations on disk, so that these layers run only once;
-    0: they run in every epoch."""
+    """Maximum size in GB of frozen layers' activations on disk. Stored activations let these layers
+    run only once; 0: the layers run in every epoch."""
     method: str = key("full", choices=("full", "lora"))
     """``full`` fine-tuning, or ``lora`` (adapters, with about ten times the learning rate)."""
     lora_rank: int = key(16, at_least=1)
@@ -314,10 +326,10 @@ class TrainConfig:
     compile: bool = key(False, identity=False)
     """Compile each decoder layer with torch.compile: slower start (one minute), faster on GPUs."""
     dry_batch: str = key("auto", choices=("auto", "always", "never"), identity=False)
-    """Run one row of full length before training, so that a lack of memory shows in the first
-    minute: ``always``, ``never`` or ``auto`` (on GPUs)."""
+    """Run one row of full length before training, so that an out-of-memory error appears in the
+    first minute: ``always``, ``never`` or ``auto`` (on GPUs)."""
     deepspeed: str = key("", identity=False)
-    """DeepSpeed JSON file, merged over the generated configuration; empty: none."""
+    """DeepSpeed JSON file that is merged over the generated configuration; empty: none."""
     precision: str = key("auto", choices=("auto", "fp32", "bf16"))
     """``fp32``, ``bf16`` or ``auto`` (bf16 on GPUs that support it, else fp32)."""
     checkpoint_minutes: float = key(10.0, at_least=0, identity=False)
@@ -329,18 +341,19 @@ class TrainConfig:
     async_checkpoint: bool = key(True, identity=False)
     """Write checkpoints from a copy in host memory while training continues."""
     max_failures: int = key(3, at_least=0, identity=False)
-    """Most worker failures per launch from which training recovers."""
+    """Maximum number of worker failures per launch from which training recovers."""
     max_stalled_starts: int = key(10, at_least=0, identity=False)
-    """Consecutive starts without a new checkpoint after which a start is refused; 0: never."""
-    eval_steps: int = key(0, at_least=0)
-    """Optimizer steps between measurements of exact recall; 0: not by steps."""
-    eval_minutes: float = key(0.0, at_least=0)
-    """Minutes of training between measurements of exact recall; 0: not by time."""
-    eval_sample: int = key(128, at_least=1)
-    """Reflections per measurement, from the trained ones and from the held-out wordings each."""
-    eval_patience: int = key(0, at_least=0)
-    """Measurements without better recall of held-out wordings after which training ends; 0:
+    """Number of consecutive starts without a new checkpoint after which a start is refused; 0:
     never."""
+    eval_steps: int = key(0, at_least=0)
+    """Optimizer steps between measurements of exact recall; 0: no measurements by steps."""
+    eval_minutes: float = key(0.0, at_least=0)
+    """Minutes of training between measurements of exact recall; 0: no measurements by time."""
+    eval_sample: int = key(128, at_least=1)
+    """Number of trained reflections, and of held-out wordings, per measurement."""
+    eval_patience: int = key(0, at_least=0)
+    """Number of measurements without better recall of held-out wordings after which training ends;
+    0: never."""
     eval_target: float = key(0.0, fraction=True)
     """Recall of trained reflections, as a fraction, at which training ends; 0: never."""
     select: str = key("last", choices=("last", "recall"))
@@ -352,16 +365,19 @@ class ExportConfig:
     """The exported memory."""
 
     dtype: str = key("auto", choices=("auto", "float32", "bfloat16"))
-    """``float32``, ``bfloat16`` or ``auto`` (the training precision)."""
+    """Precision of the exported weights: ``float32``, ``bfloat16`` or ``auto`` (the training
+    precision)."""
     adapter: str = key("folded", choices=("folded", "kept"))
     """Export of LoRA training: ``folded`` into the base weights (a full model), or ``kept`` as a
     PEFT adapter. The adapters of a bank share one base in memory."""
     reword: bool = True
     """Answer each question a second time in keyword form and keep the answer with the higher
-    confidence: higher recall, twice the work. Set it before export, which calibrates for it."""
+    confidence. This raises recall and doubles the work. Set it before ``export``, because the
+    calibration depends on it."""
     refusal: float = key(0.8, fraction=True)
-    """Fraction of held-out abstention questions below the confidence threshold. A higher value
-    gives fewer wrong answers to questions outside the documents, and fewer answers overall."""
+    """Target fraction of held-out abstention questions below the confidence threshold. A higher
+    value gives fewer wrong answers to questions outside the documents, and fewer answers
+    overall."""
 
 
 @dataclass
@@ -387,8 +403,8 @@ class PlanConfig:
     """Assumptions of ``memo-dist plan``; never part of a result's identity."""
 
     sample_documents: int = key(20, at_least=1)
-    """Documents in the sample for the rules generator, chosen by the hash of their id; all if
-    there are fewer."""
+    """Number of documents in the sample for the rules generator, chosen by the hash of their id;
+    all if there are fewer."""
     recall: float = key(0.9, above=0, fraction=True)
     """Target recall on unseen wordings, above 0 and below 1."""
     law: str = ""
@@ -397,18 +413,18 @@ class PlanConfig:
     characters: int = key(0, at_least=0)
     """Scale the plan to a corpus of this many characters; 0: the size of the corpus."""
     bits_per_character: float = key(1.0, above=0)
-    """Bits per character of an answer; the plan's range is 0.6 to 1.3 times this value."""
+    """Assumed bits per character of an answer; the plan's range is 0.6 to 1.3 times this value."""
     utilization: float = key(0.2, above=0, fraction=True)
-    """Fraction of a GPU's dense bf16 peak performance reached in training."""
+    """Assumed fraction of a GPU's dense bf16 peak performance that training reaches."""
     ranks: int = key(8, at_least=1)
-    """Ranks per shard, for the plan's ZeRO rows."""
+    """Ranks per shard, for the plan's estimates with ZeRO."""
     batch: int = key(16, at_least=1)
     """Questions per batch, for the GPU memory of inference."""
     context: int = key(2048, at_least=1)
     """Context tokens per question, for the GPU memory of inference."""
     backbone_parameters: float = key(7e9, above=0)
-    """Parameters of the backbone if ``fusion.backbone`` names no model on this machine; its shape
-    is then 32 layers and 8 key-value heads of width 128."""
+    """Number of parameters of the backbone if ``fusion.backbone`` is not a model on this machine.
+    The plan then assumes 32 layers and 8 key-value heads of width 128."""
     bootstrap: int = key(1000, at_least=100)
     """Bootstrap resamples of documents for the confidence intervals."""
 
@@ -420,23 +436,23 @@ class ClusterConfig:
     address: str = ""
     """Address of a running Ray cluster; empty: start one on this machine."""
     launcher: str = key("auto", choices=("auto", "ray", "ranks", "process"))
-    """How training ranks start: ``ray``; ``ranks``: this process is one of several that torchrun,
-    deepspeed or srun started; ``process``: one rank in this process; ``auto``: ``ranks`` if the
-    rank environment variables are set, else ``ray``."""
+    """How training ranks are started: ``ray``: by Ray; ``ranks``: by torchrun, deepspeed or srun,
+    and this process is one of them; ``process``: one rank in this process; ``auto``: ``ranks`` if
+    the rank environment variables are set, else ``ray``."""
     workers: int = key(0, at_least=0)
-    """Training ranks per shard; 0: the GPUs divided among the shards that train side by side, or 1
+    """Training ranks per shard; 0: the GPUs divided among the shards that train in parallel, or 1
     on a CPU."""
     shards_at_once: int = key(0, at_least=0)
-    """Shards of a bank that train side by side; 0: as many as fit."""
+    """Number of shards of a bank that train in parallel; 0: as many as fit."""
     synthesis_workers: int = key(0, at_least=0)
     """Ray workers for synthesis; 0: one per core."""
     threads: int = key(0, at_least=0)
-    """Threads per training rank; 0: cores / workers."""
+    """Threads per training rank; 0: the cores divided among all ranks that run in parallel."""
     nodes: int = key(0, at_least=0)
     """Ray nodes that must join before work begins; 0: use the nodes that have joined."""
     start_timeout: float = key(180.0, above=0)
-    """Seconds to wait for Ray, its nodes, ranks and placement; then the run fails and names what is
-    missing."""
+    """Seconds to wait for Ray, its nodes, the ranks and their resources. Then the run fails with a
+    message that names what is missing."""
 
 
 @dataclass
@@ -448,7 +464,7 @@ class LaunchConfig:
     over all nodes of the job); ``array`` (one task per partition); ``chain`` (encode as dependent
     jobs); ``auto``: chosen by verb and nodes."""
     job_name: str = ""
-    """Job name; empty: ``memo-`` and the recipe."""
+    """Job name; empty: ``memo-`` followed by the recipe."""
     nodes: int = key(1, at_least=1)
     """Number of nodes per job."""
     tasks_per_node: int = key(0, at_least=0)
@@ -469,11 +485,11 @@ class LaunchConfig:
     """Seconds before the time limit at which Slurm signals the job to save; the signal may arrive
     up to a minute early."""
     max_stalled: int = key(1, at_least=0)
-    """Most consecutive requeues without progress of the run."""
+    """Maximum number of consecutive requeues without progress of the run."""
     retries: int = key(2, at_least=0)
-    """Most restarts of a failed array task."""
+    """Maximum number of restarts of a failed array task."""
     array_at_once: int = key(0, at_least=0)
-    """Most array tasks that run side by side; 0: no limit."""
+    """Maximum number of array tasks that run in parallel; 0: no limit."""
     sbatch: list[str] = field(default_factory=list)
     """Further sbatch options, one per item: ``--qos=high``."""
     setup: list[str] = field(default_factory=list)
@@ -487,16 +503,16 @@ class LaunchConfig:
     log_folder: str = ""
     """Folder for job logs; empty: the submission folder."""
     ray_start: str = key("nodes", choices=("nodes", "symmetric"))
-    """How recipe ``ray`` starts Ray: ``nodes`` (several jobs may share a node) or ``symmetric``
+    """How the recipe ``ray`` starts Ray: ``nodes`` (several jobs may share a node) or ``symmetric``
     (``ray symmetric-run``: whole nodes only; at its end it stops every Ray process there)."""
     ray_address: str = ""
     """Dashboard URL of the running cluster for ``launch ray``: ``http://HEAD:8265``."""
     rendezvous: str = ""
     """``HOST:PORT`` of the first machine, for ``launch torchrun`` on several nodes."""
     questions: str = ""
-    """Questions file that recipe ``chain`` evaluates at the end; empty: no evaluation."""
+    """Questions file that the recipe ``chain`` evaluates at the end; empty: no evaluation."""
     queue_minutes: float = key(1440.0, above=0)
-    """Minutes in the queue after which ``--wait`` cancels a job."""
+    """Minutes in the queue after which ``--wait`` cancels the job."""
 
 
 @dataclass
@@ -504,8 +520,8 @@ class TrackConfig:
     """Experiment trackers that mirror ``metrics.jsonl``; their failure never stops a run."""
 
     to: list[str] = key([], names=TRACKERS)
-    """Trackers: ``tensorboard``, ``wandb``, ``mlflow`` (each an optional dependency). Credentials
-    come from the environment."""
+    """Trackers: ``tensorboard``, ``wandb``, ``mlflow`` (each is an optional dependency).
+    Credentials come from the environment."""
     project: str = "memo-dist"
     """Name of the W&B project or MLflow experiment."""
 
