@@ -87,7 +87,7 @@ def existing_run(root: Path) -> tuple[RunFolder, Config]:
         raise UsageError(
             f"{root} is not a run folder (no config.yaml); `memo-dist encode` makes one"
         )
-    return run, load_config([run.config])
+    return run, load_config(stored=run.config)
 
 
 def _check_folder(run: RunFolder, resume: str) -> None:
@@ -113,7 +113,7 @@ def _check_config(run: RunFolder, config: Config) -> None:
     """Refuse other values for keys that decided the result of a stage that has begun."""
     if not run.config.exists():
         return
-    old = load_config([run.config])
+    old = load_config(stored=run.config)
     for stage in started_stages(run):
         changed = changed_keys(old, config, stage)
         if changed:
