@@ -154,7 +154,7 @@ def shared_run(
     """Be one of several processes that write different files of a run, while the block lasts.
 
     The first one prepares the run alone, as :func:`open_run` would; the others wait for that.
-    While they work nobody can be the run's only writer.
+    While they work no process can be the run's only writer.
 
     Args:
         root: the run folder.

@@ -139,7 +139,7 @@ def test_dry_run_and_run_tell_the_need_and_refuse_what_cannot_fit(tmp_path):
     told = memo_dist("encode", corpus, "--run", run, "--dry-run", "memory.base=scratch")
     assert told.returncode == 0, told.stderr
     line = next(line for line in told.stdout.splitlines() if line.startswith("need "))
-    assert "GiB a rank (fp32, ZeRO 0, 1 rank(s)): " in line
+    assert "GiB per rank (fp32, ZeRO 0, 1 rank(s)): " in line
     assert "runtime 0.6" in line
     huge = ("memory.base=scratch", "memory.scratch.hidden_size=8192", "memory.scratch.layers=300")
     refused = memo_dist("encode", corpus, "--run", run, *huge)

@@ -221,7 +221,7 @@ def _hyperparameters(
     return {
         "trained on": train.source,
         "loss on questions": trained_job(run, shard).train.question_loss,
-        "epochs asked": train.epochs,
+        "epochs planned": train.epochs,
         "optimizer steps": state.step,
         "tokens read": state.consumed_tokens,
         "trained tokens": state.trained_tokens,

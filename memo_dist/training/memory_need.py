@@ -123,7 +123,7 @@ class MemoryNeed:
         return sum(self.host.values())
 
     def __str__(self) -> str:
-        text = f"{self.device_bytes / GIB:.2f} GiB a rank ({self.label}): {_parts(self.device)}"
+        text = f"{self.device_bytes / GIB:.2f} GiB per rank ({self.label}): {_parts(self.device)}"
         if self.host:
             text += f"; offloaded to the host {self.host_bytes / GIB:.2f} GiB: {_parts(self.host)}"
         return text
