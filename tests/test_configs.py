@@ -131,6 +131,8 @@ def test_what_is_printed_loads_again(tmp_path):
         ("epochs=3", "unknown key 'epochs'"),
         ("train.epochs=three", "train.epochs='three' has the wrong type"),
         ("train.epochs=2.5", "train.epochs=2.5 has the wrong type"),
+        ("synthesis.steps=direct", "write a list, as synthesis.steps=[a,b]"),
+        ("launch.setup=. ${HOME}/env", "write a list, as launch.setup=[a,b]"),
         ("train.epochs=null", "train.epochs"),
         ("train.lr=[1]", "train.lr"),
         ("train=3", "'train' is a group of keys"),

@@ -225,6 +225,10 @@ def _check_shapes(addition: dict[str, Any], where: str) -> None:
             raise UsageError(f"{where}: '{key}' is a group of keys, not a value ({value!r})")
         if isinstance(defaults[key], str) and not isinstance(value, str):
             raise UsageError(f"{where}: {key}={value!r} must be text; put it in quotes")
+        if isinstance(defaults[key], list) and not isinstance(value, list):
+            raise UsageError(
+                f"{where}: {key}={value!r} has the wrong type: write a list, as {key}=[a,b]"
+            )
 
 
 def _prefixes(keys: Sequence[str]) -> set[str]:
