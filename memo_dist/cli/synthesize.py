@@ -35,7 +35,7 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @click.option(
     "--revise",
     is_flag=True,
-    help="Accept a CORPUS that changed since RUN was begun; only what changed is asked again.",
+    help="Accept a CORPUS that changed since RUN was begun; only what changed is generated again.",
 )
 @config_options
 def command(  # noqa: PLR0913
