@@ -34,7 +34,7 @@ class MemoryCard:
         calibration: the confidence's calibration.
         parameters: number of weights (of an adapter: its own).
         adapter: whether it is a PEFT adapter on the base.
-        final_loss: loss of the last optimizer step, nats a trained token, when known.
+        final_loss: loss of the last optimizer step, nats per trained token, when known.
         weights_hash: hash of the exported weights.
         version: version of memo_dist.
     """

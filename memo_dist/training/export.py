@@ -238,7 +238,7 @@ def _hyperparameters(
 
 
 def _final_loss(run: RunFolder, shard: int) -> float | None:
-    """Loss of the last optimizer step, in nats a trained token."""
+    """Loss of the last optimizer step, in nats per trained token."""
     metrics = run.train(shard) / "metrics.jsonl"
     losses = [row["loss"] for row in atomic.read_jsonl(metrics) if "loss" in row]
     return losses[-1] if losses else None
