@@ -7,15 +7,15 @@ run that the API made, and the other way round. Errors are the classes of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 from typing import TYPE_CHECKING, Any, Self
 
 from memo_dist.answers.answer import Answer
-from memo_dist.config import Config, load_config
+from memo_dist.config import load_config
 from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT
 from memo_dist.stages.state import require
@@ -40,6 +40,8 @@ def encode(
 
     The same call again continues a run that was stopped or killed, and finds a finished one done.
     Ray runs for the duration of the call, or on the cluster that ``cluster.address`` names.
+    Called in the main thread, it handles SIGINT, SIGTERM and SIGUSR1 until it returns: the first
+    one saves and ends the call with an error.
 
     Args:
         corpus: a folder or file of .txt .md .html .pdf .jsonl .parquet.
@@ -56,13 +58,16 @@ def encode(
         UsageError: a path, key or value is wrong; the run was started with another
             configuration, or another process writes into it.
         RunError: a stage failed. What is finished stays.
+        StoppedError, InterruptedRunError: a signal came (the latter: Ctrl-C) and the state is
+            saved; the same call continues.
     """
-    config = _config(map(Path, config_files), settings)
+    config = load_config([Path(file) for file in config_files], settings or {})
     # Imported here: a wrong key is refused before torch is imported.
     from memo_dist import pipeline
+    from memo_dist.cluster.stop import STOP
 
     pipeline.check_before(config)
-    with open_run(Path(run), config, resume) as folder:
+    with STOP.installed(), open_run(Path(run), config, resume) as folder:
         pipeline.encode(folder, config, Path(corpus), resume)
     return Bank(run)
 
@@ -97,11 +102,12 @@ class Bank:
 
         self._run, _ = existing_run(Path(run))
         require(self._run, EXPORT)
-        self._config = _config([self._run.config], settings)
+        self._config = load_config((), settings or {}, stored=self._run.config)
         check_mode(mode, self._config)
         self.mode = mode
         self._opened: Answerer | None = None
-        self._opening = Lock()
+        self._calls = 0
+        self._changed = Condition()
 
     def ask(self, question: str) -> Answer:
         """Answer one question.
@@ -131,14 +137,19 @@ class Bank:
         Raises:
             UsageError, RunError: see :meth:`ask`.
         """
-        return self._answerer().answer(questions)
+        with self._answerer() as answerer:
+            return answerer.answer(questions)
 
     def close(self) -> None:
-        """Release the models; the next question loads them again."""
-        with self._opening:
+        """Wait for the calls of other threads, then release the models.
+
+        The next question loads them again.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls)
             opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
+            if opened is not None:
+                opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -146,18 +157,21 @@ class Bank:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answerer(self) -> Answerer:
+    @contextmanager
+    def _answerer(self) -> Iterator[Answerer]:
+        """The open answerer, which stays open until the block ends."""
         from memo_dist.answering import open_answerer
         from memo_dist.observability.logs import quiet_libraries
 
-        with self._opening:
+        with self._changed:
             if self._opened is None:
                 quiet_libraries()
                 self._opened = open_answerer(self._run, self._config, self.mode)
-            return self._opened
-
-
-def _config(files: Iterator[Path] | Sequence[Path], settings: Settings | None) -> Config:
-    """Files, then settings; values go through the rules of the command line."""
-    texts = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    return load_config(list(files), texts)
+            opened = self._opened
+            self._calls += 1
+        try:
+            yield opened
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()

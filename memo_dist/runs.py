@@ -87,7 +87,7 @@ def existing_run(root: Path) -> tuple[RunFolder, Config]:
         raise UsageError(
             f"{root} is not a run folder (no config.yaml); `memo-dist encode` makes one"
         )
-    return run, load_config([run.config])
+    return run, load_config(stored=run.config)
 
 
 def _check_folder(run: RunFolder, resume: str) -> None:
@@ -113,7 +113,7 @@ def _check_config(run: RunFolder, config: Config) -> None:
     """Refuse other values for keys that decided the result of a stage that has begun."""
     if not run.config.exists():
         return
-    old = load_config([run.config])
+    old = load_config(stored=run.config)
     for stage in started_stages(run):
         changed = changed_keys(old, config, stage)
         if changed:
@@ -154,7 +154,7 @@ def shared_run(
     """Be one of several processes that write different files of a run, while the block lasts.
 
     The first one prepares the run alone, as :func:`open_run` would; the others wait for that.
-    While they work nobody can be the run's only writer.
+    While they work no process can be the run's only writer.
 
     Args:
         root: the run folder.

@@ -6,12 +6,15 @@ import json
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 
 import pytest
 from cli import TINY, environment, memo_dist, tiny_corpus, tiny_questions
 
-from memo_dist import Answer, Bank, encode
+from memo_dist import Answer, Bank, answering, encode
+from memo_dist.answering import Answered, Answerer
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 
@@ -74,6 +77,35 @@ def test_a_closed_bank_answers_again(encoded):
     bank.close()
     assert bank.ask(arguments[2]).text == first.text
     bank.close()
+
+
+def test_closing_waits_for_the_calls_of_other_threads(tmp_path, monkeypatch):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "bank.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("")
+    asked, go_on, events = Event(), Event(), []
+
+    class Slow(Answerer):
+        def answer(self, questions):
+            asked.set()
+            assert go_on.wait(20)
+            events.append("answered")
+            return [Answered(Answer("Lund", 1.0, False, (), (0,), 0.0, 1)) for _ in questions]
+
+        def close(self):
+            events.append("closed")
+
+    monkeypatch.setattr(answering, "open_answerer", lambda *_: Slow())
+    bank = Bank(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(bank.ask, "Where?")
+        assert asked.wait(20)
+        closed = pool.submit(bank.close)
+        assert wait([closed], timeout=0.2).not_done
+        go_on.set()
+        assert answer.result().text == "Lund"
+        closed.result()
+    assert events == ["answered", "closed"]
 
 
 @pytest.mark.parametrize(

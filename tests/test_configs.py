@@ -131,6 +131,8 @@ def test_what_is_printed_loads_again(tmp_path):
         ("epochs=3", "unknown key 'epochs'"),
         ("train.epochs=three", "train.epochs='three' has the wrong type"),
         ("train.epochs=2.5", "train.epochs=2.5 has the wrong type"),
+        ("synthesis.steps=direct", "write a list, as synthesis.steps=[a,b]"),
+        ("launch.setup=. ${HOME}/env", "write a list, as launch.setup=[a,b]"),
         ("train.epochs=null", "train.epochs"),
         ("train.lr=[1]", "train.lr"),
         ("train=3", "'train' is a group of keys"),
@@ -381,3 +383,35 @@ def test_config_verb_prints_the_resolved_tree(capsys):
     tree = yaml.safe_load(capsys.readouterr().out)
     assert tree["train"]["epochs"] == 7
     assert set(tree) == set(asdict(Config()))
+
+
+def test_the_old_name_of_a_value_is_accepted_and_noticed_once(tmp_path, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text("generator: {kind: embedded}\n")
+    for _ in range(2):
+        assert load_config([file]).generator.kind == "rules"
+    assert capsys.readouterr().err.count("is called generator.kind=rules now") == 1
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text("generator: {kind: embedded}\n")
+    assert load_config(stored=run_file).generator.kind == "rules"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("memory.base", "./mémoire \U0001f9e0: #1", "./mémoire \U0001f9e0: #1"),
+        ("memory.base", Path("models") / "base", "models/base"),
+        ("train.lr", 1e-5, 1e-5),
+        ("synthesis.steps", ("direct", "indirect"), ["direct", "indirect"]),
+    ],
+)
+def test_settings_of_a_program_arrive_as_they_are(key, value, read):
+    assert lookup(load_config((), {key: value}), key) == read
+
+
+def test_wrong_settings_of_a_program_are_refused():
+    with pytest.raises(UsageError, match=r"settings: train\.epochs=None has the wrong type"):
+        load_config((), {"train.epochs": None})
+    with pytest.raises(UsageError, match=r"settings: .*object"):
+        load_config((), {"train.epochs": object()})

@@ -163,6 +163,10 @@ def test_a_damaged_artifact_is_built_again(tmp_path):
     (tmp_path / "out" / "chunks.jsonl").write_text("")
     build_corpus(source, tmp_path / "out", CorpusConfig())
     assert files_of(tmp_path / "out") == before
+    documents = tmp_path / "out" / "documents.jsonl"
+    documents.write_bytes(documents.read_bytes()[:-9])  # ends inside a row
+    build_corpus(source, tmp_path / "out", CorpusConfig())
+    assert files_of(tmp_path / "out") == before
 
 
 def test_a_run_inside_the_corpus_is_refused(tmp_path):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from memo_dist.config import schema
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
+from memo_dist.evaluation import baselines
 from memo_dist.evaluation.baselines import Bm25, ClosedBook, Oracle, ReaderSettings, abstains
 from memo_dist.evaluation.questions import Question
 from memo_dist.models.reader import Reader
@@ -155,3 +157,7 @@ def test_identity_follows_what_decides_the_answers(reader):
 def test_a_base_that_does_not_know_abstains(text):
     assert abstains(text)
     assert not abstains("Ada Venn, I think.")
+
+
+def test_every_baseline_of_the_configuration_can_be_built():
+    assert tuple(baselines.BASELINES) == schema.BASELINES

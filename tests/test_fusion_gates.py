@@ -158,7 +158,7 @@ def test_a_gate_is_saved_and_refused_elsewhere(tmp_path):
     with pytest.raises(UsageError, match="fitted for backbone aa, this is cc"):
         LearnedGate.load(tmp_path, {"backbone": "cc", "memory": "bb"})
     (tmp_path / "gate.safetensors").write_bytes(b"junk")
-    with pytest.raises(UsageError, match="is no gate"):
+    with pytest.raises(UsageError, match="is not a gate"):
         LearnedGate.load(tmp_path, {})
 
 

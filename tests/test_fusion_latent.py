@@ -406,7 +406,7 @@ def test_a_connector_of_another_format_is_refused_and_would_be_trained_again(
     shutil.copytree(folder_of(run), folder)
     card = atomic.read_json(folder / "connector.json")
     atomic.write_json(folder / "connector.json", card | {"schema_version": 1})
-    with pytest.raises(UsageError, match="of format 1, 2 is wanted; run memo-dist fuse"):
+    with pytest.raises(UsageError, match="of format 1, not 2; run memo-dist fuse"):
         load_connector(folder, {})
     config, base = Config(), SimpleNamespace(weights_hash="a", path="b", name="c")
     now = connector_job(run, config, base, 1).identity

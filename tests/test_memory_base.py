@@ -138,10 +138,10 @@ def test_wrong_wheels_are_refused_and_leave_nothing(
     cache, wheel = tmp_path / "cache", tmp_path / "x.whl"
     monkeypatch.setenv(smollm2.CACHE_ENV, str(cache))
     monkeypatch.setenv(smollm2.WHEEL_ENV, str(wheel))
-    with pytest.raises(UsageError, match="is no file"):
+    with pytest.raises(UsageError, match="is not a file"):
         smollm2.load_smollm2()
     wheel.write_bytes(b"not a zip")
-    with pytest.raises(UsageError, match="is no wheel"):
+    with pytest.raises(UsageError, match="is not a wheel"):
         smollm2.load_smollm2()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("../../escape.gguf", b"GGUF")

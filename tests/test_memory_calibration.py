@@ -143,5 +143,5 @@ def test_foreign_files_are_refused(tmp_path: Path, change: dict[str, object]) ->
     replace(default_calibration(), counts={"right": 1}).save(tmp_path)
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(UsageError, match="no calibration that this version reads"):
+    with pytest.raises(UsageError, match="not a calibration that this version reads"):
         Calibration.load(tmp_path)

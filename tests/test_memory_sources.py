@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+
+import bm25s
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.io import atomic
@@ -118,3 +122,24 @@ def test_card_of_other_bases_claims_no_licence_and_shows_no_path() -> None:
         assert "\nx: y" not in text
     assert "random weights" in render_card(replace(CARD, base=scratch))
     assert "base_model" not in render_card(replace(CARD, base=local))
+
+
+def test_threads_that_look_up_while_the_index_is_built_find_the_same(monkeypatch) -> None:
+    index, building, go_on = SourceIndex(FACTS), Event(), Event()
+    plain = bm25s.BM25.index
+
+    def slow(self, *given, **named):
+        if not building.is_set():
+            building.set()
+            assert go_on.wait(20)
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(bm25s.BM25, "index", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(index.find, "Who runs the Tarn plant?", "Ida Brandt")
+        assert building.wait(20)
+        try:
+            second = index.find("Who runs the Tarn plant?", "Ida Brandt")
+        finally:
+            go_on.set()
+        assert first.result() == second == ("tarn",)

@@ -144,7 +144,7 @@ def test_plan_names_the_memory():
     [("./nope", "memory.base='./nope'"), ("scratch", "the reader of evaluate.baselines='./none'")],
 )
 def test_the_baselines_reader_names_what_chose_it(base, named, tmp_path, monkeypatch):
-    monkeypatch.setattr(methods, "EMBEDDED_BASE", "./none")
+    monkeypatch.setattr(methods, "BUILT_IN_BASE", "./none")
     config = Config()
     config.memory.base, config.evaluate.baselines = base, ["closed_book"]
     with pytest.raises(UsageError) as refused:

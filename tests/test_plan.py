@@ -273,7 +273,7 @@ def test_missing_corpus(capsys, tmp_path):
         ({"x0": 3}, "x0=3 must be [value, low, high]"),
         ({"s": [0, 0, 0]}, "s=0.0 must be above 0"),
         ({"exposures": "many"}, "exposures=many"),
-        ({"schema_version": 9}, "no law file of schema_version 1"),
+        ({"schema_version": 9}, "not a law file of schema_version 1"),
         ({"spread": -1}, "spread=-1 must be at least 0"),
         ({"recipe": 3}, "recipe.vocabulary=None must be a number"),
         ({"recipe": {**RECIPE.to_json(), "lr": "fast"}}, "recipe.lr=fast must be a number"),

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from memo_dist.io.hashing import sha256_text
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm import request_store
 from memo_dist.llm.records import Attempt, RequestJournal
 from memo_dist.llm.request_store import RequestStore, close_journals
+from memo_dist.stages.records import SYNTHESIS
+from memo_dist.stages.state import files
+from memo_dist.synthesis.worker import store_path
 
 
 def attempts(name: str, count: int = 1, settled: bool = True) -> list[Attempt]:
@@ -117,3 +121,11 @@ def test_a_kill_before_the_journals_went_loses_nothing(tmp_path, monkeypatch: py
     close_journals([path], store)
     assert store.read_bytes() == once
     assert not path.exists()
+
+
+def test_the_record_of_the_synthesis_names_the_store_as_text(tmp_path):
+    run = RunFolder(tmp_path)
+    store = store_path(run, "direct")
+    store.parent.mkdir(parents=True)
+    close_journals([journal(tmp_path / "journal", attempts("a"))], store)
+    assert store in files(run, SYNTHESIS.texts)

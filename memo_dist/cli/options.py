@@ -54,12 +54,9 @@ def resolve(
     config_files: tuple[Path, ...], overrides: tuple[str, ...], run_folder: Path | None = None
 ) -> Config:
     """Defaults, then the run's own configuration (if given), then files, then overrides."""
-    files = list(config_files)
-    if run_folder is not None:
-        stored = run_folder / "config.yaml"
-        if stored.exists():
-            files.insert(0, stored)
-    return load_config(files, overrides)
+    stored = run_folder / "config.yaml" if run_folder is not None else None
+    known = stored if stored is not None and stored.exists() else None
+    return load_config(config_files, overrides, stored=known)
 
 
 def check_resume(resume: str) -> str:

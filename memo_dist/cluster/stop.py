@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from memo_dist.errors import InterruptedRunError, MemoDistError, StoppedError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopFlag:
@@ -35,8 +39,25 @@ class StopFlag:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, self._handle)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals while the block lasts; then the program's own handlers are back.
+
+        The flag is down at the beginning and at the end: an earlier stop does not end later work.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.getsignal(number) for number in _SIGNALS} if main else {}
+        self._signal = None
+        self.install()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            self._signal = None
 
     def leave(self) -> None:
         """Let no SIGUSR1 that comes now end the process before its exit code is out.

@@ -8,8 +8,9 @@ https://github.com/omry/omegaconf/issues/377
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,38 @@ from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {"generator.kind": {"embedded": "rules"}}
-"""{key: {an earlier version's value: today's}}; the old value is accepted with a notice."""
+"""{key: {an earlier version's value: today's}}. The old value is accepted, with a notice.
+
+In a run's own file it is accepted without one."""
 
 
 def load_config(
-    files: Sequence[Path] = (), overrides: Sequence[str] = (), check: bool = True
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    check: bool = True,
+    stored: Path | None = None,
 ) -> Config:
-    """Resolve the configuration: defaults < ``files`` in order < ``overrides`` (``a.b=value``).
+    """Resolve the configuration: defaults < ``stored`` < ``files`` in order < ``overrides``.
+
+    Args:
+        files: YAML files of the user.
+        overrides: ``a.b=value`` as typed, or {dotted key: value}.
+        check: apply the rules, too.
+        stored: a run's own configuration; an earlier version's values are taken without notice.
 
     Raises:
         UsageError: a file is missing or not YAML, a key is unknown, a value has the wrong type
             or breaks a rule; names the key and what exists.
     """
     tree = _default_tree()
+    if stored is not None:
+        tree = _merge(tree, _read_yaml(stored), str(stored), notice=False)
     for file in files:
         tree = _merge(tree, _read_yaml(file), str(file))
-    if overrides:
-        tree = _merge(tree, _parse_overrides(overrides), "command line")
+    if isinstance(overrides, Mapping):
+        tree = _merge(tree, _nested(overrides.items()), "settings")
+    elif overrides:
+        tree = _merge(tree, _nested(map(_parse_override, overrides)), "command line")
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     if check:
@@ -101,21 +117,27 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def _parse_override(item: str) -> tuple[str, Any]:
+    """(dotted key, value) of ``key=value``."""
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override '{item}' is not of the form key=value")
+    if text == "None":
+        raise UsageError(f"override '{item}': write {key}=null for no value")
+    return key, _parse_value(text, item)
+
+
+def _nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Groups of groups, from dotted keys."""
     nested: dict[str, Any] = {}
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UsageError(f"override '{item}' is not of the form key=value")
-        if text == "None":
-            raise UsageError(f"override '{item}': write {key}=null for no value")
+    for key, value in values:
         node = nested
         parts = key.split(".")
         for part in parts[:-1]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise UsageError(f"override '{item}': '{part}' was given a value before")
-        node[parts[-1]] = _parse_value(text, item)
+                raise UsageError(f"override '{key}': '{part}' was given a value before")
+        node[parts[-1]] = value
     return nested
 
 
@@ -126,9 +148,11 @@ def _parse_value(text: str, item: str) -> Any:
         raise UsageError(f"override '{item}': the value is not YAML: {error}") from None
 
 
-def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig:
+def _merge(
+    tree: DictConfig, addition: dict[str, Any], where: str, notice: bool = True
+) -> DictConfig:
     _check_keys(addition, where)
-    read = _plain(_with_new_names(addition, where))
+    read = _plain(_with_new_names(addition, where, notice))
     _check_shapes(read, where)
     try:
         return OmegaConf.merge(tree, read)  # type: ignore[return-value]
@@ -141,20 +165,21 @@ def _merge(tree: DictConfig, addition: dict[str, Any], where: str) -> DictConfig
         raise UsageError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
-def _with_new_names(addition: dict[str, Any], where: str) -> dict[str, Any]:
+def _with_new_names(addition: dict[str, Any], where: str, notice: bool) -> dict[str, Any]:
     """``addition`` with the values of earlier versions replaced (:data:`RENAMED_VALUES`)."""
     for key, names in RENAMED_VALUES.items():
         group, _, field = key.rpartition(".")
         node = addition.get(group)
         old = node.get(field) if isinstance(node, dict) else None
         if isinstance(old, str) and old in names:
-            _tell_new_name(key, old, names[old], where)
+            if notice:
+                _print_new_name(key, old, names[old], where)
             addition = {**addition, group: {**addition[group], field: names[old]}}
     return addition
 
 
 @cache
-def _tell_new_name(key: str, old: str, new: str, where: str) -> None:
+def _print_new_name(key: str, old: str, new: str, where: str) -> None:
     """Print a notice once per process and place."""
     print(f"memo-dist: {where}: {key}={old} is called {key}={new} now", file=sys.stderr)
 
@@ -166,10 +191,12 @@ def _plain(value: Any, key: str = "") -> Any:
     """
     if isinstance(value, dict):
         return {k: _plain(item, f"{key}.{k}" if key else str(k)) for k, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, bool) and "yes" in choices(key):
         return "yes" if value else "no"
+    if isinstance(value, PathLike):
+        return fspath(value)
     # https://github.com/omry/omegaconf/issues/885
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
@@ -198,6 +225,10 @@ def _check_shapes(addition: dict[str, Any], where: str) -> None:
             raise UsageError(f"{where}: '{key}' is a group of keys, not a value ({value!r})")
         if isinstance(defaults[key], str) and not isinstance(value, str):
             raise UsageError(f"{where}: {key}={value!r} must be text; put it in quotes")
+        if isinstance(defaults[key], list) and not isinstance(value, list):
+            raise UsageError(
+                f"{where}: {key}={value!r} has the wrong type: write a list, as {key}=[a,b]"
+            )
 
 
 def _prefixes(keys: Sequence[str]) -> set[str]:

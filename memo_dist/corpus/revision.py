@@ -6,12 +6,14 @@ one can be told from what a crash left; :func:`finish_swap` ends an exchange tha
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memo_dist.corpus.manifest import DOCUMENTS, MANIFEST, located_documents
+from memo_dist.corpus.manifest import MANIFEST, located_documents
 from memo_dist.io import atomic
 
 
@@ -33,11 +35,15 @@ FIRST = Before()
 
 
 def before_revision(folder: Path, revision: int) -> Before:
-    """What revision number ``revision`` takes over from the corpus in ``folder``."""
-    if not (folder / DOCUMENTS).exists():
-        return Before(revision)
-    rows = located_documents(folder)
-    return Before(revision, {row.document.id: row.shard for row in rows})
+    """What revision number ``revision`` takes over from the corpus in ``folder``.
+
+    A damaged ``documents.jsonl`` gives what stands before the damage.
+    """
+    shards: dict[str, int] = {}
+    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        for row in located_documents(folder):
+            shards[row.document.id] = row.shard
+    return Before(revision, shards)
 
 
 def next_folder(folder: Path) -> Path:

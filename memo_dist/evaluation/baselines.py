@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -185,6 +185,52 @@ class Oracle:
             text: tuple(name for name in ids if name in self._documents)
             for text, ids in gold.items()
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What baselines are built from.
+
+    Attributes:
+        reader: the untrained base.
+        settings: how it reads.
+        documents, chunks: read the corpus; called by the baselines that need it.
+        questions: what is asked.
+        passages: number of passages of a retrieval (``evaluate.passages``).
+    """
+
+    reader: Reader
+    settings: ReaderSettings
+    documents: Callable[[], Sequence[Document]]
+    chunks: Callable[[], Sequence[Chunk]]
+    questions: Sequence[Question]
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A row of the table.
+
+    Attributes:
+        build: makes the method.
+        reads: it reads long prompts: it answers ``evaluate.baseline_limit`` questions.
+    """
+
+    build: Callable[[Material], Method]
+    reads: bool = False
+
+
+BASELINES = {
+    "closed_book": Baseline(lambda has: ClosedBook(has.reader, has.settings)),
+    "bm25": Baseline(
+        lambda has: Bm25(has.reader, has.settings, has.documents(), has.chunks(), has.passages),
+        reads=True,
+    ),
+    "oracle": Baseline(
+        lambda has: Oracle(has.reader, has.settings, has.documents(), has.questions), reads=True
+    ),
+}
+"""Every baseline by name: those that ``evaluate.baselines`` may name."""
 
 
 def abstains(text: str) -> bool:

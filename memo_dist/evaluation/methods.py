@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from memo_dist import answering
@@ -10,13 +11,13 @@ from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import UsageError
-from memo_dist.evaluation.baselines import Bm25, ClosedBook, Method, Oracle, ReaderSettings
+from memo_dist.evaluation.baselines import BASELINES, Material, Method, ReaderSettings
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import FILE_NAME
 
-EMBEDDED_BASE = "smollm2-135m"
+BUILT_IN_BASE = "smollm2-135m"
 """Reader of the baselines of a scratch memory, whose own base knows no language."""
 READER = "the reader of evaluate.baselines"
 """How messages name it: no key holds its name."""
@@ -80,28 +81,27 @@ def build_baselines(
     if not names:
         return {}
     # Imported here: a config check or a report must not wait for torch and transformers.
-    from memo_dist.models.base import resolve_base
+    from memo_dist.models.base import SCRATCH_NAME, resolve_base
     from memo_dist.models.reader import Reader
 
-    wanted = config.memory.base
+    chosen = config.memory.base
     try:
         base = (
-            resolve_base(EMBEDDED_BASE, key=READER) if wanted == "scratch" else resolve_base(wanted)
+            resolve_base(BUILT_IN_BASE, key=READER)
+            if chosen == SCRATCH_NAME
+            else resolve_base(chosen)
         )
     except UsageError as error:
         raise UsageError(f"{error}; evaluate.baselines=[] evaluates without a reader") from error
-    reader = Reader.load(base.path)
     settings = ReaderSettings(
         base.weights_hash, config.memory.max_answer_tokens, config.evaluate.batch_size
     )
-    documents = load_documents(run.corpus) if set(names) - {"closed_book"} else []
-    built: dict[str, Method] = {}
-    for name in names:
-        if name == "closed_book":
-            built[name] = ClosedBook(reader, settings)
-        elif name == "bm25":
-            chunks = load_chunks(run.corpus)
-            built[name] = Bm25(reader, settings, documents, chunks, config.evaluate.passages)
-        else:
-            built[name] = Oracle(reader, settings, documents, questions)
-    return built
+    material = Material(
+        Reader.load(base.path),
+        settings,
+        cache(lambda: load_documents(run.corpus)),
+        lambda: load_chunks(run.corpus),
+        questions,
+        config.evaluate.passages,
+    )
+    return {name: BASELINES[name].build(material) for name in names}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from memo_dist.config.schema import BASELINES
+from memo_dist.answering import MODES
 from memo_dist.evaluation.charts import Bar, Point, bar_chart, calibration_chart
 from memo_dist.evaluation.results import Evaluation
 from memo_dist.evaluation.scoring import Comparison, MethodScores, Scores, Verdict, by_type
@@ -108,7 +108,7 @@ def evaluation_section(
         reflections: reflections by document id, None where there is no synthesis.
     """
     names = list(evaluation.scores)
-    memory = next((name for name in names if name not in BASELINES), names[0])
+    memory = next((name for name in names if name in MODES), names[0])
     verdicts = evaluation.verdicts[memory]
     documents = _documents(verdicts, titles, reflections)
     types = _types(evaluation)
@@ -124,7 +124,7 @@ def evaluation_section(
         documents=[d for d in documents if d.right < d.n][:DOCUMENTS_SHOWN],
         documents_asked=len(documents),
         documents_perfect=sum(document.right == document.n for document in documents),
-        calibration=None if memory in BASELINES else _calibration(verdicts),
+        calibration=_calibration(verdicts) if memory in MODES else None,
     )
 
 

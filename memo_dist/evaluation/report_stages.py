@@ -60,7 +60,7 @@ class SynthesisSection:
 
 @dataclass(frozen=True, slots=True)
 class ShardTraining:
-    """One shard's training; the losses are nats a trained token."""
+    """One shard's training; the losses are nats per trained token."""
 
     name: str
     state: str
@@ -142,7 +142,7 @@ def training_section(run: RunFolder) -> TrainingSection | None:
     if not curves:
         return None
     legend = [curve.name for curve in curves] if 1 < len(curves) <= COLOURS else []
-    chart = line_chart(curves, "optimizer step", "loss (nats a trained token)")
+    chart = line_chart(curves, "optimizer step", "loss (nats per trained token)")
     return TrainingSection(shards, chart, legend)
 
 

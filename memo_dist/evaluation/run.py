@@ -8,7 +8,7 @@ from pathlib import Path
 
 from memo_dist.config.schema import Config
 from memo_dist.errors import InterruptedRunError, StoppedError, UsageError
-from memo_dist.evaluation.baselines import Method
+from memo_dist.evaluation.baselines import BASELINES, Method
 from memo_dist.evaluation.predictions import Predictions
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import Scores, Verdict, compare, judge, score
@@ -19,8 +19,6 @@ from memo_dist.observability.progress import progress
 from memo_dist.observability.status import StatusWriter
 
 SCHEMA_VERSION = 1
-READING_METHODS = frozenset({"bm25", "oracle"})
-"""Baselines that read long prompts: they answer ``evaluate.baseline_limit`` questions."""
 
 
 def evaluate(  # noqa: PLR0913 - the seam of the evaluate verb; every argument is a choice of it
@@ -115,11 +113,12 @@ def _check(
     if config.evaluate.batch_size < 1:
         raise UsageError(f"evaluate.batch_size is {config.evaluate.batch_size}; write 1 or more")
     if not name or name.startswith(".") or Path(name).name != name:
-        raise UsageError(f"'{name}' is no name for an evaluation: write a plain folder name")
+        raise UsageError(f"'{name}' cannot name an evaluation: write a plain folder name")
 
 
 def _asked(config: Config, method: str, questions: Sequence[Question]) -> Sequence[Question]:
-    limit = config.evaluate.baseline_limit if method in READING_METHODS else 0
+    reads = method in BASELINES and BASELINES[method].reads
+    limit = config.evaluate.baseline_limit if reads else 0
     return questions[:limit] if limit else questions
 
 

@@ -15,8 +15,6 @@ from memo_dist.evaluation.statistics import bootstrap_interval, mcnemar
 
 ANSWER_METRICS = ("contains", "em", "f1", "rouge_l")
 """Metrics of answers, over the answerable questions."""
-ABSTAIN_METRICS = ("abstain_precision", "abstain_recall")
-"""Right abstentions among the abstentions, and among the unanswerable questions."""
 
 
 @dataclass(frozen=True, slots=True)

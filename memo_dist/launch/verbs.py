@@ -48,8 +48,8 @@ class VerbCall:
         """
         stored = self.run / "config.yaml" if self.run else None
         reads = VERBS[self.verb].reads_stored
-        known = [stored] if reads and stored is not None and stored.exists() else []
-        return load_config([*known, *self.files], self.overrides)
+        known = stored if reads and stored is not None and stored.exists() else None
+        return load_config(self.files, self.overrides, stored=known)
 
 
 def parse_verb(words: Sequence[str]) -> VerbCall:

@@ -106,7 +106,7 @@ class Calibration:
             return _from_json(atomic.read_json(path))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"'{path}' is no calibration that this version reads ({error}); export again"
+                f"'{path}' is not a calibration that this version reads ({error}); export again"
             ) from error
 
     def _confidences(self, rows: Array) -> Array:

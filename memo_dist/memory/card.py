@@ -14,7 +14,7 @@ from memo_dist.models.chat_format import CHATML_END
 from memo_dist.models.identity import BaseModel
 from memo_dist.models.smollm2 import QUANTISATION_NOTE, SMOLLM2_NAME
 
-_EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SHOWN_HASH = 16
 
 
@@ -34,7 +34,7 @@ class MemoryCard:
         calibration: the confidence's calibration.
         parameters: number of weights (of an adapter: its own).
         adapter: whether it is a PEFT adapter on the base.
-        final_loss: loss of the last optimizer step, nats a trained token, when known.
+        final_loss: loss of the last optimizer step, nats per trained token, when known.
         weights_hash: hash of the exported weights.
         version: version of memo_dist.
     """
@@ -99,7 +99,7 @@ def _front_matter(card: MemoryCard) -> str:
         "tags": ["memo-dist", "memory-model"],
     }
     if card.base.name == SMOLLM2_NAME:
-        values |= {"base_model": _EMBEDDED_ID, "license": "apache-2.0"}
+        values |= {"base_model": _SMOLLM2_ID, "license": "apache-2.0"}
     elif _from_hub(card.base):
         values["base_model"] = card.base.name
     # JSON values are YAML values, so nothing in a name can break out of the front matter.

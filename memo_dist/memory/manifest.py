@@ -124,7 +124,7 @@ def load_manifest(folder: Path, verify: bool = False) -> BankManifest:
     try:
         manifest = _from_json(atomic.read_json(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"'{path}' is no bank that this version reads: {error!r}") from error
+        raise UsageError(f"'{path}' is not a bank that this version reads: {error!r}") from error
     _check(manifest, folder)
     if verify:
         _verify(manifest, folder)

@@ -87,11 +87,12 @@ class SourceIndex:
         import bm25s
 
         self._answers = [_normal(entry.answer) for entry in self._entries]
-        self._bm25 = bm25s.BM25()
+        index = bm25s.BM25()
         # A placeholder word keeps the index valid where no reflection holds an indexable word.
         # https://github.com/xhluca/bm25s/issues/60
         words = _words([f"{entry.question} {entry.answer}" for entry in self._entries])
-        self._bm25.index([row or ["\0"] for row in words], show_progress=False)
+        index.index([row or ["\0"] for row in words], show_progress=False)
+        self._bm25 = index  # last: other threads look up as soon as it is there
 
 
 def load_sources(path: Path, trained: Mapping[int, str] | None = None) -> dict[int, SourceIndex]:

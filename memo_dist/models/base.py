@@ -74,7 +74,7 @@ def dry_check(name: str, key: str = MEMORY_BASE) -> None:
     if name in BUILT_IN:
         wheel = os.environ.get(WHEEL_ENV)
         if name == SMOLLM2_NAME and wheel and not Path(wheel).expanduser().is_file():
-            raise UsageError(f"{WHEEL_ENV}={wheel} is no file")
+            raise UsageError(f"{WHEEL_ENV}={wheel} is not a file")
         return
     if not name.strip():
         raise UsageError(f"{key} is empty; name one of {_choices(key)}")
@@ -99,7 +99,7 @@ def _built_in(key: str) -> str:
 def _check_folder(folder: Path, key: str) -> None:
     if not (folder / "config.json").is_file():
         raise UsageError(
-            f"{key}='{folder}' is no Hugging Face model folder: config.json is missing"
+            f"{key}='{folder}' is not a Hugging Face model folder: config.json is missing"
         )
     weight_files(folder, f"choose another {key}")
 

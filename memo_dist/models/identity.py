@@ -109,7 +109,7 @@ def weights_dtype(folder: Path) -> str:
             stored = weights.get_slice(names[0]).get_dtype() if names else ""
     except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
         # https://github.com/safetensors/safetensors/issues/523
-        raise UsageError(f"'{first}' is no readable safetensors file: {error}") from error
+        raise UsageError(f"'{first}' is not a readable safetensors file: {error}") from error
     return _DTYPES.get(stored, stored.lower())
 
 
@@ -144,7 +144,7 @@ def _indexed(folder: Path) -> list[Path] | None:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError) as error:
-        raise UsageError(f"'{index}' is no weight index: {error}") from error
+        raise UsageError(f"'{index}' is not a weight index: {error}") from error
     if any(Path(name).name != name for name in names):
         raise UsageError(f"'{index}' names weights outside its folder")
     return [folder / name for name in sorted(names)]

@@ -88,7 +88,7 @@ def refusing(failure: str, advice: str) -> Iterator[None]:
         raise
     except (UsageError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error)
-        if "trust_remote_code" in reason:  # an option that nobody can set here
+        if "trust_remote_code" in reason:  # an option that cannot be set here
             reason = "it needs code that its folder carries (auto_map), which is never run"
         raise UsageError(f"{failure}: {reason}; {advice}") from error
 

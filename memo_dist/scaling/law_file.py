@@ -129,9 +129,9 @@ def read_law(path: Path) -> LawFile:
     except OSError as error:
         raise UsageError(f"plan.law={path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UsageError(f"plan.law={path} is no JSON: {error}") from error
+        raise UsageError(f"plan.law={path} is not JSON: {error}") from error
     if not isinstance(row, dict) or row.get("schema_version") != SCHEMA_VERSION:
-        raise UsageError(f"plan.law={path} is no law file of schema_version {SCHEMA_VERSION}")
+        raise UsageError(f"plan.law={path} is not a law file of schema_version {SCHEMA_VERSION}")
     missing = [
         key for key in (*_ABOUT, "recipe", "measured", *_NAMES, "spread", "draws") if key not in row
     ]

@@ -55,11 +55,15 @@ CORPUS = Stage(
     needs=(),
     groups=("corpus",),
     reads=("source files",),
-    writes=("corpus/**/*",),
+    writes=("corpus/**/*", "corpus.next/**/*", "corpus.old/**/*"),
     begun="corpus",
     done=("corpus/manifest.json",),
     progress=("corpus/manifest.json",),
-    texts=("corpus/documents.jsonl", "corpus/chunks.jsonl", "corpus/quarantine.jsonl"),
+    texts=tuple(
+        f"{folder}/{name}.jsonl"
+        for folder in ("corpus", "corpus.next", "corpus.old")
+        for name in ("documents", "chunks", "quarantine")
+    ),
     missing="has no corpus yet; `memo-dist synthesize CORPUS --run ...`",
 )
 SYNTHESIS = Stage(
@@ -76,6 +80,7 @@ SYNTHESIS = Stage(
         "synth/*/part-*.jsonl",
         "synth/*/journal/*.jsonl",
         "synth/*/quarantine/*.jsonl",
+        "synth/requests/*.jsonl",
         "synth/quarantine.jsonl",
         "synth/dataset/README.md",
         "reflections.jsonl",

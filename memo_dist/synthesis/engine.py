@@ -45,7 +45,7 @@ CORES_A_WAITING_WORKER = 0.25
 
 
 def never() -> bool:
-    """The stop request of a run that nobody stops."""
+    """The stop request of a run that is never stopped."""
     return False
 
 

@@ -221,7 +221,7 @@ def _hyperparameters(
     return {
         "trained on": train.source,
         "loss on questions": trained_job(run, shard).train.question_loss,
-        "epochs asked": train.epochs,
+        "epochs planned": train.epochs,
         "optimizer steps": state.step,
         "tokens read": state.consumed_tokens,
         "trained tokens": state.trained_tokens,
@@ -238,7 +238,7 @@ def _hyperparameters(
 
 
 def _final_loss(run: RunFolder, shard: int) -> float | None:
-    """Loss of the last optimizer step, in nats a trained token."""
+    """Loss of the last optimizer step, in nats per trained token."""
     metrics = run.train(shard) / "metrics.jsonl"
     losses = [row["loss"] for row in atomic.read_jsonl(metrics) if "loss" in row]
     return losses[-1] if losses else None

@@ -75,7 +75,7 @@ def load_connector(folder: Path, wanted: Mapping[str, str]) -> tuple[Connector, 
     card = atomic.read_json(path)
     if card.get("schema_version") != FORMAT:
         raise UsageError(
-            f"'{folder}' is of format {card.get('schema_version')}, {FORMAT} is wanted; {_AGAIN}"
+            f"'{folder}' is of format {card.get('schema_version')}, not {FORMAT}; {_AGAIN}"
         )
     for key, value in wanted.items():
         if card.get(key) != value:
@@ -87,7 +87,7 @@ def load_connector(folder: Path, wanted: Mapping[str, str]) -> tuple[Connector, 
         connector.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
         # https://github.com/safetensors/safetensors/issues/523
-        raise UsageError(f"'{folder}' is no connector: {error}; {_AGAIN}") from error
+        raise UsageError(f"'{folder}' is not a connector: {error}; {_AGAIN}") from error
     return connector.eval().requires_grad_(False), card
 
 

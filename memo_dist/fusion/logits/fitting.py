@@ -99,7 +99,7 @@ def fit_gate(
         on_example(done + 1)
     counts = dict(Counter(row.kind for row in rows))
     if "inside" not in counts:
-        raise ValueError("the memory is silent on every held-out answer")
+        raise ValueError("the memory abstains on every held-out answer")
     return _fit(rows, counts)
 
 

@@ -174,7 +174,9 @@ class LearnedGate(_LogitGate):
                 weights, bias = file.get_tensor("weights"), float(file.get_tensor("bias"))
         except Exception as error:  # safetensors raises its own SafetensorError, not exported typed
             # https://github.com/safetensors/safetensors/issues/523
-            raise UsageError(f"'{path}' is no gate: {error}; run memo-dist fuse again") from error
+            raise UsageError(
+                f"'{path}' is not a gate: {error}; run memo-dist fuse again"
+            ) from error
         if meta.get("features") != ",".join(FEATURES):
             raise UsageError(
                 f"'{path}' was fitted by another version of memo-dist, whose gates see other"
