@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memo_dist.config.schema import CorpusConfig
-from memo_dist.corpus import revision
+from memo_dist.corpus import build, revision
 from memo_dist.corpus.build import (
     build_corpus,
     load_chunks,
@@ -294,3 +294,21 @@ def test_a_revision_killed_at_any_step_of_the_exchange_is_finished(tmp_path, cut
     assert (manifest.documents, manifest.revision) == (7, 1)
     assert len(load_documents(out)) == 7
     assert {path.name for path in tmp_path.iterdir()} == {"c.jsonl", "out"}
+
+
+def test_a_killed_repair_of_a_revision_loses_neither_its_number_nor_its_shards(
+    tmp_path, monkeypatch
+):
+    source, out, config = tmp_path / "c.jsonl", tmp_path / "out", CorpusConfig(shards=2)
+    write_rows(source, rows(4))
+    build_corpus(source, out, config)
+    write_rows(source, rows(5))
+    build_corpus(source, out, config, revise=True)
+    before = files_of(out)
+    (out / "chunks.jsonl").write_text("")
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "_chunk_rows", lambda folder, config: 1 / 0)  # ends the repair
+        with pytest.raises(ZeroDivisionError):
+            build_corpus(source, out, config)
+    assert build_corpus(source, out, config).revision == 1
+    assert files_of(out) == before

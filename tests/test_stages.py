@@ -36,7 +36,7 @@ from memo_dist.models.identity import hash_weights
 from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT, STAGES, SYNTHESIS, TRAIN
 from memo_dist.stages.state import is_done, require, started_stages
-from memo_dist.synthesis.finish import finish
+from memo_dist.synthesis.finish import check_reflections, finish
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import run_partition_alone
 from memo_dist.synthesis.plan import make_plan
@@ -304,6 +304,12 @@ def test_answers_cite_only_what_the_memory_was_trained_on(run, caplog):
         bank = Bank.load(run.memory, run.reflections)
     assert bank.shards[0].sources.find(rows[-1]["question"], rows[-1]["answer"]) == ()
     assert "trained on other reflections" in caplog.text
+
+
+def test_reflections_without_their_corpus_are_refused(run):
+    (run.corpus / "documents.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"documents\.jsonl: \w+ then, missing now"):
+        check_reflections(run)
 
 
 def test_answers_of_another_length_are_not_used_again(run):

@@ -87,10 +87,10 @@ def build_corpus(
         if manifest.source_hash != state_hash(origin.state):
             if not revise:
                 raise _changed(folder, origin.state)
-            return _revise(origin, folder, config)
+            return _replaced(origin, folder, config, manifest.revision + 1)
         if _complete(manifest, folder):
             return manifest
-        return _build(origin, folder, config, before_revision(folder, manifest.revision))
+        return _replaced(origin, folder, config, manifest.revision)
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -125,9 +125,9 @@ class _Collected:
         return dict(Counter(entry.reason for entry in self.quarantined))
 
 
-def _revise(source: _Source, folder: Path, config: CorpusConfig) -> CorpusManifest:
-    """Build the changed corpus beside the old one, then put it in its place."""
-    before = before_revision(folder, load_manifest(folder).revision + 1)
+def _replaced(source: _Source, folder: Path, config: CorpusConfig, revision: int) -> CorpusManifest:
+    """Build a changed or damaged corpus beside the old one, then put it in its place."""
+    before = before_revision(folder, revision)
     manifest = _build(source, next_folder(folder), config, before)
     swap(folder)
     return manifest

@@ -105,7 +105,7 @@ def check_reflections(run: RunFolder) -> None:
     changed = [
         f"{name}: {str(then)[:16]} then, {now[:16]} now"
         for name, (then, path) in found.items()
-        if (now := hash_file(path)) != then
+        if (now := hash_file(path) if path.exists() else "missing") != then
     ]
     if changed:
         raise UsageError(
