@@ -29,8 +29,6 @@ from memo_dist.llm.spending import Spending, exhausted
 from memo_dist.llm.validation import fault_of, next_send
 from memo_dist.synthesis.estimate import estimate, hours
 
-pytestmark = pytest.mark.alone
-
 GOOD = '{"pairs": [{"question": "Who?", "answer": "Ada."}]}'
 CHANGES = {
     "model": "other",
@@ -212,6 +210,7 @@ def test_a_schema_can_be_told_in_the_prompt(tmp_path):
     assert PAIRS in backend.sent[0][0].messages[-1].content
 
 
+@pytest.mark.alone
 def test_in_flight_and_requests_a_minute_are_limited(tmp_path):
     backend = Scripted(GOOD, seconds=0.01)
     ask(tmp_path, backend, *[request(f"{n}.") for n in range(40)], max_in_flight=4)
@@ -259,6 +258,7 @@ def test_the_breaker_opens_after_faults_in_a_row_and_lets_one_request_try(monkey
     assert endpoint.has_room() == (endpoint.limit > 1)
 
 
+@pytest.mark.alone
 def test_stragglers_are_sent_once_more_but_few(tmp_path):
     class Straggling(Scripted):
         async def complete(self, request: Request, tag: str) -> Answer:
@@ -274,6 +274,7 @@ def test_stragglers_are_sent_once_more_but_few(tmp_path):
     assert 100 < len(backend.sent) <= 102
 
 
+@pytest.mark.alone
 def test_a_straggler_gets_the_next_place_of_a_full_queue(tmp_path):
     class Straggling(Scripted):
         async def complete(self, request: Request, tag: str) -> Answer:

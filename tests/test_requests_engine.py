@@ -25,8 +25,6 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import read_status
 from memo_dist.synthesis.engine import synthesize
 
-pytestmark = pytest.mark.alone
-
 HERE = Path(__file__).parent
 KEY = "sk-planted-0123456789abcdef"
 KEY_NAME = "MEMO_TEST_PLANTED_KEY"
@@ -180,6 +178,7 @@ def test_budget_stops_cleanly_and_a_higher_one_goes_on(tmp_path):
         assert len(received(log)) == len(set(received(log)))
 
 
+@pytest.mark.alone
 def test_requests_in_flight_adapt_to_429s(tmp_path):
     log = tmp_path / "log"
     arguments = ("--latency", "0.05", "--capacity", "4", "--retry-after", "0.2")
@@ -196,6 +195,7 @@ def test_requests_in_flight_adapt_to_429s(tmp_path):
     assert sum(refused[half:]) < 0.5 * half
 
 
+@pytest.mark.alone
 def test_server_errors_are_retried_and_a_dead_endpoint_is_left_alone(tmp_path):
     faults = ("--fault", "500=0.2", "--fault", "reset=0.0", "--fault", "schema=0.1")
     with server(*faults) as url:

@@ -17,8 +17,6 @@ from memo_dist.io.atomic import read_json, read_jsonl, write_json
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.pipeline import run_synthesis
 
-pytestmark = pytest.mark.alone
-
 MOST = 0.03
 QUICK = ("synthesis.partitions=2", "cluster.synthesis_workers=1")
 MIDDLE = 250

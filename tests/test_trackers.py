@@ -13,8 +13,6 @@ from memo_dist.io import atomic
 from memo_dist.observability import trackers
 from memo_dist.observability.trackers import STATE, TRACKERS, MetricsMirror
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
@@ -133,6 +131,7 @@ def test_a_missing_library_or_a_broken_start_stops_nothing(tmp_path, caplog):
     assert len(events(tmp_path)) == 2
 
 
+@pytest.mark.alone
 def test_a_hanging_tracker_delays_the_end_by_a_known_time(tmp_path, monkeypatch, caplog):
     class Hanging(Failing):
         def log(self, step, values):

@@ -119,7 +119,7 @@ class RequestTally:
             if fraction:
                 step = self.step.money(prices) / fraction
                 before = self._before.plus(self._closed)
-            numbers["projected"] = round(before.money(prices) + step, 6)
+                numbers["projected"] = round(before.money(prices) + step, 6)
         return numbers
 
 
