@@ -53,6 +53,8 @@ if [ -n "$system" ]; then
 fi
 bootstrap test
 cd "$MEMO_ROOT"
+# Hundreds of processes import the same modules.
+unset PYTHONDONTWRITEBYTECODE
 [ -z "$packages" ] || wait $packages
 
 failed=
@@ -64,13 +66,8 @@ code=0
 run() { "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?; }
 
 if [ $# -eq 0 ]; then
-    # Byte code of what all tests import, so that no test that counts seconds makes it.
-    "$MEMO_VENV_PYTHON" -c 'import deepspeed, peft, ray.train.torch, memo_dist.training.worker' \
-        >/dev/null 2>&1 &
-    imports=$!
     check ruff check .
     check ruff format --check .
-    wait $imports || true # a test says it better
     # Of those that count seconds, or processes of the whole machine, only the files that have
     # some: importing the others takes half a minute.
     mapfile -t alone < <(grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
