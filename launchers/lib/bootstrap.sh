@@ -106,15 +106,7 @@ _make_venv() {
 }
 
 # Without byte code: pip would make it of 19,000 modules on one core; see _compile.
-_pip# Byte code of all modules, on all cores. Where PYTHONDONTWRITEBYTECODE is set, every process would
-# compile what it imports anew. Files that are not meant for this Python fail, which is no matter.
-_compile() {
-    local folder
-    folder=$("$MEMO_VENV_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    "$MEMO_VENV_PYTHON" -m compileall -q -j 0 "$folder" >>"$MEMO_INSTALL_LOG" 2>&1 || true
-}
-
-_install() {
+_pip_install() {
     "$MEMO_VENV_PYTHON" -m pip install --quiet --no-compile --retries 2 --log "$MEMO_INSTALL_LOG" \
         --constraint "$MEMO_ROOT/constraints.txt" "$@" >/dev/null 2>&1 && return 0
     local unreachable='NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError'
@@ -126,6 +118,14 @@ _install() {
     fi
     die "pip install failed:" \
         "$(grep -oE 'ERROR: .*' "$MEMO_INSTALL_LOG" | head -n 1). Log: $MEMO_INSTALL_LOG"
+}
+
+# Byte code of all modules, on all cores. Where PYTHONDONTWRITEBYTECODE is set, every process would
+# compile what it imports anew. Files that are not meant for this Python fail, which is no matter.
+_compile() {
+    local folder
+    folder=$("$MEMO_VENV_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$MEMO_VENV_PYTHON" -m compileall -q -j 0 "$folder" >>"$MEMO_INSTALL_LOG" 2>&1 || true
 }
 
 _install() {
