@@ -293,7 +293,7 @@ def _session(pid: int) -> int:
 
 def test_every_file_belongs_to_one_stage_and_texts_are_marked(unbroken, tmp_path):
     """What the records of the stages say of a real run's files, and of those of later verbs."""
-    run = RunFolder(Path(shutil.copytree(unbroken[0], tmp_path / "run")))
+    run = RunFolder(Path(shutil.copytree(unbroken, tmp_path / "run")))
     rows = list(atomic.read_jsonl(run.reflections))
     asked = [Question(str(i), row["question"], row["answer"]) for i, row in enumerate(rows[:2])]
     config = existing_run(run.root)[1]

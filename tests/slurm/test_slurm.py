@@ -265,9 +265,13 @@ def test_a_full_disk_ends_the_job_with_a_message(cluster, corpus):
     run = cluster.work / "small-disk" / "run"
     words = ("synthesize", corpus, "--run", run, *TINY4)
     ident = cluster.submit("launch.recipe=array", "launch.retries=0", *JOB, "--", *words)
-    row = cluster.wait_job(f"{ident}_0", SECONDS)
-    assert row["ExitCode"] == "1:0", cluster.logs()
-    assert "no space left to write" in cluster.log(f"{ident}_0")
+    # Partitions of few documents may be empty: theirs is nothing to write.
+    codes = {k: cluster.wait_job(f"{ident}_{k}", SECONDS)["ExitCode"] for k in range(4)}
+    failed = [k for k, code in codes.items() if code != "0:0"]
+    assert failed, cluster.logs()
+    for k in failed:
+        assert codes[k] == "1:0", cluster.logs()
+        assert "no space left to write" in cluster.log(f"{ident}_{k}")
     cluster.slurm("scancel", ident)
 
 
