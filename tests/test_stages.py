@@ -39,7 +39,7 @@ from memo_dist.stages.state import is_done, require, started_stages
 from memo_dist.synthesis.finish import check_reflections, finish
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import run_partition_alone
-from memo_dist.synthesis.plan import make_plan
+from memo_dist.synthesis.plan import UNITS, make_plan
 from memo_dist.training import checkpoint, export
 from memo_dist.training.done import pending_shards
 from memo_dist.training.job import TrainJob
@@ -340,6 +340,9 @@ def old(run) -> RunFolder:
     for path in (run.synth / "manifest.json", *run.synth.glob("*/manifest.json")):
         text = path.read_text().replace('"rules 1"', '"embedded 1"')
         path.write_text(re.sub(r'("generator.kind": ?)"rules"', r'\1"embedded"', text))
+        manifest = atomic.read_json(path)
+        del manifest["settings"][UNITS]  # its units were windows over the sorted documents
+        atomic.write_json(path, manifest)
     run.config.write_text(run.config.read_text().replace("kind: rules", "kind: embedded"))
     assert "embedded" in run.config.read_text() + (run.synth / "manifest.json").read_text()
     return run
