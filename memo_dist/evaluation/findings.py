@@ -44,14 +44,16 @@ def _against_lookup(evaluation: Evaluation, pair: Comparison) -> str:
     if low > 0:
         verdict = f"The memory beats {LOOKUP}."
     elif pair.difference > 0:
-        verdict = f"It is not certain that the memory beats {LOOKUP}: 0 is in the interval."
+        verdict = (
+            f"It is not certain that the memory beats {LOOKUP}: 0 is in the interval. {_MEANING}"
+        )
     else:
-        verdict = f"The memory does not beat {LOOKUP}."
+        verdict = f"The memory does not beat {LOOKUP}. {_MEANING}"
     return (
         f"The memory ({pair.first}) has {right[0]} of {pair.n} answerable questions right,"
         f" {LOOKUP} (no model: the answer of the nearest trained question) {right[1]}:"
         f" {100 * pair.difference:+.1f} points, paired 95 % interval {100 * low:.1f} to"
-        f" {100 * high:.1f}.{_with_refusals(evaluation, pair)} {verdict} {_MEANING}"
+        f" {100 * high:.1f}.{_with_refusals(evaluation, pair)} {verdict}"
     )
 
 
