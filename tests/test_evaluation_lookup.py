@@ -179,7 +179,7 @@ def test_an_evaluation_is_compared_with_the_training(trained, capsys):
     text = " ".join(out.split())
     assert f"of {pair.n} answerable questions right, lookup (no model" in text
     assert "paired 95 % interval" in text
-    assert "Asked 5 of its 5 trained questions" in text
+    assert "a sample of 5 of 5 trained questions" in text
     counted = Counter(m.cause for m in found.mistakes["direct"])
     report = " ".join(trained.report.read_text().split())
     for cause in CAUSES:
@@ -204,7 +204,7 @@ def test_predictions_keep_what_was_refused(trained):
 def test_no_sample_where_none_is_configured(trained, capsys):
     found = evaluate(trained, "evaluate.trained_sample=0")
     assert found.trained.recall == {}
-    assert "trained wording" not in capsys.readouterr().out
+    assert "Trained wordings" not in capsys.readouterr().out
     few = evaluate(trained, "evaluate.trained_sample=2")
     assert few.trained.recall["direct"].n == 2
 

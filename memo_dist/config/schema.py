@@ -392,8 +392,8 @@ class EvaluateConfig:
     """Baselines to score: ``lookup`` (no model: the answer of the nearest trained question),
     ``closed_book``, ``bm25``, ``oracle``; empty: none."""
     trained_sample: int = key(50, at_least=0)
-    """Number of trained questions that the memory is asked in their trained wording, to compare
-    with the questions of the file; each costs as much as one of them. 0: none."""
+    """Size of a sample of trained questions that the memory answers in their trained wording, for
+    comparison with the questions of the file; each costs as much as one of them. 0: none."""
     passages: int = key(3, at_least=1)
     """Number of passages in the bm25 baseline's context."""
     bootstrap: int = key(2000, at_least=100)

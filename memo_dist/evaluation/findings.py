@@ -23,8 +23,8 @@ def findings(evaluation: Evaluation) -> list[str]:
     if trained.missing:
         return [
             f"The trained questions of this memory are not known: {trained.missing}."
-            f" So the baseline {LOOKUP}, the causes of wrong answers and the recall of trained"
-            " wordings are left out."
+            f" Therefore the baseline {LOOKUP}, the causes of wrong answers and the recall of"
+            " trained wordings are left out."
         ]
     found = [
         _against_lookup(evaluation, pair)
@@ -82,8 +82,8 @@ def _trained_recall(
         parts.append(f"refuses {recall.refused} of {recall.n_abstentions} trained abstentions")
     beside = f" Of the questions of this file: {_share(sum(asked), len(asked))}." if asked else ""
     return (
-        f"Asked {recall.n + recall.n_abstentions:,} of its {questions:,} trained questions in"
-        f" their trained wording, the memory ({mode}) {' and '.join(parts)}.{beside}"
+        f"Trained wordings (a sample of {recall.n + recall.n_abstentions:,} of {questions:,}"
+        f" trained questions): the memory ({mode}) {' and '.join(parts)}.{beside}"
         f" The sample took {recall.seconds:.0f} s (evaluate.trained_sample)."
     )
 

@@ -27,7 +27,7 @@ class Lookup:
         self.identity = short_hash(["lookup", VERSION, [row.id for row in taught.rows]])
 
     def answer(self, questions: Sequence[str]) -> list[Answer]:
-        """One search a question; no model is asked and no token read."""
+        """One search per question; no model runs."""
         return [self._answer(question) for question in questions]
 
     def _answer(self, question: str) -> Answer:
