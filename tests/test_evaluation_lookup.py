@@ -9,13 +9,15 @@ from trained_bank import train_shards, write_bank
 from memo_dist.answers.answer import Answer
 from memo_dist.cli.main import run as run_cli
 from memo_dist.config import Config, to_yaml
+from memo_dist.evaluation.findings import findings
 from memo_dist.evaluation.lookup import Lookup
 from memo_dist.evaluation.mistakes import CAUSES, find_mistakes
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.results import load_evaluation
+from memo_dist.evaluation.run import evaluate as score_all
 from memo_dist.evaluation.scoring import judge
 from memo_dist.evaluation.taught import Taught
-from memo_dist.evaluation.trained import load_trained
+from memo_dist.evaluation.trained import Trained, load_trained
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.types import Reflection
@@ -109,6 +111,48 @@ def test_right_answers_are_no_mistakes():
     asked = [Question("a", "Who?", "Ada"), Question("b", "Which?", "", answerable=False)]
     verdicts = [judge(asked[0], said("Ada")), judge(asked[1], said(""))]
     assert find_mistakes("direct", verdicts, TAUGHT) == []
+
+
+class Knows:
+    """Answers the first ``count`` questions rightly."""
+
+    def __init__(self, count):
+        self.known = {f"What is {n}?": f"fact {n}" for n in range(count)}
+        self.identity = str(count)
+
+    def answer(self, questions):
+        return [said(self.known.get(question, "nothing")) for question in questions]
+
+
+@pytest.mark.parametrize(
+    ("memory", "lookup", "told"),
+    [
+        (30, 10, "The memory beats lookup."),
+        (21, 20, "It is not certain that the memory beats lookup"),
+        (20, 20, "The memory does not beat lookup."),
+        (10, 30, "The memory does not beat lookup."),
+    ],
+)
+def test_the_memory_is_compared_with_lookup(memory, lookup, told, tmp_path):
+    run = RunFolder(tmp_path)
+    questions = [Question(str(n), f"What is {n}?", f"fact {n}") for n in range(40)]
+    methods = {"direct": Knows(memory), "lookup": Knows(lookup)}
+    score_all(run, Config(), questions, "q", methods, trained=Trained(TAUGHT))
+    against, recall = findings(load_evaluation(run.eval("q")))
+    assert f"has {memory} of 40 answerable questions right" in against
+    assert f"{2.5 * (memory - lookup):+.1f} points" in against
+    assert told in against
+    assert ("has learned nothing" in against) == (memory != 30)
+    assert "answers 0 of 5 (0.0 %, 95 % interval 0–43) rightly" in recall
+
+
+def test_a_sample_is_seeded_and_grows():
+    trained = Trained(TAUGHT)
+    assert trained.sample(4, seed=5)[:2] == trained.sample(2, seed=5)
+    assert len({q.id for q in trained.sample(99, seed=5)}) == len(ROWS)
+    orders = {tuple(q.id for q in trained.sample(6, seed)) for seed in range(5)}
+    assert len(orders) > 1
+    assert sum(not q.answerable for q in trained.sample(6, seed=5)) == 1
 
 
 # -- a trained bank, through the command line ------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memo_dist.answering import MODES
 from memo_dist.evaluation.baselines import LOOKUP
 from memo_dist.evaluation.results import Evaluation, TrainedRecall
 from memo_dist.evaluation.scoring import Comparison, Verdict
@@ -16,7 +17,7 @@ _MEANING = (
 
 
 def findings(evaluation: Evaluation) -> list[str]:
-    """Memory against lookup, and people's wordings against trained ones."""
+    """Every mode of the memory against lookup, and people's wordings against trained ones."""
     trained = evaluation.trained
     if trained is None:
         return []
@@ -29,7 +30,7 @@ def findings(evaluation: Evaluation) -> list[str]:
     found = [
         _against_lookup(evaluation, pair)
         for pair in evaluation.comparisons
-        if (pair.first, pair.second) == (evaluation.memory, LOOKUP)
+        if pair.first in MODES and pair.second == LOOKUP
     ]
     found += [
         _trained_recall(mode, recall, trained.questions, evaluation.verdicts[mode])

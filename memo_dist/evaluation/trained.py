@@ -36,11 +36,12 @@ class Trained:
     def sample(self, count: int, seed: int) -> list[Question]:
         """``count`` of the trained questions (or all), each with its trained answer as gold.
 
-        The same reflections and seed give the same questions. Trained abstentions count as
-        unanswerable ones.
+        The same reflections and seed give the same questions, and a larger sample holds the
+        smaller one. Trained abstentions count as unanswerable ones.
         """
-        chosen = random.Random(seed).sample(self.rows, min(count, len(self.rows)))
-        return [_as_question(row) for row in chosen]
+        chosen = list(self.rows)
+        random.Random(seed).shuffle(chosen)
+        return [_as_question(row) for row in chosen[:count]]
 
 
 def load_trained(run: RunFolder) -> Trained:
