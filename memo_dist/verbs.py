@@ -60,7 +60,7 @@ _TABLE = (
         saves=True,
         launches=True,
         reads_stored=True,
-        value_options=("--config", "--run", "--resume", "--only-partition"),
+        value_options=("--config", "--run", "--resume", "--questions", "--only-partition"),
     ),
     Verb(
         "train",

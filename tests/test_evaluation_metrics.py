@@ -1,13 +1,15 @@
 """Metrics, intervals and tests against values that were worked out by hand or by formula."""
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 
 from memo_dist.answers.answer import Answer
 from memo_dist.answers.text import contains, exact_match, normalise, rouge_l, token_f1
 from memo_dist.evaluation.questions import Question
-from memo_dist.evaluation.scoring import compare, judge, score
+from memo_dist.evaluation.scoring import Comparison, compare, judge, score
 from memo_dist.evaluation.statistics import bootstrap_interval, mcnemar, wilson_interval
 
 
@@ -120,12 +122,24 @@ def test_wilson_interval_of_the_textbook():
     assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
 
 
+def test_the_interval_of_a_difference_is_paired():
+    questions = [asked(str(n), "x") for n in range(100)]
+    first = [judge(q, said("x" if n < 60 else "y")) for n, q in enumerate(questions)]
+    second = [judge(q, said("x" if n < 50 else "y")) for n, q in enumerate(questions)]
+    (comparison,) = compare({"direct": first, "lookup": second}, 4000, seed=3)
+    assert comparison.difference == pytest.approx(0.1)
+    half = 1.96 * math.sqrt(0.1 * 0.9 / 100)
+    assert comparison.ci95 == pytest.approx((0.1 - half, 0.1 + half), abs=0.01)
+    assert Comparison.from_json(json.loads(json.dumps(asdict(comparison)))) == comparison
+
+
 def test_compare_uses_answerable_questions_that_both_answered():
     questions = [asked(str(n), "x") for n in range(4)] + [asked("u", answerable=False)]
     direct = [judge(q, said("x")) for q in questions]
     bm25 = [judge(q, said("y")) for q in questions[:2]]
-    (comparison,) = compare({"direct": direct, "bm25": bm25})
+    (comparison,) = compare({"direct": direct, "bm25": bm25}, 200, seed=3)
     assert comparison.n == 2
+    assert (comparison.difference, comparison.ci95) == (1.0, (1.0, 1.0))
     assert (comparison.right_first, comparison.right_second) == (1.0, 0.0)
     assert (comparison.only_first, comparison.only_second) == (2, 0)
     assert comparison.p_value == pytest.approx(0.5)

@@ -13,6 +13,7 @@ from memo_dist.config import load_config
 from memo_dist.config.schema import Config, ExecutiveConfig, GeneratorConfig, ScratchConfig
 from memo_dist.errors import UsageError
 from memo_dist.evaluation import methods
+from memo_dist.evaluation.trained import Trained
 from memo_dist.fusion.backbone import Backbone, Prompt, find_backbone
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.backends.transformers import TransformersBackend
@@ -148,7 +149,7 @@ def test_the_baselines_reader_names_what_chose_it(base, named, tmp_path, monkeyp
     config = Config()
     config.memory.base, config.evaluate.baselines = base, ["closed_book"]
     with pytest.raises(UsageError) as refused:
-        methods.build_baselines(RunFolder(tmp_path), config, [])
+        methods.build_baselines(RunFolder(tmp_path), config, [], Trained())
     assert str(refused.value).startswith(f"{named} does not exist")
     assert "evaluate.baselines=[] evaluates without" in str(refused.value)
 

@@ -19,6 +19,7 @@ class Answer:
         seconds: wall-clock seconds for this question (its share of a batch).
         tokens: prompt and generated tokens spent on this question.
         calls: models asked for it, each wording and attempt counted; 0: one for each shard.
+        refused: the text that a memory wrote and that is not its answer, because it abstained.
     """
 
     text: str
@@ -29,3 +30,4 @@ class Answer:
     seconds: float
     tokens: int
     calls: int = 0
+    refused: str = ""

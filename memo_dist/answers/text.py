@@ -53,10 +53,13 @@ def token_f1(prediction: str, golds: Sequence[str]) -> float:
 
 def contains(prediction: str, golds: Sequence[str]) -> float:
     """1 where a gold answer stands as whole tokens, in order, in an answer of at most 20 words."""
-    if len(prediction.split()) > MAX_CONTAINS_WORDS:
-        return 0.0
-    tokens = normalise(prediction)
-    return float(any(_has_sequence(tokens, normalise(gold)) for gold in golds))
+    return float(len(prediction.split()) <= MAX_CONTAINS_WORDS and holds(prediction, golds))
+
+
+def holds(text: str, golds: Sequence[str]) -> bool:
+    """Whether a gold answer stands as whole tokens, in order, in a text of any length."""
+    tokens = normalise(text)
+    return any(_has_sequence(tokens, normalise(gold)) for gold in golds)
 
 
 def rouge_l(prediction: str, golds: Sequence[str]) -> float:

@@ -9,7 +9,7 @@ import click
 from memo_dist.answering import MODES
 from memo_dist.cli.options import config_options, resolve, run_argument
 from memo_dist.cluster.stop import STOP
-from memo_dist.evaluation.questions import load_questions
+from memo_dist.evaluation.questions import default_name, load_questions
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 
@@ -57,12 +57,7 @@ def command(  # noqa: PLR0913
     STOP.install()
     from memo_dist.evaluation.session import evaluate_run
 
-    evaluation = name or _default_name(questions_file)
+    evaluation = name or default_name(questions_file)
     _, tables = evaluate_run(run, config, questions, evaluation, STOP, wanted)
     click.echo(tables)
     click.echo(f"report: {run.report}")
-
-
-def _default_name(file: Path) -> str:
-    """``dev-questions`` for ``.../dev/questions.jsonl``."""
-    return f"{file.resolve().parent.name}-{file.stem}"

@@ -17,6 +17,7 @@ from memo_dist.cli.options import (
 )
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
+from memo_dist.evaluation.questions import default_name, load_questions
 from memo_dist.runs import open_run
 from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 
@@ -27,6 +28,13 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @dry_run_option
 @resume_option
 @click.option("--report", is_flag=True, help="Print the sentences that no reflection covers.")
+@click.option(
+    "--questions",
+    "questions_file",
+    type=click.Path(path_type=Path),
+    help="JSONL file as for evaluate. Print which share of its questions the reflections can"
+    " answer: before any training, in seconds.",
+)
 @click.option(
     "--only-partition",
     type=click.IntRange(min=0),
@@ -46,6 +54,7 @@ def command(  # noqa: PLR0913
     dry_run: bool,
     resume: str,
     report: bool,
+    questions_file: Path | None,
     only_partition: int | None,
     revise: bool,
     config_files: tuple[Path, ...],
@@ -58,6 +67,11 @@ def command(  # noqa: PLR0913
     config = resolve(config_files, overrides, run_folder)
     if only_partition is not None and revise:
         raise UsageError("--revise changes all partitions: run it once without --only-partition")
+    if only_partition is not None and (report or questions_file):
+        raise UsageError(
+            "--report and --questions measure all partitions: run them without --only-partition"
+        )
+    questions = load_questions(questions_file) if questions_file else []
     if only_partition is not None and not dry_run:
         from memo_dist.synthesis.partition import run_partition_alone
 
@@ -79,4 +93,9 @@ def command(  # noqa: PLR0913
         if report:
             click.echo(text_report(coverage_summary(run)))
             click.echo(f"all gaps are in {run.synth / 'coverage.jsonl'}")
+        if questions_file:
+            # Imported here: it loads the search library.
+            from memo_dist.evaluation.question_coverage import measure_questions
+
+            click.echo(measure_questions(run, questions, default_name(questions_file)))
     click.echo(f"the reflections are in {run.reflections}; next: memo-dist train {run_folder}")

@@ -14,7 +14,7 @@ from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.keys import key
 from memo_dist.config.scale_schema import ScaleConfig
 
-BASELINES = ("closed_book", "bm25", "oracle")
+BASELINES = ("lookup", "closed_book", "bm25", "oracle")
 """Names for ``evaluate.baselines``."""
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 """Names for ``track.to``."""
@@ -388,8 +388,12 @@ class EvaluateConfig:
     """Score only the first N questions; 0: all."""
     baseline_limit: int = key(0, at_least=0)
     """Score the bm25 and oracle baselines on the first N questions; 0: the same as ``limit``."""
-    baselines: list[str] = key(["closed_book", "bm25"], names=BASELINES)
-    """Baselines to score: ``closed_book``, ``bm25``, ``oracle``; empty: none."""
+    baselines: list[str] = key(["lookup", "closed_book", "bm25"], names=BASELINES)
+    """Baselines to score: ``lookup`` (no model: the answer of the nearest trained question),
+    ``closed_book``, ``bm25``, ``oracle``; empty: none."""
+    trained_sample: int = key(50, at_least=0)
+    """Size of a sample of trained questions that the memory answers in their trained wording, for
+    comparison with the questions of the file; each costs as much as one of them. 0: none."""
     passages: int = key(3, at_least=1)
     """Number of passages in the bm25 baseline's context."""
     bootstrap: int = key(2000, at_least=100)

@@ -1,4 +1,4 @@
-"""What a memory is compared with: the untrained base alone, with BM25, with gold documents."""
+"""What a memory is compared with: a search over its training questions, and the untrained base."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import bm25s
-
 from memo_dist.answers.answer import Answer
 from memo_dist.answers.text import ABSTAIN_ANSWER, normalise
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
+from memo_dist.evaluation.lookup import Lookup
 from memo_dist.evaluation.questions import Question
+from memo_dist.evaluation.search import Bm25Index
+from memo_dist.evaluation.taught import Taught
 from memo_dist.io.hashing import short_hash
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PROMPT_VERSION = "1"
 """Raise it with every change of a prompt below: answers of an older one are not reused."""
+
+LOOKUP = "lookup"
+"""The name of the baseline without a model."""
 
 _CLOSED_SYSTEM = f"Answer in a few words. If you do not know the answer, say: {ABSTAIN_ANSWER}"
 _OPEN_SYSTEM = (
@@ -114,18 +118,12 @@ class Bm25:
         self._titles = {document.id: document.title for document in documents}
         self._passages = min(passages, len(chunks))
         texts = [self._passage(chunk) for chunk in chunks]
-        self._index = bm25s.BM25()
-        self._index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+        self._index = Bm25Index(texts)
         self.identity = settings.identity("bm25", passages, short_hash(texts))
 
     def search(self, question: str) -> list[Chunk]:
         """The best passages, best first; none where the question shares no word with any."""
-        tokens = bm25s.tokenize(question, return_ids=False, show_progress=False)
-        found, scores = self._index.retrieve(
-            tokens, k=self._passages, show_progress=False, backend_selection="numpy"
-        )
-        hits = zip(found[0].tolist(), scores[0].tolist(), strict=True)
-        return [self._chunks[place] for place, score in hits if score > 0]
+        return [self._chunks[place] for place in self._index.find(question, self._passages)]
 
     def answer(self, questions: Sequence[str]) -> list[Answer]:
         """Answer from the best passages; sources are the documents that were read."""
@@ -192,15 +190,16 @@ class Material:
     """What baselines are built from.
 
     Attributes:
-        reader: the untrained base.
-        settings: how it reads.
-        documents, chunks: read the corpus; called by the baselines that need it.
+        reader: loads the untrained base, and says how it reads; called by the baselines that
+            need it, as the next ones are.
+        taught: what the memory was trained on.
+        documents, chunks: read the corpus.
         questions: what is asked.
         passages: number of passages of a retrieval (``evaluate.passages``).
     """
 
-    reader: Reader
-    settings: ReaderSettings
+    reader: Callable[[], tuple[Reader, ReaderSettings]]
+    taught: Callable[[], Taught]
     documents: Callable[[], Sequence[Document]]
     chunks: Callable[[], Sequence[Chunk]]
     questions: Sequence[Question]
@@ -221,13 +220,13 @@ class Baseline:
 
 
 BASELINES = {
-    "closed_book": Baseline(lambda has: ClosedBook(has.reader, has.settings)),
+    LOOKUP: Baseline(lambda has: Lookup(has.taught())),
+    "closed_book": Baseline(lambda has: ClosedBook(*has.reader())),
     "bm25": Baseline(
-        lambda has: Bm25(has.reader, has.settings, has.documents(), has.chunks(), has.passages),
-        reads=True,
+        lambda has: Bm25(*has.reader(), has.documents(), has.chunks(), has.passages), reads=True
     ),
     "oracle": Baseline(
-        lambda has: Oracle(has.reader, has.settings, has.documents(), has.questions), reads=True
+        lambda has: Oracle(*has.reader(), has.documents(), has.questions), reads=True
     ),
 }
 """Every baseline by name: those that ``evaluate.baselines`` may name."""

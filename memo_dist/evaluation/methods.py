@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memo_dist import answering
 from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import UsageError
-from memo_dist.evaluation.baselines import BASELINES, Material, Method, ReaderSettings
+from memo_dist.evaluation.baselines import BASELINES, LOOKUP, Material, Method, ReaderSettings
 from memo_dist.evaluation.questions import Question
+from memo_dist.evaluation.taught import Taught
+from memo_dist.evaluation.trained import Trained
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import FILE_NAME
+
+if TYPE_CHECKING:
+    from memo_dist.models.reader import Reader
 
 BUILT_IN_BASE = "smollm2-135m"
 """Reader of the baselines of a scratch memory, whose own base knows no language."""
@@ -70,16 +76,30 @@ def memory_identity(memory: Path) -> str:
 
 
 def build_baselines(
-    run: RunFolder, config: Config, questions: Sequence[Question]
+    run: RunFolder, config: Config, questions: Sequence[Question], trained: Trained
 ) -> dict[str, Method]:
     """The baselines that ``evaluate.baselines`` names, in its order, over the run's corpus.
+
+    ``lookup`` is left out where the trained questions are not known: ``trained.missing`` says why.
 
     Raises:
         UsageError: the reader cannot be loaded.
     """
-    names = config.evaluate.baselines
-    if not names:
-        return {}
+    taught = trained.taught
+    material = Material(
+        cache(lambda: _reader(config)),
+        lambda: taught or Taught(()),
+        cache(lambda: load_documents(run.corpus)),
+        lambda: load_chunks(run.corpus),
+        questions,
+        config.evaluate.passages,
+    )
+    names = [name for name in config.evaluate.baselines if name != LOOKUP or taught]
+    return {name: BASELINES[name].build(material) for name in names}
+
+
+def _reader(config: Config) -> tuple[Reader, ReaderSettings]:
+    """The untrained base of the baselines, loaded, and how it is asked."""
     # Imported here: a config check or a report must not wait for torch and transformers.
     from memo_dist.models.base import SCRATCH_NAME, resolve_base
     from memo_dist.models.reader import Reader
@@ -96,12 +116,4 @@ def build_baselines(
     settings = ReaderSettings(
         base.weights_hash, config.memory.max_answer_tokens, config.evaluate.batch_size
     )
-    material = Material(
-        Reader.load(base.path),
-        settings,
-        cache(lambda: load_documents(run.corpus)),
-        lambda: load_chunks(run.corpus),
-        questions,
-        config.evaluate.passages,
-    )
-    return {name: BASELINES[name].build(material) for name in names}
+    return Reader.load(base.path), settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import short_hash
 
 _META = ("key", "id", "method", "question")
+_FIELDS = {*_META, *(field.name for field in fields(Answer))}
 
 
 class Predictions:
@@ -23,7 +24,8 @@ class Predictions:
 
     An answer is reused only for the same question id and text, method and identity (the
     memory's weights, the baseline's passages and prompt); answers of others are dropped when
-    the file is opened. So is a line that a crash cut off.
+    the file is opened. So is a line that a crash cut off, or that has other fields (another
+    version wrote it).
     """
 
     def __init__(self, path: Path, method: str, identity: str) -> None:
@@ -74,11 +76,11 @@ class Predictions:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A whole row, or None for one that a crash cut off."""
+    """A whole row, or None for one that a crash cut off or another version wrote."""
     if not line.endswith(b"\n"):
         return None
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and set(_META) <= set(row) else None
+    return row if isinstance(row, dict) and set(row) == _FIELDS else None

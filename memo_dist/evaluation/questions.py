@@ -69,6 +69,11 @@ def load_questions(path: Path, limit: int = 0) -> list[Question]:
     return questions[:limit] if limit else questions
 
 
+def default_name(file: Path) -> str:
+    """What is measured with a file is named ``dev-questions`` for ``.../dev/questions.jsonl``."""
+    return f"{file.resolve().parent.name}-{file.stem}"
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         lines = path.read_bytes().splitlines()

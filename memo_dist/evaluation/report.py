@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memo_dist.evaluation.mistakes import CAUSES
 from memo_dist.evaluation.pages import render_page
 from memo_dist.evaluation.report_scores import (
     METRIC_NAMES,
@@ -94,7 +95,9 @@ def collect(run: RunFolder) -> Report:
 
 def render(report: Report) -> str:
     """The report as one HTML page."""
-    return render_page(_TEMPLATE, "memo_dist.evaluation", report=report, columns=METRIC_NAMES)
+    return render_page(
+        _TEMPLATE, "memo_dist.evaluation", report=report, columns=METRIC_NAMES, causes=CAUSES
+    )
 
 
 def _headline(section: EvaluationSection) -> str:

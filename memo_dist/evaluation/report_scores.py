@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from memo_dist.answering import MODES
 from memo_dist.evaluation.charts import Bar, Point, bar_chart, calibration_chart
+from memo_dist.evaluation.findings import findings
+from memo_dist.evaluation.mistakes import Mistake, count_causes
 from memo_dist.evaluation.results import Evaluation
 from memo_dist.evaluation.scoring import Comparison, MethodScores, Scores, Verdict, by_type
 from memo_dist.evaluation.statistics import wilson_interval
@@ -60,11 +62,11 @@ class DocumentScore:
 
 @dataclass(frozen=True, slots=True)
 class TypeRow:
-    """The fraction right by method for one type of question (None: not asked)."""
+    """One type of question: by method the fraction right, n and interval (None: not asked)."""
 
     name: str
     n: int
-    right: list[tuple[float | None, int]]
+    right: list[tuple[float | None, int, tuple[float, float] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSection:
-    """One evaluation; ``memory`` is the method that examples, documents, calibration show."""
+    """One evaluation; ``memory`` is the method that examples, documents, calibration show.
+
+    ``causes``: wrong answers by mode and cause; ``mistakes``: those of ``memory`` by question.
+    """
 
     name: str
     scores: Scores
@@ -95,6 +100,9 @@ class EvaluationSection:
     documents_asked: int
     documents_perfect: int
     calibration: Calibration | None
+    findings: list[str]
+    causes: Mapping[str, Mapping[str, int]]
+    mistakes: Mapping[str, Mistake]
 
 
 def evaluation_section(
@@ -107,8 +115,7 @@ def evaluation_section(
         titles: document titles by id.
         reflections: reflections by document id, None where there is no synthesis.
     """
-    names = list(evaluation.scores)
-    memory = next((name for name in names if name in MODES), names[0])
+    names, memory = list(evaluation.scores), evaluation.memory
     verdicts = evaluation.verdicts[memory]
     documents = _documents(verdicts, titles, reflections)
     types = _types(evaluation)
@@ -125,6 +132,9 @@ def evaluation_section(
         documents_asked=len(documents),
         documents_perfect=sum(document.right == document.n for document in documents),
         calibration=_calibration(verdicts) if memory in MODES else None,
+        findings=findings(evaluation),
+        causes={mode: count_causes(rows) for mode, rows in evaluation.mistakes.items()},
+        mistakes={m.id: m for m in evaluation.mistakes.get(memory, ())},
     )
 
 
@@ -222,13 +232,18 @@ def _types(evaluation: Evaluation) -> list[TypeRow]:
         TypeRow(
             name=name,
             n=max(len(grouped.get(name, [])) for grouped in groups),
-            right=[
-                (right_fraction(grouped.get(name, [])), len(grouped.get(name, [])))
-                for grouped in groups
-            ],
+            right=[_type_cell(grouped.get(name, [])) for grouped in groups],
         )
         for name in names
     ]
+
+
+def _type_cell(
+    verdicts: Sequence[Verdict],
+) -> tuple[float | None, int, tuple[float, float] | None]:
+    n = len(verdicts)
+    interval = wilson_interval(sum(v.right for v in verdicts), n) if n else None
+    return right_fraction(verdicts), n, interval
 
 
 def _calibration(verdicts: Sequence[Verdict]) -> Calibration | None:

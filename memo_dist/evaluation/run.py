@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from memo_dist.answering import MODES
 from memo_dist.config.schema import Config
 from memo_dist.errors import InterruptedRunError, StoppedError, UsageError
 from memo_dist.evaluation.baselines import BASELINES, Method
+from memo_dist.evaluation.mistakes import Mistake, find_mistakes
 from memo_dist.evaluation.predictions import Predictions
 from memo_dist.evaluation.questions import Question
+from memo_dist.evaluation.results import MISTAKES, TRAINED, TrainedRecall, TrainedSummary
 from memo_dist.evaluation.scoring import Scores, Verdict, compare, judge, score
+from memo_dist.evaluation.trained import Trained
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
@@ -19,6 +23,8 @@ from memo_dist.observability.progress import progress
 from memo_dist.observability.status import StatusWriter
 
 SCHEMA_VERSION = 1
+ASKED_TRAINED = "direct"
+"""The mode that is asked trained questions: the memory alone."""
 
 
 def evaluate(  # noqa: PLR0913 - the seam of the evaluate verb; every argument is a choice of it
@@ -28,12 +34,14 @@ def evaluate(  # noqa: PLR0913 - the seam of the evaluate verb; every argument i
     name: str,
     methods: Mapping[str, Method],
     should_stop: Callable[[], bool] = lambda: False,
+    trained: Trained | None = None,
 ) -> Scores:
     """Ask every method, judge the answers, and write ``RUN/eval/<name>/``.
 
     ``predictions-<method>.jsonl`` grows batch by batch, so a killed evaluation goes on where it
-    was; ``results.jsonl`` (judged answers), ``scores.json``, ``comparisons.json`` and, last,
-    ``manifest.json`` are written once all methods have answered.
+    was; ``results.jsonl`` (judged answers), ``scores.json``, ``comparisons.json``,
+    ``mistakes.jsonl`` and ``trained.json`` (with ``trained``) and, last, ``manifest.json`` are
+    written once all methods have answered.
 
     Args:
         run: the run folder.
@@ -42,6 +50,8 @@ def evaluate(  # noqa: PLR0913 - the seam of the evaluate verb; every argument i
         name: the evaluation's name, a plain folder name.
         methods: the methods by name, in the order of the table.
         should_stop: polled between batches.
+        trained: what the memory was trained on: its wrong answers are compared with it, and the
+            mode ``direct`` is asked a sample of it (``evaluate.trained_sample``).
 
     Raises:
         UsageError: no question, no method, or the name is not a folder name.
@@ -57,7 +67,8 @@ def evaluate(  # noqa: PLR0913 - the seam of the evaluate verb; every argument i
             method: asking.verdicts(method, answerer, _asked(config, method, questions))
             for method, answerer in methods.items()
         }
-        scores = _write(folder, config, questions, methods, verdicts)
+        found = _compare_with_training(config, asking, methods, verdicts, trained)
+        scores = _write(folder, config, questions, methods, verdicts, found)
     except (StoppedError, InterruptedRunError, KeyboardInterrupt):
         status.status("stopped")
         raise
@@ -103,6 +114,39 @@ class _Asking:
         self.status.status("running", method=method, questions=total)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """Mistakes of the modes, and what is known of the training."""
+
+    mistakes: list[Mistake]
+    summary: TrainedSummary
+
+
+def _compare_with_training(
+    config: Config,
+    asking: _Asking,
+    methods: Mapping[str, Method],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    trained: Trained | None,
+) -> _Training | None:
+    """Ask the memory some trained questions, and find out why its answers are wrong."""
+    if trained is None:
+        return None
+    sample = trained.sample(config.evaluate.trained_sample, config.run.seed)
+    recall = {
+        mode: TrainedRecall.of(asking.verdicts(f"{mode}-trained", methods[mode], sample))
+        for mode in methods
+        if mode == ASKED_TRAINED and sample
+    }
+    mistakes = [
+        mistake
+        for mode, rows in verdicts.items()
+        if mode in MODES and trained.taught
+        for mistake in find_mistakes(mode, rows, trained.taught)
+    ]
+    return _Training(mistakes, TrainedSummary(len(trained.rows), trained.missing, recall))
+
+
 def _check(
     config: Config, questions: Sequence[Question], name: str, methods: Mapping[str, Method]
 ) -> None:
@@ -122,12 +166,13 @@ def _asked(config: Config, method: str, questions: Sequence[Question]) -> Sequen
     return questions[:limit] if limit else questions
 
 
-def _write(
+def _write(  # noqa: PLR0913 - all that an evaluation's folder holds
     folder: Path,
     config: Config,
     questions: Sequence[Question],
     methods: Mapping[str, Method],
     verdicts: Mapping[str, Sequence[Verdict]],
+    training: _Training | None,
 ) -> Scores:
     """Write the results, the manifest last: it says that all of them belong together."""
     seed, resamples = config.run.seed, config.evaluate.bootstrap
@@ -137,8 +182,9 @@ def _write(
         (row.to_json(method) for method, rows in verdicts.items() for row in rows),
     )
     atomic.write_json(folder / "scores.json", {m: asdict(s) for m, s in scores.items()})
-    compared = [asdict(comparison) for comparison in compare(verdicts)]
+    compared = [asdict(comparison) for comparison in compare(verdicts, resamples, seed)]
     atomic.write_json(folder / "comparisons.json", compared)
+    _write_training(folder, training)
     atomic.write_json(
         folder / "manifest.json",
         {
@@ -155,3 +201,14 @@ def _write(
         },
     )
     return scores
+
+
+def _write_training(folder: Path, training: _Training | None) -> None:
+    """Write what was compared with the training; nothing of an earlier evaluation stays."""
+    for name in (MISTAKES, TRAINED):
+        (folder / name).unlink(missing_ok=True)
+    if training is None:
+        return
+    if not training.summary.missing:
+        atomic.write_jsonl(folder / MISTAKES, (asdict(mistake) for mistake in training.mistakes))
+    atomic.write_json(folder / TRAINED, asdict(training.summary))

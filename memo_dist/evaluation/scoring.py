@@ -145,8 +145,11 @@ def score(verdicts: Sequence[Verdict], resamples: int, seed: int) -> MethodScore
 
 
 def calls(answer: Answer) -> int:
-    """Model calls behind an answer: as it says, else one for each shard, or one without shards."""
-    return answer.calls or max(1, len(answer.shards))
+    """Model calls behind an answer: as it says, else one for each shard, or one without shards.
+
+    No model has read a token: no call.
+    """
+    return answer.calls or (max(1, len(answer.shards)) if answer.tokens else 0)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -164,6 +167,8 @@ class Comparison:
         right_first, right_second: the fraction of them that each has right.
         only_first, only_second: questions that just one of the two has right.
         p_value: exact McNemar test, two-sided.
+        ci95: paired 95 % bootstrap interval of ``difference``; None: an earlier version wrote
+            the comparison.
     """
 
     first: str
@@ -174,9 +179,23 @@ class Comparison:
     only_first: int
     only_second: int
     p_value: float
+    ci95: tuple[float, float] | None = None
+
+    @property
+    def difference(self) -> float:
+        """How much more the first has right: a difference of fractions, -1 to 1."""
+        return self.right_first - self.right_second
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Comparison:
+        """The inverse of ``dataclasses.asdict`` after a round through JSON."""
+        interval = row.get("ci95")
+        return cls(**{**row, "ci95": tuple(interval) if interval else None})
 
 
-def compare(results: Mapping[str, Sequence[Verdict]]) -> list[Comparison]:
+def compare(
+    results: Mapping[str, Sequence[Verdict]], resamples: int, seed: int
+) -> list[Comparison]:
     """Compare every pair of methods on the answerable questions that both were asked."""
     rights = {
         method: {v.question.id: v.right for v in verdicts if v.question.answerable}
@@ -190,11 +209,15 @@ def compare(results: Mapping[str, Sequence[Verdict]]) -> list[Comparison]:
             if name in rights[second]
         ]
         if pairs:
-            compared.append(_comparison(first, second, pairs))
+            differences = [float(a) - float(b) for a, b in pairs]
+            interval = bootstrap_interval(differences, resamples, seed)
+            compared.append(_comparison(first, second, pairs, interval))
     return compared
 
 
-def _comparison(first: str, second: str, pairs: Sequence[tuple[bool, bool]]) -> Comparison:
+def _comparison(
+    first: str, second: str, pairs: Sequence[tuple[bool, bool]], interval: tuple[float, float]
+) -> Comparison:
     left, right = [a for a, _ in pairs], [b for _, b in pairs]
     test = mcnemar(left, right)
     return Comparison(
@@ -206,6 +229,7 @@ def _comparison(first: str, second: str, pairs: Sequence[tuple[bool, bool]]) -> 
         only_first=test.only_first,
         only_second=test.only_second,
         p_value=test.p_value,
+        ci95=interval,
     )
 
 

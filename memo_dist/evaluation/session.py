@@ -9,13 +9,15 @@ from dataclasses import replace
 from memo_dist.answering import Options, check_mode, open_answerer
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
+from memo_dist.evaluation.findings import findings
 from memo_dist.evaluation.methods import MemoryAnswerer, build_baselines
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.report import write_report
 from memo_dist.evaluation.results import load_evaluation
 from memo_dist.evaluation.run import evaluate
 from memo_dist.evaluation.scoring import Scores
-from memo_dist.evaluation.table import scores_text, types_text
+from memo_dist.evaluation.table import mistakes_text, scores_text, types_text, wrapped
+from memo_dist.evaluation.trained import load_trained
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 
@@ -62,11 +64,14 @@ def evaluate_run(  # noqa: PLR0913 - the seam of the evaluate verb
             where = replace(options, transcripts=run.eval(name) / mode)
             answerer = stack.enter_context(open_answerer(run, config, mode, where))
             asked[mode] = MemoryAnswerer(answerer, run.memory)
-        methods = {**asked, **build_baselines(run, config, questions)}
-        scores = evaluate(run, config, questions, name, methods, should_stop)
+        trained = load_trained(run)
+        methods = {**asked, **build_baselines(run, config, questions, trained)}
+        scores = evaluate(run, config, questions, name, methods, should_stop, trained)
     write_report(run)
-    verdicts = load_evaluation(run.eval(name)).verdicts
-    tables = scores_text(scores) + types_text(verdicts)
+    found = load_evaluation(run.eval(name))
+    tables = scores_text(scores) + types_text(found.verdicts)
+    tables += "".join(f"\n{wrapped(text)}\n" for text in findings(found))
+    tables += mistakes_text(found.mistakes)
     return scores, tables + "".join(_failed_calls(mode, method) for mode, method in asked.items())
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memo_dist.evaluation.mistakes import CAUSES, Mistake, count_causes
+from memo_dist.evaluation.results import MISTAKES
 from memo_dist.evaluation.scoring import MethodScores, Scores, Verdict, by_type
+from memo_dist.evaluation.statistics import wilson_interval
 
 COLUMNS = {
     "contains": "contains",
@@ -21,8 +25,12 @@ COLUMNS = {
 }
 """Metrics in the order of the tables, with their headings."""
 _WIDTH = 100
-_NAME = 11  # characters of a method's name that fit; longer ones widen the table
+_NAME, _COUNT = (
+    11,
+    3,
+)  # characters of a method's name and of n that fit; longer ones widen the table
 _MANY_TYPES = 12
+_TYPES_NOTE = "% right (answered rightly, or rightly abstained), and its 95 % Wilson interval.\n"
 
 
 def scores_text(scores: Scores, width: int = _WIDTH) -> str:
@@ -41,7 +49,9 @@ def scores_text(scores: Scores, width: int = _WIDTH) -> str:
         "tokens, calls, s: a question's tokens, model calls and seconds."
     )
     longest = max(map(len, scores), default=0)
-    return _render(table, width + max(0, longest - _NAME)) + note + "\n"
+    counts = max((len(_count(e.n_answerable, e.n)) for e in scores.values()), default=0)
+    more = max(0, longest - _NAME) + max(0, counts - _COUNT)
+    return _render(table, width + more) + note + "\n"
 
 
 def types_text(verdicts: Mapping[str, Sequence[Verdict]], width: int = _WIDTH) -> str:
@@ -60,7 +70,28 @@ def types_text(verdicts: Mapping[str, Sequence[Verdict]], width: int = _WIDTH) -
         table.add_row(name, _count(answerable, len(largest)), *cells)
     left = len(types) - _MANY_TYPES
     more = f"... and {left} more types\n" if left > 0 else ""
-    return _render(table, width) + "% right: answered rightly, or rightly abstained.\n" + more
+    return _render(table, width) + _TYPES_NOTE + more
+
+
+def mistakes_text(mistakes: Mapping[str, Sequence[Mistake]], width: int = _WIDTH) -> str:
+    """Why answers are wrong, by cause and mode; empty where the trained questions are not known."""
+    counts = {mode: count_causes(rows) for mode, rows in mistakes.items()}
+    if not counts:
+        return ""
+    table = _table("why wrong")
+    for mode in counts:
+        table.add_column(mode, justify="right")
+    table.add_column("meaning")
+    for cause, meaning in CAUSES.items():
+        table.add_row(cause, *(str(found[cause]) for found in counts.values()), meaning)
+    totals = ", ".join(f"{len(rows)} of {mode}" for mode, rows in mistakes.items())
+    note = f"{totals}; each with the nearest trained question in {MISTAKES}."
+    return "\n" + _render(table, width) + wrapped(f"Wrong answers: {note}") + "\n"
+
+
+def wrapped(text: str, width: int = _WIDTH) -> str:
+    """A sentence in lines of a terminal."""
+    return "\n".join(textwrap.wrap(text, width))
 
 
 def percent(value: float | None) -> str:
@@ -75,7 +106,11 @@ def right_fraction(verdicts: Sequence[Verdict]) -> float | None:
 
 def _type_cell(verdicts: Sequence[Verdict], asked: int) -> str:
     value = percent(right_fraction(verdicts))
-    return value if len(verdicts) in (0, asked) else f"{value} (n {len(verdicts)})"
+    if not verdicts:
+        return value
+    low, high = wilson_interval(sum(v.right for v in verdicts), len(verdicts))
+    n = "" if len(verdicts) == asked else f" (n {len(verdicts)})"
+    return f"{value}{n}\n{100 * low:.0f}–{100 * high:.0f}"
 
 
 def _metric(entry: MethodScores, name: str) -> str:

@@ -56,4 +56,5 @@ def _answer(question: str, votes: Sequence[Vote], text: FusedText) -> Answer:
         seconds=text.seconds + sum(vote.raw.seconds for vote in votes),
         tokens=text.read + sum(vote.raw.tokens for vote in votes),
         calls=1 + len(votes) + len(spoken),
+        refused=text.text if abstained else "",
     )

@@ -278,6 +278,7 @@ def _decide(question: str, ranked: Sequence[Vote]) -> Answer:
         shards=tuple(vote.shard.id for vote in ranked),
         seconds=sum(vote.raw.seconds for vote in ranked),
         tokens=sum(vote.raw.tokens for vote in ranked),
+        refused=best.raw.text if abstained else "",
     )
 
 
