@@ -28,6 +28,8 @@ _AMOUNT = re.compile(r"[$€£¥]\s?\d.*|\d{2,}.*|\d+[.,:/]\d.*|\d+\s?%")
 _HEADS = frozenset({"NN0", "NN1", "NN2", "NN", "NP0", "UNC", "ZZ0", "DATE"})
 _MODIFIERS = frozenset({"AJ0", "AJC", "AJS", "ORD", "CRD", "POS"})
 _LINKS = frozenset({"of", "in", "for", "per", "at", "from"})
+_COUNTING = frozenset({"of", "per"})
+"""Links to a number or date: "a crew of 12", but not "the mill in 1926"."""
 _SKIPPED = frozenset({"AT0", "DPS", "DT0"})
 _EMPTY = FUNCTION_WORDS | word_set(
     "one ones thing things way ways lot lots number part parts example case use other others "
@@ -172,7 +174,8 @@ def _linked(tokens: Sequence[Token], left: Run, right: Run) -> bool:
         return False
     if between[0].lower in {"and", "or", "&"}:
         return max(left[1] - left[0], right[1] - right[0]) <= _MOST_JOINED
-    return between[0].lower in _LINKS
+    dated = _is_number(tokens[right[0]]) or tokens[right[0]].tag == "DATE"
+    return between[0].lower in (_COUNTING if dated else _LINKS)
 
 
 def _list_start(tokens: Sequence[Token], runs: Sequence[Run], last: int) -> int:
