@@ -120,8 +120,9 @@ def foreign_names(question: str, text: str) -> bool:
 
 
 def foreign_numbers(question: str, text: str) -> bool:
-    """Whether a question has a number that its text does not have."""
-    return not numbers(question) <= numbers(text)
+    """Whether a question has a number that its text does not have ("07" is 7, as in dates)."""
+    asked, known = ({n.lstrip("0") for n in numbers(part)} for part in (question, text))
+    return not asked <= known
 
 
 def names_answer(question: str, answer: str) -> bool:
