@@ -128,7 +128,6 @@ class AskedRun:
             "generator.model=toy",
             f"generator.urls=[{self.url}]",
             f"synthesis.steps=[{', '.join(STEPS)}]",
-            "synthesis.extraction=separate",
             *overrides,
         ]
 

@@ -110,6 +110,9 @@ class GeneratorConfig(EndpointConfig):
     max_failed_fraction: float = key(0.2, fraction=True, identity=False)
     """Maximum fraction of a step's requests without a valid reply; above it the step fails. Applies
     from 50 requests on."""
+    tokens_per_second: float = key(50.0, above=0, identity=False)
+    """Assumed speed of one reply, in tokens per second: ``--dry-run`` derives its hours from it
+    until the run's own replies tell the speed."""
     price_prompt: float = key(0.0, at_least=0, identity=False)
     """Price per million uncached prompt tokens."""
     price_cached: float = key(0.0, at_least=0, identity=False)

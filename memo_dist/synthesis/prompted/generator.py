@@ -62,5 +62,6 @@ class LanguageModelGenerator:
             "The rules for loose pronouns and references to the text are English ones.",
             "Cross-document pairs join documents that share a rare name or ask for the same "
             "property; documents related only by meaning are not joined.",
-            "Pairs of the steps after verify are checked by rules only.",
+            "Pairs of the steps after verify and roundtrip are checked by rules only.",
+            "Abstentions are checked against one document: another one may answer them.",
         ]
