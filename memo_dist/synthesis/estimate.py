@@ -155,8 +155,13 @@ def speed(run: RunFolder, config: GeneratorConfig) -> Speed:
     gaps = [later - earlier for earlier, later in pairwise(times)]
     busy = sum(gap for gap in gaps if gap <= config.request_timeout)  # longer: nothing ran
     if len(times) < LEAST_REPLIES or busy <= 0:
-        return Speed(config.tokens_per_second * config.max_in_flight, measured=False)
+        return assumed_speed(config)
     return Speed(tokens / busy, measured=True)
+
+
+def assumed_speed(config: GeneratorConfig) -> Speed:
+    """``generator.tokens_per_second`` for each request in flight."""
+    return Speed(config.tokens_per_second * config.max_in_flight, measured=False)
 
 
 def hours(rows: list[StepEstimate], config: GeneratorConfig, at: Speed) -> float:
