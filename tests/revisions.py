@@ -128,7 +128,8 @@ class AskedRun:
             "generator.model=toy",
             f"generator.urls=[{self.url}]",
             f"synthesis.steps=[{', '.join(STEPS)}]",
-            "synthesis.extraction=separate",
+            "synthesis.phrasings=2",
+            "synthesis.coverage_rounds=0",
             *overrides,
         ]
 

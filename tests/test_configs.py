@@ -219,6 +219,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "generator.model",
         "generator.recording",
         "executive.model",
+        "synthesis.reader_model",
         "executive.recording",
         "memory.scratch.intermediate_size",
         "train.gradient_checkpointing",
@@ -308,9 +309,9 @@ GROUP_REACHES = {
 }
 DEFAULT_IDENTITY = {
     "corpus": "2e525cbd131a8c6c8dfa2bb1ea8e03b1a38055546c6a2780cd3e28759e725594",
-    "synthesis": "721ea32938db76e78ef1883922b4512feb703398e22fdddf4f3caf5e66cd3c5d",
-    "train": "f0418692ffc10e5bfe8c5f80190da9a816a6eee9f9e604df0baad87463960b91",
-    "export": "fbb2b7349c0152ef6463d0db966225384388f1114a3790227b17086f07a14a82",
+    "synthesis": "499f1c7f1393baac9c59dad5e01a6ab5fad8b786c72dc6ed0a53d54f56aae078",
+    "train": "09f30960a54ab450014880dc76352032810ef49e2d8c6abee2bec18fc439e6e5",
+    "export": "b42a69b704fb48ddd3c8bda8f1618971c31f07778119a90484f7de6a35a39d01",
 }
 """``stage_hash`` of the default configuration.
 

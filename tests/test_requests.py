@@ -11,6 +11,7 @@ from request_toy import PAIRS, AskingGenerator, make_config, make_run, request
 from memo_dist.cli.preview import estimate_lines
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.errors import RunError, UsageError
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.asker import Asker
 from memo_dist.llm.backends.base import (
     Answer,
@@ -27,7 +28,7 @@ from memo_dist.llm.requests import Failure, Message, Request, Response, Usage
 from memo_dist.llm.router import Router, Stopping
 from memo_dist.llm.spending import Spending, exhausted
 from memo_dist.llm.validation import fault_of, next_send
-from memo_dist.synthesis.estimate import estimate, hours
+from memo_dist.synthesis.estimate import Speed, estimate, hours, speed
 
 GOOD = '{"pairs": [{"question": "Who?", "answer": "Ada."}]}'
 CHANGES = {
@@ -358,13 +359,29 @@ def test_dry_run_counts_calls_tokens_money_and_hours(tmp_path):
     assert rows["direct"].calls == 24  # one a document, all different
     assert rows["direct"].exact
     assert not rows["cross"].exact
-    lines = dict(estimate_lines(list(rows.values()), config.generator))
+    assumed = speed(run, config.generator)
+    assert assumed == Speed(50 * config.generator.max_in_flight, measured=False)
+    lines = dict(estimate_lines(list(rows.values()), config.generator, assumed))
     assert lines["  direct"].startswith("24 calls, ")
     total = sum(row.prompt for row in rows.values())
     assert f"{total}.00 at the given prices" in lines["  total"]
     config.generator.requests_per_minute = 1
     calls = sum(row.calls for row in rows.values())
-    assert hours(list(rows.values()), config.generator) == pytest.approx(calls / 60)
+    assert hours(list(rows.values()), config.generator, assumed) == pytest.approx(calls / 60)
+
+
+def test_the_speed_of_a_run_is_read_from_its_journals_without_its_pauses(tmp_path):
+    run = RunFolder(tmp_path)
+    path = run.synth / "direct" / "journal" / "requests-0.jsonl"
+    path.parent.mkdir(parents=True)
+    journal = RequestJournal(path)
+    for number in range(40):
+        ended = 1000.0 + 2 * number + 10_000 * (number >= 20)
+        journal.append(Attempt(f"{number:064}", 0, "ok", True, usage=(90, 0, 30), at=ended))
+    journal.close()
+    found = speed(run, GeneratorConfig())
+    assert found.measured
+    assert found.tokens == pytest.approx(15, rel=0.1)
 
 
 def test_replies_come_from_final_attempts_only():

@@ -16,6 +16,7 @@ from memo_dist.synthesis.dated import as_of
 from memo_dist.synthesis.grouping import find_groups
 from memo_dist.synthesis.quality import (
     foreign_names,
+    foreign_numbers,
     founded,
     leaks,
     loose_pronoun,
@@ -80,6 +81,10 @@ def test_a_phrase_of_the_text_itself_is_no_leak():
         ("Who sold his house?", False),
         ("How long does it take to walk to Garrow?", False),
         ("Why was the firm fined after it lied?", False),
+        ("My pump shows E7, is it covered?", False),
+        ("What do they charge for paper at Hollin Mill?", False),
+        ("What do they charge for paper?", True),
+        ("When was it opened at Hollin Mill?", True),
     ],
 )
 def test_loose_pronouns(question, expected):
@@ -289,3 +294,28 @@ def test_the_data_set_loads_with_its_provenance(tmp_path, monkeypatch):
 
 def test_units_are_chunked_as_the_corpus_is():
     assert [chunk.id for chunk in unit(MILL).chunks] == [f"mill:0-{len(MILL.text)}"]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Which mill was opened in 1926?", False),
+        ("Which mill has 340 workers, as of 3/14/2031?", False),
+        ("Which mill was opened in 1927?", True),
+        ("Which mill has 3400 workers?", True),
+    ],
+)
+def test_numbers_of_a_question_stand_in_its_text(question, expected):
+    assert foreign_numbers(question, GROUND) is expected
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Remind me which mill that was?",
+        "Quick one: which year was it that Hollin Mill opened?",
+        "Everybody says the mill has many workers. How many?",
+    ],
+)
+def test_a_capital_at_the_start_of_a_sentence_is_no_foreign_name(question):
+    assert not foreign_names(question, GROUND)

@@ -20,10 +20,11 @@ from memo_dist.runs import check_open
 from memo_dist.stages.records import EXPORT, SYNTHESIS, TRAIN
 from memo_dist.stages.state import done_parts, is_done
 from memo_dist.synthesis.estimate import (
-    STREAM_TOKENS_PER_SECOND,
+    Speed,
     StepEstimate,
     estimate,
     hours,
+    speed,
 )
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training import checkpoint
@@ -59,7 +60,7 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
     if corpus is not None:
         lines.append(("corpus", f"{corpus}: {_corpus(config, corpus)}"))
     lines += [
-        *_synthesis(config, corpus),
+        *_synthesis(config, RunFolder(run_folder), corpus),
         ("memory", f"{config.corpus.shards} shard(s) on {memory.base}"),
         (
             "training",
@@ -73,13 +74,13 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
     return lines
 
 
-def _synthesis(config: Config, corpus: Path | None) -> list[tuple[str, str]]:
+def _synthesis(config: Config, run: RunFolder, corpus: Path | None) -> list[tuple[str, str]]:
     calls = "no API calls" if config.generator.kind == "rules" else _endpoints(config)
     steps = ", ".join(config.synthesis.steps)
     text = f"{config.generator.kind} generator, steps {steps}"
     lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
     if config.generator.kind != "rules" and corpus is not None:
-        lines += _requests(config, corpus)
+        lines += _requests(config, run, corpus)
     return lines
 
 
@@ -89,15 +90,26 @@ def _endpoints(config: Config) -> str:
     return f"{generator.model} at {where}, at most {generator.max_in_flight} requests in flight"
 
 
-def _requests(config: Config, corpus: Path) -> list[tuple[str, str]]:
+def _requests(config: Config, run: RunFolder, corpus: Path) -> list[tuple[str, str]]:
     """Calls, tokens, cost and hours of each step that calls a model."""
     with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
         build_corpus(corpus, Path(name), config.corpus)
         rows = estimate(Path(name), config, generator_factory(config)())
-    return estimate_lines(rows, config.generator)
+    return estimate_lines(rows, config.generator, speed(run, config.generator))
 
 
-def estimate_lines(rows: list[StepEstimate], config: GeneratorConfig) -> list[tuple[str, str]]:
+def _speed(config: GeneratorConfig, at: Speed) -> str:
+    if at.measured:
+        return f"{at.tokens:.3g} tokens/s, measured in this run"
+    return (
+        f"assumed: generator.tokens_per_second={config.tokens_per_second:g} for each of"
+        f" {config.max_in_flight} requests in flight"
+    )
+
+
+def estimate_lines(
+    rows: list[StepEstimate], config: GeneratorConfig, at: Speed
+) -> list[tuple[str, str]]:
     """(label, text) of one line per step, then the total."""
     lines = []
     for row in rows:
@@ -112,8 +124,8 @@ def estimate_lines(rows: list[StepEstimate], config: GeneratorConfig) -> list[tu
         (
             "  total",
             f"about {total.attempts} calls, {total.prompt} + {total.completion} tokens; {money};"
-            f" {hours(rows, config):.2g} hours ({STREAM_TOKENS_PER_SECOND:.0f} tokens/s per reply,"
-            " or the rate limits), without retries",
+            f" {hours(rows, config, at):.2g} hours ({_speed(config, at)}, or the rate limits),"
+            " without retries",
         )
     )
     return lines

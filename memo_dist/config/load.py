@@ -27,7 +27,10 @@ from memo_dist.config.rules import check_rules, choices
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
 
-RENAMED_VALUES: dict[str, dict[str, str]] = {"generator.kind": {"embedded": "rules"}}
+RENAMED_VALUES: dict[str, dict[str, str]] = {
+    "generator.kind": {"embedded": "rules"},
+    "synthesis.extraction": {"joint": "facts", "separate": "facts"},
+}
 """{key: {an earlier version's value: today's}}. The old value is accepted, with a notice.
 
 In a run's own file it is accepted without one."""

@@ -96,6 +96,13 @@ def _steps(config: Config) -> Iterator[str]:
             )
     if len(set(config.synthesis.steps)) != len(config.synthesis.steps):
         yield f"synthesis.steps={config.synthesis.steps} names a step twice"
+    steps = config.synthesis.steps
+    for judge in ("verify", "roundtrip"):
+        if judge in steps and "cross" in steps[: steps.index(judge)]:
+            yield (
+                f"synthesis.steps={steps}: '{judge}' reads the pairs of single documents and would"
+                f" lose those of 'cross'; put 'cross' after '{judge}'"
+            )
     if not config.synthesis.steps:
         yield "synthesis.steps=[] leaves nothing to do; name at least 'direct'"
 

@@ -110,6 +110,9 @@ class GeneratorConfig(EndpointConfig):
     max_failed_fraction: float = key(0.2, fraction=True, identity=False)
     """Maximum fraction of a step's requests without a valid reply; above it the step fails. Applies
     from 50 requests on."""
+    tokens_per_second: float = key(50.0, above=0, identity=False)
+    """Assumed speed of one reply, in tokens per second: ``--dry-run`` derives its hours from it
+    until the run's own replies tell the speed."""
     price_prompt: float = key(0.0, at_least=0, identity=False)
     """Price per million uncached prompt tokens."""
     price_cached: float = key(0.0, at_least=0, identity=False)
@@ -195,26 +198,37 @@ class SynthesisConfig:
         default_factory=lambda: ["direct", "indirect", "paraphrase", "abstain"]
     )
     """Steps to run, in this order."""
-    phrasings: int = key(5, at_least=1)
+    phrasings: int = key(8, at_least=1)
     """Number of wordings per question, including the original."""
     abstain_fraction: float = key(0.15, at_least=0)
     """Number of abstention examples as a fraction of the other facts."""
+    abstain_per_1000_words: float = key(20.0, at_least=0)
+    """Minimum number of abstention examples per 1,000 words of a document, for language models; the
+    larger of this and ``abstain_fraction`` counts."""
     max_rejected_fraction: float = key(0.6, fraction=True, identity=False)
     """Maximum fraction of failed units; above it a step fails. Rejected candidates are only
     counted."""
-    extraction: str = key("joint", choices=("joint", "separate", "anchored"))
-    """Prompts that extract facts: ``joint`` (direct and indirect in one call), ``separate``, or
+    extraction: str = key("facts", choices=("facts", "anchored"))
+    """How a language model extracts facts: ``facts`` (answers and questions in one call) or
     ``anchored`` (questions for answers taken from the text; for small models)."""
     call_chars: int = key(8000, at_least=200)
-    """Maximum number of characters of document text per call (a longer chunk has its own call);
-    short documents of a unit share a call."""
+    """Maximum number of characters of document text per call (a longer chunk has its own call); a
+    call reads one document."""
+    facts_per_call: int = key(32, at_least=1)
+    """Maximum number of facts per reply; a call is about as much text as has so many."""
     pairs_per_call: int = key(40, at_least=1)
-    """Number of question-answer pairs per call, in the steps that merge, verify, join or reword
+    """Number of question-answer pairs per call, in the steps that merge, verify, reword or answer
     pairs."""
+    reader_model: str = ""
+    """Model that answers the questions of the step ``roundtrip``, at the generator's endpoints;
+    empty: the generator's model."""
     max_reply_tokens: int = key(8192, at_least=64)
     """Maximum length of a reply of the language model, in tokens."""
-    anchors: int = key(10, at_least=1)
-    """Number of answers per chunk that ``extraction=anchored`` takes from the text."""
+    anchors: int = key(0, at_least=0)
+    """Maximum number of answers per chunk that ``extraction=anchored`` takes from the text; 0:
+    all."""
+    anchors_per_call: int = key(1, at_least=1)
+    """Number of answers per call with ``extraction=anchored``."""
     coverage: float = key(0.8, fraction=True)
     """Target fraction of sentences that reflections cover. Below it, ``direct`` repeats the call
     for the other sentences."""

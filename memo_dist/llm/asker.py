@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -106,6 +107,7 @@ class Asker:
             text=answer.text.encode("utf-8", "replace").decode(),
             finish_reason=answer.finish_reason,
             usage=usage,
+            at=round(time.time(), 3),
         )
 
 

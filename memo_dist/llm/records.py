@@ -33,6 +33,7 @@ class Attempt:
         text: as the model wrote it; "" without an answer.
         finish_reason: "stop", "length" or the endpoint's own word.
         usage: prompt, cached and answer tokens of this attempt.
+        at: Unix time at which it ended, in seconds; 0: unknown.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Attempt:
     text: str = ""
     finish_reason: str = ""
     usage: tuple[int, int, int] = (0, 0, 0)
+    at: float = 0.0
 
     def to_row(self) -> dict[str, Any]:
         """One line of the journal."""

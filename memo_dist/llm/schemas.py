@@ -44,7 +44,7 @@ def text_of(schema: Mapping[str, Any]) -> str:
     return json.dumps(schema, separators=(",", ":"))
 
 
-def limited(schema: Schema, most: int, numbers: int) -> Schema:
+def limited(schema: Schema, most: int, numbers: int, texts: int = 1) -> Schema:
     """The schema of one request's reply.
 
     Args:
@@ -52,35 +52,41 @@ def limited(schema: Schema, most: int, numbers: int) -> Schema:
         most: items that a list has at most: a model that repeats itself comes to an end, and its
             reply still parses.
         numbers: passages, pairs or answers that the prompt lists: a server with structured
-            output lets the model write no other number.
+            output lets the model write no other number, and no longer list of numbers.
+        texts: items that a list of texts inside an item has at most.
     """
     listed = {"type": "integer", "enum": [*range(1, numbers + 1)]}
     lists = {
-        name: {**_with_numbers(value, listed), "maxItems": most}
+        name: {**_bounded(value, listed, texts), "maxItems": most}
         for name, value in schema["properties"].items()
     }
     return {**schema, "properties": lists}
 
 
-def _with_numbers(part: Any, listed: Schema) -> Any:
-    """``part`` with every :data:`NUMBER` replaced."""
+def _bounded(part: Any, listed: Schema, texts: int) -> Any:
+    """``part`` with every :data:`NUMBER` replaced and its lists of numbers and texts bounded."""
     if part == NUMBER:
         return listed
-    if isinstance(part, dict):
-        return {key: _with_numbers(value, listed) for key, value in part.items()}
-    return [_with_numbers(value, listed) for value in part] if isinstance(part, list) else part
+    if isinstance(part, list):
+        return [_bounded(value, listed, texts) for value in part]
+    if not isinstance(part, dict):
+        return part
+    bounded = {key: _bounded(value, listed, texts) for key, value in part.items()}
+    if part.get("items") == NUMBER:
+        bounded["maxItems"] = len(listed["enum"])
+    if part.get("items") == TEXT:
+        bounded["maxItems"] = texts
+    return bounded
 
 
-EXTRACTED = record(
-    pairs=array(
-        record(passage=NUMBER, kind=choice("direct", "indirect"), question=TEXT, answer=TEXT)
-    )
-)
-OF_PASSAGES = record(pairs=array(record(passage=NUMBER, question=TEXT, answer=TEXT)))
-ANCHORED = record(questions=array(record(answer=NUMBER, question=TEXT)))
-MERGED = record(
-    pairs=array(record(merges={**array(NUMBER), "minItems": 2}, question=TEXT, answer=TEXT))
-)
+_QUESTIONS: Schema = {**array(TEXT), "minItems": 1}
+_MERGES: Schema = {**array(NUMBER), "minItems": 2}
+
+FACTS = record(facts=array(record(passage=NUMBER, answer=TEXT, questions=_QUESTIONS)))
+ANCHORED = record(facts=array(record(answer=TEXT, questions=_QUESTIONS)))
+JOINED = record(facts=array(record(merges=_MERGES, answer=TEXT, questions=_QUESTIONS)))
+WORDINGS = record(facts=array(record(pair=NUMBER, questions=_QUESTIONS)))
+MERGED = record(pairs=array(record(merges=_MERGES, question=TEXT, answer=TEXT)))
 VERDICTS = record(
     verdicts=array(
         {
@@ -92,5 +98,5 @@ VERDICTS = record(
         }
     )
 )
-WORDINGS = record(facts=array(record(pair=NUMBER, questions=array(TEXT))))
 UNANSWERED = record(questions=array(record(passage=NUMBER, question=TEXT)))
+READ = record(answers=array(record(question=NUMBER, answer=TEXT)))

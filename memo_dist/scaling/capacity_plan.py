@@ -36,7 +36,7 @@ from memo_dist.scaling.plan_size import (
     needed_size,
     promised_recall,
 )
-from memo_dist.synthesis.estimate import estimate, hours
+from memo_dist.synthesis.estimate import assumed_speed, estimate, hours
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.training.flops import PEAK
 from memo_dist.training.memory_need import training_need
@@ -264,7 +264,7 @@ def _generator_rows(folder: Path, config: Config, sample: CorpusSample) -> Itera
         "generator_answer_tokens", "generator answer tokens", "", factor * total.completion
     )
     if rows:
-        spent = factor * hours(rows, config.generator)
+        spent = factor * hours(rows, config.generator, assumed_speed(config.generator))
         yield _exact("generator_hours", "generator time", "h", spent)
     if has_prices(config.generator):
         money = factor * total.money(config.generator)

@@ -17,6 +17,7 @@ PRONOUN = "pronoun without a name"
 MARKUP = "copies the prompt"
 UNFOUNDED = "answer not in the text"
 FOREIGN_NAMES = "names what the text does not"
+FOREIGN_NUMBERS = "numbers that the text does not have"
 NAMES_ANSWER = "answer in the question"
 
 LEAST_FOUNDED = 0.5
@@ -44,7 +45,12 @@ _AFTER_AUXILIARY = re.compile(
     re.IGNORECASE,
 )
 _IMPERATIVES = frozenset({"please", "name", "tell", "state", "give", "list", "explain"})
-_ANTECEDENT = re.compile(r"\b(?:the|an?|which|whose|each|every|any|all|some|no|\d+)\s+\w", re.I)
+_ANTECEDENT = re.compile(
+    r"\b(?:the|an?|my|our|your|these|those|this|which|whose|each|every|any|all|some|no|\d+)\s+\w",
+    re.I,
+)
+_OPENING = re.compile(r"(?:^|[.!?:]\s+)[^\W\d_][^\W_]*(?=[\s,])")
+_GENERIC = frozenset({"they", "them", "their", "theirs"})
 _EXPLETIVE = re.compile(
     r"\b(?:is|was|does|did|will|would|can|could|how long|to) it (?:take|took|from|true|possible|"
     r"mean|rain|snow|in|now|called|necessary|important|that|to|about|for)\b"
@@ -65,12 +71,15 @@ def leaks(text: str, ground: str = "") -> bool:
 def loose_pronoun(question: str) -> bool:
     """Whether a personal pronoun comes before anything it could stand for.
 
-    A pronoun behind a verb of its own question word ("Who sold his house?") is explained by it.
+    A pronoun behind a verb of its own question word ("Who sold his house?") is explained by it,
+    and people say "they" of whoever is named later ("What do they charge at Tarn Works?").
     """
     match = _PRONOUN.search(question)
     if match is None or _EXPLETIVE.search(question):
         return False
     before = question[: match.start()]
+    if match.group().casefold() in _GENERIC and names(question[match.end() :]):
+        return False
     named = any(name.split()[0].casefold() not in _IMPERATIVES for name in names(before))
     quoted = any(mark in before for mark in "\"“'‘«")
     if named or quoted or _ANTECEDENT.search(before):
@@ -101,9 +110,19 @@ def _share(text: str, known: frozenset[str]) -> float:
 
 
 def foreign_names(question: str, text: str) -> bool:
-    """Whether most of a question's names stand nowhere in its text (a prompt's example, say)."""
-    asked = content(" ".join(names(question)))
+    """Whether most of a question's names stand nowhere in its text (a prompt's example, say).
+
+    A word that opens a sentence has its capital from there ("Remind me which ...").
+    """
+    inner = _OPENING.sub(lambda match: match.group().lower(), question)
+    asked = content(" ".join(names(inner)))
     return bool(asked) and len(asked & content(text)) < LEAST_FOUNDED * len(asked)
+
+
+def foreign_numbers(question: str, text: str) -> bool:
+    """Whether a question has a number that its text does not have ("07" is 7, as in dates)."""
+    asked, known = ({n.lstrip("0") for n in numbers(part)} for part in (question, text))
+    return not asked <= known
 
 
 def names_answer(question: str, answer: str) -> bool:

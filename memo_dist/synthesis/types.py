@@ -20,6 +20,9 @@ from memo_dist.llm.requests import Reply, Request
 
 T = TypeVar("T")
 
+REPLACING: frozenset[str] = frozenset({"verify", "roundtrip"})
+"""Steps that return what stays of the reflections before them: only their result counts."""
+
 Kind = Literal["direct", "indirect", "consolidated", "entity", "cross", "paraphrase", "abstain"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -153,14 +156,14 @@ class Step(Protocol):
 
 
 def in_force(steps: Sequence[T], name: Callable[[T], str]) -> Sequence[T]:
-    """The steps whose reflections count: from the last ``verify`` on, which replaces all before.
+    """The steps whose reflections count: from the last of :data:`REPLACING` on.
 
     Args:
         steps: in the order they ran.
         name: gives a step's name.
     """
     for index in range(len(steps) - 1, -1, -1):
-        if name(steps[index]) == "verify":
+        if name(steps[index]) in REPLACING:
             return steps[index:]
     return steps
 

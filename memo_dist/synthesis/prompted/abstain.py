@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Request
 from memo_dist.synthesis.clean import normalise
-from memo_dist.synthesis.prompted.prompts import Prompt, passages_text
+from memo_dist.synthesis.prompted.manners import FILE, manners
+from memo_dist.synthesis.prompted.prompts import Prompt
+from memo_dist.synthesis.prompted.reading import Reading
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import FACT_KINDS, Toolkit, by_reading, version_of
 from memo_dist.synthesis.quality import wording_fault
 from memo_dist.synthesis.types import Dialogue, Reflection, Unit
 
-ABSTAIN = Prompt(("abstain",), schemas.UNANSWERED, 48)
+ABSTAIN = Prompt(("abstain",), schemas.UNANSWERED, 56, uses=(FILE,))
+
+_MANNERS = 6
 
 
 class AbstainStep:
@@ -27,17 +32,13 @@ class AbstainStep:
         self.version = version_of(ABSTAIN)
 
     def dialogue(self, unit: Unit, inputs: Sequence[Reflection]) -> Dialogue:
-        """One call a reading, for ``synthesis.abstain_fraction`` of its facts."""
+        """One call a reading, for the larger of its two numbers of abstentions."""
         facts = [row for row in inputs if row.kind in FACT_KINDS]
         asked = []
         for reading, rows in by_reading(self._tools.readings(unit), facts):
-            count = round(self._tools.settings.abstain_fraction * len(rows))
+            count = self._count(reading, len(rows))
             if count:
-                body = passages_text(reading)
-                request = self._tools.prompter.request(
-                    ABSTAIN, body, count, len(reading.passages), count=count
-                )
-                asked.append(((reading, count), request))
+                asked.append(((reading, count), self._request(reading, count)))
         found, taken = Collector(), {normalise(row.question) for row in inputs}
         if asked:
             author = self._tools.author(unit, self.version)
@@ -54,6 +55,23 @@ class AbstainStep:
                         author.from_passage(passage, "abstain", question, ABSTAIN_ANSWER, reply.key)
                     )
         return found.result()
+
+    def _count(self, reading: Reading, facts: int) -> int:
+        """The fraction of the facts, or the number for the reading's words if that is more."""
+        settings = self._tools.settings
+        by_words = settings.abstain_per_1000_words * reading.words / 1000
+        return max(round(settings.abstain_fraction * facts), round(by_words))
+
+    def _request(self, reading: Reading, count: int) -> Request:
+        body = self._tools.prompter.passages(reading)
+        return self._tools.prompter.request(
+            ABSTAIN,
+            body,
+            count,
+            len(reading.passages),
+            count=count,
+            manners=manners(_MANNERS, body.turn, without=("vague",)),
+        )
 
 
 def _fault(question: str, taken: set[str]) -> str:

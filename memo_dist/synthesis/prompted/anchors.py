@@ -1,23 +1,16 @@
-"""Answers taken from the text: names, dates and numbers that a question can be written for.
-
-A small model writes a question for a given answer far better than it finds both.
-"""
+"""Answers taken from the text, each with the passage that it stands in."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memo_dist.synthesis.prompted.reading import Passage, Reading
-from memo_dist.synthesis.rules.nlp import DATE_PATTERN
-from memo_dist.synthesis.words import content, name_spans
+from memo_dist.synthesis.clean import normalise
+from memo_dist.synthesis.prompted.reading import Passage
+from memo_dist.synthesis.spans import Span, answer_spans
+from memo_dist.synthesis.words import content
 
-_DATE = re.compile(rf"\b(?:{DATE_PATTERN}|(?:1[0-9]|20)\d{{2}})(?!\w)")
-_QUANTITY = re.compile(
-    r"(?<![\w.,])[$€£]?\d+(?:[.,]\d+)*(?:\s?%|\s[a-z]+(?:\s(?:kilometers|"
-    r"kilometres|miles|meters|metres|feet))?)?"
-)
+_MOST_WORDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +21,33 @@ class Anchor:
     text: str
 
 
-def anchors_of(reading: Reading, most: int) -> list[Anchor]:
-    """Answers in the order of the text, each once a passage, at most ``most`` a passage.
+def anchors_of(passage: Passage, most: int) -> list[Anchor]:
+    """Answers in the order of the text, each once.
 
-    A passage's own title is no answer: its questions need it.
+    A noun inside a longer answer is left out: the longer one says which. The passage's own title
+    is no answer: its questions need it.
+
+    Args:
+        passage: the passage.
+        most: at most so many, spread over the passage; 0: all.
     """
-    found = []
-    for passage in reading.passages:
-        title, seen = content(passage.document.title), set[str]()
-        for start, end in _spans(passage.chunk.text):
-            text = passage.chunk.text[start:end]
-            key = text.casefold()
-            if len(seen) < most and key not in seen and not content(text) <= title:
-                seen.add(key)
-                found.append(Anchor(passage, text))
-    return found
+    title = content(passage.document.title)
+    found: dict[str, Anchor] = {}
+    for span in _telling(answer_spans(passage.chunk.text)):
+        if normalise(span.text) and not content(span.text) <= title:
+            found.setdefault(normalise(span.text), Anchor(passage, span.text))
+    anchors = list(found.values())
+    if not most or len(anchors) <= most:
+        return anchors
+    return [anchors[index * len(anchors) // most] for index in range(most)]
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Dates first, then quantities and names that do not overlap them, in text order."""
-    taken: list[tuple[int, int]] = []
-    sources = (
-        [match.span() for match in _DATE.finditer(text)],
-        [match.span() for match in _QUANTITY.finditer(text)],
-        list(name_spans(text)),
-    )
-    for spans in sources:
-        free = [s for s in spans if all(s[1] <= start or s[0] >= end for start, end in taken)]
-        taken += free
-    yield from sorted(taken)
+def _telling(spans: list[Span]) -> Iterator[Span]:
+    short = [span for span in spans if len(span.text.split()) <= _MOST_WORDS]
+    for span in short:
+        inside = any(
+            other.start <= span.start and span.end <= other.end and other is not span
+            for other in short
+        )
+        if span.kind != "noun" or not inside:
+            yield span

@@ -8,7 +8,7 @@ from typing import Any
 from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
 from memo_dist.llm.requests import Response
-from memo_dist.synthesis.prompted.prompts import Prompt, pairs_text, passages_text
+from memo_dist.synthesis.prompted.prompts import Prompt
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import Toolkit, batches, by_reading, listed, version_of
 from memo_dist.synthesis.types import Dialogue, Kind, Reflection, Unit
@@ -32,7 +32,7 @@ class ConsolidateStep:
         for reading, mine in by_reading(self._tools.readings(unit), facts):
             for batch in batches(mine, self._tools.settings.pairs_per_call):
                 if len(batch) > 1:
-                    body = passages_text(reading) + pairs_text(listed(batch))
+                    body = self._tools.prompter.passages(reading).pairs(listed(batch))
                     request = self._tools.prompter.request(
                         CONSOLIDATE, body, len(batch), len(batch)
                     )
@@ -56,9 +56,6 @@ def _take(
 ) -> None:
     merged = merged_rows(rows, value, found)
     if merged is None:
-        return
-    if len({row.sources for row in merged}) > 1:
-        found.reject("merges documents", value, {s for row in merged for s in row.sources})
         return
     take_merged(merged, "consolidated", value, reply, author, found)
 

@@ -6,22 +6,26 @@ Its groups are found without any question (:mod:`memo_dist.synthesis.grouping`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
+from memo_dist.llm.requests import Request, Response
 from memo_dist.synthesis.grouping import find_groups
-from memo_dist.synthesis.prompted.consolidate import merged_rows, take_merged
-from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt, facts_text
+from memo_dist.synthesis.prompted.consolidate import merged_rows
+from memo_dist.synthesis.prompted.facts import FactTaker
+from memo_dist.synthesis.prompted.manners import FILE, manners
+from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt
+from memo_dist.synthesis.prompted.reading import grounds
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered
 from memo_dist.synthesis.prompted.step import FACT_KINDS, Toolkit, version_of
-from memo_dist.synthesis.quality import NAMES_ANSWER, names_answer
 from memo_dist.synthesis.types import Dialogue, Group, Reflection, Unit
 
-CROSS = Prompt(("cross",), schemas.MERGED, 100)
+CROSS = Prompt(("cross",), schemas.JOINED, 60, 40, uses=(FILE,))
 
 
 class CrossStep:
-    """Converging clues and parallel properties over groups of pairs."""
+    """Bridges, converging clues and parallel properties over groups of pairs."""
 
     name: StepName = "cross"
 
@@ -36,27 +40,43 @@ class CrossStep:
 
     def dialogue(self, unit: Unit, inputs: Sequence[Reflection]) -> Dialogue:
         """One call a group."""
-        found = Collector()
-        rows = list(inputs)
+        found, rows = Collector(), list(inputs)
         if len({row.sources for row in rows}) < 2:
             return found.result()
-        titles = {document.id: document.title for document in unit.documents}
-        listed = [
-            ListedPair(row.question, row.answer, title=titles[row.sources[0]]) for row in rows
-        ]
-        request = self._tools.prompter.request(CROSS, facts_text(listed), len(rows), len(rows))
+        request = self._request(unit, rows)
         author = self._tools.author(unit, self.version)
+        taker = FactTaker(author, found, self._tools.settings.phrasings)
         replies = yield [request]
         for _, reply in answered([(unit, request)], replies):
-            for value in reply.value["pairs"]:
-                merged = merged_rows(rows, value, found)
-                if merged is None:
-                    continue
-                sources = {source for row in merged for source in row.sources}
-                if len(sources) < 2:
-                    found.reject("joins no two documents", value, sources)
-                elif names_answer(value["question"], value["answer"]):
-                    found.reject(NAMES_ANSWER, value, sources)
-                else:
-                    take_merged(merged, "cross", value, reply, author, found)
+            for value in reply.value["facts"]:
+                _take(unit, rows, value, reply, taker)
         return found.result()
+
+    def _request(self, unit: Unit, rows: Sequence[Reflection]) -> Request:
+        titles = {document.id: document.title for document in unit.documents}
+        body = self._tools.prompter.facts(
+            [ListedPair(row.question, row.answer, title=titles[row.sources[0]]) for row in rows]
+        )
+        most = min(len(rows), self._tools.settings.facts_per_call)
+        count = self._tools.settings.phrasings
+        asked = manners(count, body.turn)
+        return self._tools.prompter.request(CROSS, body, most, len(rows), count, manners=asked)
+
+
+def _take(
+    unit: Unit, rows: Sequence[Reflection], value: dict[str, Any], reply: Response, taker: FactTaker
+) -> None:
+    merged = merged_rows(rows, value, taker.found)
+    if merged is None:
+        return
+    sources = sorted({source for row in merged for source in row.sources})
+    if len(sources) < 2:
+        taker.found.reject("joins no two documents", value, sources)
+        return
+
+    def make(question: str, answer: str) -> Reflection:
+        return taker.author.from_pairs(merged, "cross", question, answer, reply.key)
+
+    ground = grounds(unit)
+    text = "\n".join(ground[source] for source in sources)
+    taker.take(make, value["answer"], value["questions"], sources, text)

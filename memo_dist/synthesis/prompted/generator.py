@@ -7,15 +7,15 @@ from memo_dist.config.steps import StepName
 from memo_dist.synthesis.prompted.abstain import AbstainStep
 from memo_dist.synthesis.prompted.consolidate import ConsolidateStep
 from memo_dist.synthesis.prompted.cross import CrossStep
-from memo_dist.synthesis.prompted.entities import EntityStep
 from memo_dist.synthesis.prompted.exposures import ParaphraseStep
-from memo_dist.synthesis.prompted.extract import DirectStep, IndirectStep
+from memo_dist.synthesis.prompted.extract import DirectStep, entity_step, indirect_step
 from memo_dist.synthesis.prompted.prompts import Prompter
+from memo_dist.synthesis.prompted.roundtrip import RoundtripStep
 from memo_dist.synthesis.prompted.step import Toolkit
 from memo_dist.synthesis.prompted.verify import VerifyStep
 from memo_dist.synthesis.types import RequestStep
 
-VERSION = "1"
+VERSION = "2"
 
 
 class LanguageModelGenerator:
@@ -43,13 +43,14 @@ class LanguageModelGenerator:
         tools = self._tools
         steps: list[RequestStep] = [
             DirectStep(tools),
-            IndirectStep(tools),
+            indirect_step(tools),
             ConsolidateStep(tools),
             VerifyStep(tools),
-            EntityStep(tools),
+            entity_step(tools),
             CrossStep(tools),
             ParaphraseStep(tools),
             AbstainStep(tools),
+            RoundtripStep(tools),
         ]
         return {step.name: step for step in steps}
 
@@ -61,5 +62,6 @@ class LanguageModelGenerator:
             "The rules for loose pronouns and references to the text are English ones.",
             "Cross-document pairs join documents that share a rare name or ask for the same "
             "property; documents related only by meaning are not joined.",
-            "Pairs of the steps after verify are checked by rules only.",
+            "Pairs of the steps after verify and roundtrip are checked by rules only.",
+            "Abstentions are checked against one document: another one may answer them.",
         ]

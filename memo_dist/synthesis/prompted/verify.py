@@ -1,4 +1,6 @@
-"""The step ``verify``: many pairs a call; a pair stays, is rewritten, or is dropped.
+"""The step ``verify``: many facts a call; a fact stays, is rewritten, or is dropped.
+
+Its further wordings share its fate: they go with it, and take a rewritten answer.
 
 The step's result replaces the reflections of all steps before it
 (:func:`memo_dist.synthesis.types.in_force`): what it does not return is gone, with a reason.
@@ -7,12 +9,13 @@ The step's result replaces the reflections of all steps before it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
 from memo_dist.llm.requests import Failure, Reply, Request, Response
-from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt, pairs_text, passages_text
+from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt
 from memo_dist.synthesis.prompted.reading import Reading
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, tidy
 from memo_dist.synthesis.prompted.step import Toolkit, batches, by_reading, version_of
@@ -48,8 +51,10 @@ class VerifyStep:
         author, found = self._tools.author(unit, self.version), Collector()
         parts = by_reading(self._tools.readings(unit), _checkable(inputs))
         known = {row.id for _, rows in parts for _, row in rows}
+        facts = {row.fact for _, rows in parts for _, row in rows}
         for row in inputs:
-            if row.id not in known:  # abstentions, and pairs without a passage to check against
+            reworded = row.kind == "paraphrase" and row.fact in facts
+            if row.id not in known and not reworded:  # abstentions, pairs without a passage
                 found.take(row)
         for _ in range(_ROUNDS):
             asked = self._batches(parts)
@@ -63,6 +68,7 @@ class VerifyStep:
         for _, pairs in parts:
             for _, row in pairs:
                 found.reject_pair("verify: no verdict", row)
+        _take_wordings(inputs, facts, found)
         return found.result()
 
     def request(self, reading: Reading, pairs: Sequence[Numbered]) -> Request:
@@ -73,7 +79,7 @@ class VerifyStep:
             )
             for number, row in pairs
         ]
-        body = passages_text(reading) + pairs_text(rows)
+        body = self._tools.prompter.passages(reading).pairs(rows)
         return self._tools.prompter.request(VERIFY, body, len(rows), len(rows))
 
     def _batches(self, parts: Iterable[Batch]) -> list[Batch]:
@@ -82,8 +88,21 @@ class VerifyStep:
 
 
 def _checkable(inputs: Iterable[Reflection]) -> list[Reflection]:
-    """Each pair once, without abstentions."""
-    return list({row.id: row for row in inputs if row.kind != "abstain"}.values())
+    """Each fact once, without abstentions and wordings."""
+    facts = (row for row in inputs if row.kind not in ("abstain", "paraphrase"))
+    return list({row.id: row for row in facts}.values())
+
+
+def _take_wordings(inputs: Iterable[Reflection], facts: set[str], found: Collector) -> None:
+    """Take the wordings of the facts that stay, with the answers that these have now."""
+    kept = {row.fact: row for row in found.reflections.values() if row.kind != "paraphrase"}
+    for row in inputs:
+        if row.kind == "paraphrase" and row.fact in facts:
+            fact = kept.get(row.fact)
+            if fact is None:
+                found.reject_pair("verify: its fact was dropped", row)
+            else:
+                found.take(replace(row, answer=fact.answer))
 
 
 def _judge(
