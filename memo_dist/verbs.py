@@ -60,7 +60,14 @@ _TABLE = (
         saves=True,
         launches=True,
         reads_stored=True,
-        value_options=("--config", "--run", "--resume", "--only-partition"),
+        value_options=(
+            "--config",
+            "--run",
+            "--resume",
+            "--only-partition",
+            "--record",
+            "--record-note",
+        ),
     ),
     Verb(
         "train",
