@@ -43,7 +43,7 @@ _TABLE = (
         "Run the whole chain on built-in documents and print the scores.",
         saves=True,
         launches=True,
-        value_options=("--config", "--run"),
+        value_options=("--config", "--run", "--generator"),
     ),
     Verb(
         "encode",
