@@ -1,14 +1,21 @@
 """Replies from files, through the command line: a folder of prompts and replies, and recordings."""
 
+import io
 import json
 import lzma
 import re
 import shlex
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from cli import kill_driver, memo_dist, start, wait_until
+from cli import kill_driver, start, wait_until
 
+from memo_dist.cli.main import run as run_cli
+from memo_dist.cluster.ray_local import ray_session
+from memo_dist.cluster.stop import STOP
+from memo_dist.config.schema import ClusterConfig
 from memo_dist.io.atomic import read_jsonl
 from memo_dist.testing.answers import answer_text
 
@@ -26,6 +33,21 @@ DOCUMENTS = {
     "ferry.md": "# The Tamsin ferry\n\nThe Tamsin ferry crosses lake Oster in 25 minutes. Its"
     " captain is Joel Brandt. A crossing costs 7 euros.\n",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    """One Ray for all command lines of this file."""
+    with STOP.installed(), ray_session(ClusterConfig(), cores=2):
+        yield
+
+
+def memo_dist(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run one command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run_cli([str(word) for word in arguments])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 class Chat:

@@ -249,7 +249,10 @@ class StepRun:
 
     def _numbers(self, report: ProgressReport) -> dict[str, float | int]:
         numbers: dict[str, float | int] = dict(self._tally.numbers())
-        if self._task.asks:
+        if self._task.asks and self._driver.config.generator.kind == "recorded":
+            requests = self._requests.step
+            numbers |= {"replies": requests.answered, "given_up": requests.failed}
+        elif self._task.asks:
             fraction = self._tally.units / max(1, report.total)
             numbers |= self._requests.numbers(self._driver.config.generator, fraction)
             tokens = self._requests.step.tokens - self._first_tokens
