@@ -253,7 +253,11 @@ def test_a_recording_that_is_none_is_refused_before_anything_is_written(finished
     broken.write_bytes(b"\xfd7zXZ\x00damaged")
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text("[1]\n")
-    for path in (broken, wrong, tmp_path / "none.jsonl"):
+    header = tmp_path / "header.jsonl"
+    header.write_text(
+        '{"format": "memo-dist recording 1", "model": "m", "seed": 0, "steps": [1]}\n'
+    )
+    for path in (broken, wrong, header, tmp_path / "none.jsonl"):
         done = finished.replay(path, tmp_path / "run", f"generator.model={MODEL}")
         assert done.returncode == 2, done.stderr
         assert f"generator.recording={path}" in done.stderr

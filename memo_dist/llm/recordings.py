@@ -53,9 +53,14 @@ def read_header(path: Path) -> Header | None:
     if first.pop("format", None) != FORMAT:
         return None
     try:
-        return Header(**first)
+        header = Header(**first)
+        named = dict(header.steps)
     except TypeError as error:
         raise ValueError(f"the header is damaged: {error}") from None
+    texts = (header.model, header.date, header.note, *named, *named.values())
+    if not all(isinstance(text, str) for text in texts) or type(header.seed) is not int:
+        raise ValueError("the header is damaged: a value of another type")
+    return header
 
 
 def read_replies(path: Path) -> Iterator[dict[str, Any]]:

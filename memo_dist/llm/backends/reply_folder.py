@@ -112,8 +112,8 @@ class ReplyFolder:
         )
 
     def settle(self) -> None:
-        """Nothing is open any more."""
-        if self.path.is_dir():
+        """Nothing is open any more; a folder that says so already may be read-only."""
+        if self.open_list.exists() and self.open_list.stat().st_size:
             self._note({})
 
     def _note(self, opened: dict[str, OpenRequest]) -> None:
