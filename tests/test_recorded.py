@@ -89,6 +89,11 @@ class Chat:
     def reflections(self, run: Path | None = None) -> bytes:
         return ((run or self.run) / "reflections.jsonl").read_bytes()
 
+    def rejected(self) -> list[str]:
+        """Why candidates and requests are in quarantine."""
+        paths = (self.run / "synth").glob("*/quarantine/*.jsonl")
+        return [row["reason"] for path in paths for row in read_jsonl(path)]
+
     def replay(self, recording: Path, run: Path, *more: str):
         return memo_dist(
             "synthesize",
@@ -165,8 +170,7 @@ def test_a_malformed_reply_is_told_and_read_again_once_it_is_amended(tmp_path):
     assert chat.finish() >= 1
     assert not note.exists()
     assert chat.open_prompts() == []
-    rejected = [row["reason"] for row in read_jsonl(chat.run / "synth" / "quarantine.jsonl")]
-    assert not [reason for reason in rejected if reason.startswith("request")]
+    assert not [reason for reason in chat.rejected() if reason.startswith("request")]
 
 
 def test_a_request_is_given_up_only_by_a_reply_that_says_so(tmp_path):
@@ -176,8 +180,7 @@ def test_a_request_is_given_up_only_by_a_reply_that_says_so(tmp_path):
     (chat.folder / "replies" / f"{first}.txt").write_text("SKIP\n")
     chat.answer(second)
     chat.finish()
-    rejected = [row["reason"] for row in read_jsonl(chat.run / "synth" / "quarantine.jsonl")]
-    assert "request: given up: its reply file says SKIP" in rejected
+    assert "request: given up: its reply file says SKIP" in chat.rejected()
     packed = tmp_path / "replies.jsonl.gz"
     assert memo_dist(*chat.arguments, "--record", packed).returncode == 0
     done = chat.replay(packed, tmp_path / "again")
@@ -233,7 +236,7 @@ def test_other_documents_are_told_from_other_prompts(finished, packed, tmp_path)
     finally:
         (finished.corpus / "new.md").unlink()
     assert done.returncode == 1
-    assert "1 of 3 requests of step direct. The prompts are the same" in done.stderr
+    assert re.search(r"1 of \d+ requests of step direct\. The prompts are the same", done.stderr)
 
 
 def test_a_killed_run_goes_on_from_the_same_replies(finished, tmp_path):

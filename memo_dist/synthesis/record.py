@@ -41,7 +41,7 @@ def record(run: RunFolder, config: Config, out: Path, note: str) -> int:
         The number of replies in ``out``.
 
     Raises:
-        UsageError: ``out`` holds replies of another model, or to other prompts.
+        UsageError: ``out`` holds replies of another model, or to other prompts; the run asked none.
         OSError: ``out`` cannot be written; it is as before.
     """
     header = _header(run, config, note)
@@ -50,8 +50,10 @@ def record(run: RunFolder, config: Config, out: Path, note: str) -> int:
         with readable(out, "--record"):
             header = _joined(read_header(out), header, out)
             rows = {row["key"]: row for row in read_replies(out)}
-    for row in _settled(run, config):
-        rows[row["key"]] = row
+    settled = {row["key"]: row for row in _settled(run, config)}
+    if not settled:
+        raise UsageError(f"--record {out}: {run.root} has asked no language model")
+    rows |= settled
     return write_recording(out, header, (rows[key] for key in sorted(rows)))
 
 
