@@ -251,7 +251,7 @@ def test_a_killed_run_goes_on_from_the_same_replies(finished, tmp_path):
     assert chat.reflections() == finished.reflections()
 
 
-def test_a_recording_that_is_none_is_refused_before_anything_is_written(finished, tmp_path):
+def test_a_recording_that_is_none_is_refused(finished, tmp_path):
     broken = tmp_path / "broken.jsonl.xz"
     broken.write_bytes(b"\xfd7zXZ\x00damaged")
     wrong = tmp_path / "wrong.jsonl"
@@ -264,7 +264,8 @@ def test_a_recording_that_is_none_is_refused_before_anything_is_written(finished
         done = finished.replay(path, tmp_path / "run", f"generator.model={MODEL}")
         assert done.returncode == 2, done.stderr
         assert f"generator.recording={path}" in done.stderr
-    done = finished.replay(tmp_path / "folder", tmp_path / "run")
+    assert not (tmp_path / "run" / "synth").exists()
+    done = finished.replay(tmp_path / "folder", tmp_path / "unnamed")
     assert done.returncode == 2
     assert "generator.model='' must name the model" in done.stderr
     assert not (tmp_path / "folder").exists()
