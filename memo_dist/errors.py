@@ -43,6 +43,10 @@ class StoppedError(MemoDistError):
     exit_code = EXIT_STOPPED
 
 
+class AwaitingRepliesError(StoppedError):
+    """Replies that come as files are missing: put them there, then run the same command again."""
+
+
 class InterruptedRunError(MemoDistError):
     """The user pressed Ctrl-C; what was complete is kept."""
 

@@ -43,7 +43,7 @@ _TABLE = (
         "Run the whole chain on built-in documents and print the scores.",
         saves=True,
         launches=True,
-        value_options=("--config", "--run"),
+        value_options=("--config", "--run", "--generator"),
     ),
     Verb(
         "encode",
@@ -60,7 +60,15 @@ _TABLE = (
         saves=True,
         launches=True,
         reads_stored=True,
-        value_options=("--config", "--run", "--resume", "--questions", "--only-partition"),
+        value_options=(
+            "--config",
+            "--run",
+            "--resume",
+            "--questions",
+            "--only-partition",
+            "--record",
+            "--record-note",
+        ),
     ),
     Verb(
         "train",

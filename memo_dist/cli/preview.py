@@ -86,6 +86,8 @@ def _synthesis(config: Config, run: RunFolder, corpus: Path | None) -> list[tupl
 
 def _endpoints(config: Config) -> str:
     generator = config.generator
+    if generator.kind == "recorded":
+        return f"replies from {generator.recording}"
     where = ", ".join(generator.urls) or f"the service of generator.kind={generator.kind}"
     return f"{generator.model} at {where}, at most {generator.max_in_flight} requests in flight"
 

@@ -19,6 +19,7 @@ from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import default_name, load_questions
 from memo_dist.runs import open_run
+from memo_dist.synthesis import record as recording
 from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 
 
@@ -47,6 +48,14 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
     help="Accept a CORPUS that changed after RUN was started; only the changed parts are processed"
     " again.",
 )
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the replies of the language model to FILE (.jsonl, .jsonl.gz, .jsonl.xz) at the"
+    " end, for generator.kind=recorded; replies that FILE already has are kept.",
+)
+@click.option("--record-note", default="", help="Licence of the replies, for the header of FILE.")
 @config_options
 def command(  # noqa: PLR0913
     corpus: Path,
@@ -57,6 +66,8 @@ def command(  # noqa: PLR0913
     questions_file: Path | None,
     only_partition: int | None,
     revise: bool,
+    record: Path | None,
+    record_note: str,
     config_files: tuple[Path, ...],
     overrides: tuple[str, ...],
 ) -> None:
@@ -65,6 +76,8 @@ def command(  # noqa: PLR0913
     After a stop or a crash, the same command continues the work.
     """
     config = resolve(config_files, overrides, run_folder)
+    if record is not None:
+        recording.check_record(config, record)
     if only_partition is not None and revise:
         raise UsageError("--revise changes all partitions: run it once without --only-partition")
     if only_partition is not None and (report or questions_file):
@@ -98,4 +111,7 @@ def command(  # noqa: PLR0913
             from memo_dist.evaluation.question_coverage import measure_questions
 
             click.echo(measure_questions(run, questions, default_name(questions_file)))
+        if record is not None:
+            replies = recording.record(run, config, record, record_note)
+            click.echo(f"{replies} replies are in {record}")
     click.echo(f"the reflections are in {run.reflections}; next: memo-dist train {run_folder}")

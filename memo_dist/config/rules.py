@@ -120,12 +120,13 @@ def _endpoints(config: Config) -> Iterator[str]:
 
 def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
     group = endpoint.group
-    if kind not in ("rules", "none") and not endpoint.model:
+    named = kind == "recorded" and group == "generator"  # by the recording
+    if kind not in ("rules", "none") and not named and not endpoint.model:
         yield f"{group}.model='' must name the model for {group}.kind={kind}"
     if kind == "openai" and not endpoint.urls:
         yield f"{group}.urls=[] must name an endpoint, as {group}.urls=[http://127.0.0.1:8000/v1]"
     if kind == "recorded" and not endpoint.recording:
-        yield f"{group}.recording='' must name the file of {group}.kind=recorded"
+        yield f"{group}.recording='' must name the file or folder of {group}.kind=recorded"
     for url in endpoint.urls:
         yield from _url(url, group)
     name = endpoint.api_key_env

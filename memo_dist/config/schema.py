@@ -74,7 +74,9 @@ class EndpointConfig:
     """Name (not value) of the environment variable that holds the API key; empty: no key is
     sent."""
     recording: str = key("", identity=False)
-    """File for ``kind=recorded``, with one JSON object per line (``key`` and ``text``)."""
+    """For ``kind=recorded``: a file with one JSON object per line (``key`` and ``text``), also
+    ``.jsonl.gz`` and ``.jsonl.xz``; or, for the generator, a folder where prompts are written and
+    replies are read."""
     max_in_flight: int = key(64, at_least=1, identity=False)
     """Maximum number of concurrent requests over all workers and endpoints; the actual number
     adapts to the endpoints."""
@@ -99,7 +101,7 @@ class GeneratorConfig(EndpointConfig):
     group: ClassVar[str] = "generator"
     kind: str = key("rules", choices=("rules", "openai", "anthropic", "transformers", "recorded"))
     """``rules`` (built-in rules, no service), ``openai`` (any server with that API), ``anthropic``,
-    ``transformers`` (a model in this process), ``recorded`` (replies in a file)."""
+    ``transformers`` (a model in this process), ``recorded`` (replies in files)."""
     attempts: int = key(4, at_least=1)
     """Maximum number of replies per request until one is valid, including a repair turn."""
     retries: int = key(8, at_least=0, identity=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from memo_dist import pipeline
 from memo_dist.config.schema import Config
+from memo_dist.demo.screen import OWN_DOCUMENTS, examples_text
 from memo_dist.evaluation.questions import load_questions
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -45,11 +46,13 @@ def lay_out(run: RunFolder, full: bool) -> DemoCorpus:
 
 
 def run_demo(run: RunFolder, config: Config, full: bool, should_stop: Callable[[], bool]) -> str:
-    """Encode and evaluate; returns the tables for a terminal."""
+    """Encode and evaluate; returns examples, tables and next steps for a terminal."""
+    from memo_dist.evaluation.results import load_evaluation
     from memo_dist.evaluation.session import evaluate_run
 
     corpus = lay_out(run, full)
     pipeline.encode(run, config, corpus.documents)
     questions = load_questions(corpus.questions, config.evaluate.limit)
     _, tables = evaluate_run(run, config, questions, EVALUATION, should_stop)
-    return tables
+    examples = examples_text(load_evaluation(run.eval(EVALUATION)))
+    return f"{examples}\n{tables}\n{OWN_DOCUMENTS}"

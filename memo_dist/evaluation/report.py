@@ -125,6 +125,7 @@ def _headline(section: EvaluationSection) -> str:
 def _facts(run: RunFolder, training: TrainingSection | None) -> list[tuple[str, str]]:
     bank = _json(run.memory / "bank.json")
     facts = [
+        ("Reflections by", _generator(run)),
         ("Base model", str(bank.get("base", {}).get("id", ""))),
         ("Bank", _bank(bank)),
         ("Training time", duration(sum(s.seconds for s in training.shards)) if training else ""),
@@ -132,6 +133,14 @@ def _facts(run: RunFolder, training: TrainingSection | None) -> list[tuple[str, 
     launch = _last_launch(run.run_json)
     facts += [(label, _plain(launch.get(field))) for field, label in _LAUNCH_FIELDS.items()]
     return [(name, redact(value)) for name, value in facts if value]
+
+
+def _generator(run: RunFolder) -> str:
+    """Who wrote the reflections; empty where there are none."""
+    settings = _json(run.synth / "manifest.json").get("settings", {})
+    recorded = settings.get("generator.kind") == "recorded"
+    replies = " (recorded replies of this language model)" if recorded else ""
+    return f"{settings.get('generator', '')}{replies}"
 
 
 def _bank(bank: Mapping[str, Any]) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from memo_dist.config.schema import EndpointConfig
-from memo_dist.llm.backends.base import Answer, RequestRefused, ServerFault
+from memo_dist.llm.backends.base import Answer, NoReply, RequestRefused, ServerFault
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
-from memo_dist.llm.requests import Reply, Request
+from memo_dist.llm.requests import OpenRequest, Reply, Request
 from memo_dist.llm.router import Router
 from memo_dist.llm.validation import fault_of, next_send, with_schema_in_prompt
 
@@ -20,6 +20,14 @@ BACKOFF_SECONDS = (0.5, 30.0)
 OtherHistory = Callable[[str], list[Attempt]]
 """Attempts of a request that was settled elsewhere: by another partition, or before the corpus
 was revised; empty where it was not."""
+
+
+class Unanswered(Exception):
+    """Replies are still to come; nothing of ``requests`` is settled or journaled."""
+
+    def __init__(self, requests: Sequence[OpenRequest]) -> None:
+        super().__init__(f"{len(requests)} requests have no reply yet")
+        self.requests = requests
 
 
 class Asker:
@@ -42,6 +50,7 @@ class Asker:
         """The reply to a request; from the journal where it is there.
 
         Raises:
+            NoReply: the reply is still to come.
             RunError: the endpoints are of no use.
             Stopping: the run stops.
         """
@@ -54,10 +63,24 @@ class Asker:
         return await asyncio.shield(task)
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """The replies to a round of requests, in order."""
-        if len(requests) == 1:
-            return [await self.ask(requests[0])]
-        return list(await asyncio.gather(*(self.ask(request) for request in requests)))
+        """The replies to a round of requests, in order.
+
+        Raises:
+            Unanswered: some replies are still to come; all others of the round are journaled.
+            RunError: the endpoints are of no use.
+            Stopping: the run stops.
+        """
+        found = await asyncio.gather(*(self._ask_or_leave(request) for request in requests))
+        unanswered = [item for item in found if isinstance(item, OpenRequest)]
+        if unanswered:
+            raise Unanswered(unanswered)
+        return [item for item in found if not isinstance(item, OpenRequest)]
+
+    async def _ask_or_leave(self, request: Request) -> Reply | OpenRequest:
+        try:
+            return await self.ask(request)
+        except NoReply as why:
+            return OpenRequest(request, str(why))
 
     async def drain(self) -> None:
         """Wait for what is in flight; its answers are journaled, errors are not raised here."""
@@ -96,6 +119,8 @@ class Asker:
 
     def _judge(self, request: Request, key: str, answer: Answer, history: list[Attempt]) -> Attempt:
         reason = fault_of(answer, request.schema)
+        if reason and answer.source:
+            raise NoReply(f"{answer.source}: {reason}")
         last = _count(history, "invalid") + 1 >= self._config.attempts
         usage = (answer.usage.prompt, answer.usage.cached, answer.usage.completion)
         return Attempt(

@@ -94,3 +94,16 @@ class Failure:
 
 
 Reply = Response | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request whose reply is still to come, from whoever answers it outside of this process.
+
+    Attributes:
+        request: what is asked.
+        reason: what is wrong with the reply that is there; "" where there is none.
+    """
+
+    request: Request
+    reason: str = ""

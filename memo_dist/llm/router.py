@@ -17,6 +17,7 @@ from memo_dist.llm.backends.base import (
     Backend,
     BackendFault,
     EndpointRefused,
+    NoReply,
     RateLimited,
     RequestRefused,
     ServerFault,
@@ -93,6 +94,7 @@ class Router:
 
         Raises:
             ServerFault, RequestRefused: this attempt failed.
+            NoReply: the reply is still to come.
             RunError: an endpoint refuses everything, or ``patience`` is over.
             Stopping: the run stops.
         """
@@ -169,7 +171,7 @@ class Router:
             endpoint.failed()
             if endpoint.is_tripped and not tripped:
                 logger.warning("%s answers no more: %s", endpoint.backend.name, fault)
-        elif isinstance(fault, RequestRefused):
+        elif isinstance(fault, (RequestRefused, NoReply)):
             self._answered = time.monotonic()
 
     def _pick(self) -> Endpoint | None:

@@ -14,6 +14,7 @@ from memo_dist.synthesis.worker import (
     GeneratorFactory,
     PartitionJob,
     PartResult,
+    Unfinished,
     planned_step,
     run_partition,
 )
@@ -40,7 +41,7 @@ class PartitionWorker:
         step = planned_step(job, self._generator)
         return await asyncio.to_thread(first_keys, job, step) if asks(step) else []
 
-    async def run(self, job: PartitionJob) -> PartResult | None:
+    async def run(self, job: PartitionJob) -> PartResult | Unfinished | None:
         """Work on a partition; None where it only had to ask, or was stopped."""
         step = planned_step(job, self._generator)
         if not asks(step):

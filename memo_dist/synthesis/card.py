@@ -38,7 +38,7 @@ def card_text(plan: Plan, summary: Mapping[str, Any], reflections: Sequence[Refl
         f"- Corpus fingerprint: `{plan.settings['fingerprint of the corpus']}`, "
         f"{plan.settings['corpus.shards']} shards",
         f"- Reflections (SHA-256): `{summary['fingerprint']}`",
-        f"- Generator: {plan.generator}",
+        f"- Generator: {plan.generator}{_recorded(plan)}",
         f"- Plan: `{plan.hash}`",
     ]
     lines += _section("What the generator cannot do", [f"- {limit}" for limit in plan.limits])
@@ -48,6 +48,11 @@ def card_text(plan: Plan, summary: Mapping[str, Any], reflections: Sequence[Refl
     lines += _section("Dropped by cleaning", _table("reason", summary["dropped"]))
     lines += _section("Samples", _samples(reflections))
     return "\n".join(lines) + "\n"
+
+
+def _recorded(plan: Plan) -> str:
+    replies = plan.settings["generator.kind"] == "recorded"
+    return " (recorded replies of this language model)" if replies else ""
 
 
 def _section(title: str, body: Sequence[str]) -> list[str]:

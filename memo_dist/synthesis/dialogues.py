@@ -13,10 +13,10 @@ from typing import Any
 
 from memo_dist.config.schema import GeneratorConfig
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.llm.asker import Asker
+from memo_dist.llm.asker import Asker, Unanswered
 from memo_dist.llm.records import Attempt, RequestJournal
 from memo_dist.llm.request_store import RequestStore
-from memo_dist.llm.requests import Failure, Reply, Request
+from memo_dist.llm.requests import Failure, OpenRequest, Reply, Request
 from memo_dist.llm.router import Router
 from memo_dist.synthesis.journal import Journal, Record
 from memo_dist.synthesis.plan import UnitReader, UnitSpec
@@ -24,6 +24,7 @@ from memo_dist.synthesis.types import Dialogue, Reflection, RequestStep, StepRes
 from memo_dist.synthesis.worker import (
     PartitionJob,
     PartResult,
+    Unfinished,
     failure_record,
     journal_path,
     requests_path,
@@ -63,8 +64,10 @@ def first_round(step: RequestStep, unit: Unit, inputs: Sequence[Reflection]) -> 
 
 async def run_dialogues(
     job: PartitionJob, step: RequestStep, router: Router, config: GeneratorConfig
-) -> PartResult | None:
+) -> PartResult | Unfinished | None:
     """Do the units that the journal lacks, then write the part files; None with ``ask_only``.
+
+    Units whose replies are still to come stay as they are, and no part file is written.
 
     Raises:
         RunError: the endpoints are of no use, or a reflection left its unit.
@@ -77,7 +80,9 @@ async def run_dialogues(
         async with _asker(job, run, router, config) as asker:
             work = _Partition(job, step, reader, journal, asker)
             await work.run(config.max_in_flight)
-        return None if job.ask_only else write_parts(run, job, work.keys, journal)
+        if job.ask_only:
+            return None
+        return work.unfinished() or write_parts(run, job, work.keys, journal)
 
 
 @contextlib.asynccontextmanager
@@ -148,6 +153,7 @@ class _Partition:
         asker: Asker,
     ) -> None:
         self.keys: list[str] = []
+        self._open: dict[str, Sequence[OpenRequest]] = {}
         self._job = job
         self._step = step
         self._reader = reader
@@ -164,6 +170,15 @@ class _Partition:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
+    def unfinished(self) -> Unfinished | None:
+        """What units still wait for; None where all are done."""
+        requests = {
+            item.request.key: item
+            for unit in self._job.units
+            for item in self._open.get(unit.id, ())
+        }
+        return Unfinished(tuple(requests.values())) if requests else None
+
     def _units(self) -> Iterator[tuple[UnitSpec, list[Reflection], str]]:
         """The units that are not done; notes the keys of all."""
         inputs = unit_inputs(RunFolder(self._job.root), self._job)
@@ -176,13 +191,18 @@ class _Partition:
     async def _take(self, work: Iterator[tuple[UnitSpec, list[Reflection], str]]) -> None:
         for spec, inputs, key in work:
             unit = self._reader.read(spec)
-            if self._job.ask_only:
-                asked = first_round(self._step, unit, inputs)
-                owned = [r for r in asked if r.key[:KEY_DIGITS] not in self._job.owners]
-                if len(owned) < len(asked):
-                    await self._asker.ask_all(owned)
-                    continue
-            self._journal.append(await self._unit(unit, inputs, key), sync=False)
+            try:
+                if self._job.ask_only:
+                    asked = first_round(self._step, unit, inputs)
+                    owned = [r for r in asked if r.key[:KEY_DIGITS] not in self._job.owners]
+                    if len(owned) < len(asked):
+                        await self._asker.ask_all(owned)
+                        continue
+                record = await self._unit(unit, inputs, key)
+            except Unanswered as left:
+                self._open[spec.id] = left.requests
+                continue
+            self._journal.append(record, sync=False)
 
     async def _unit(self, unit: Unit, inputs: Sequence[Reflection], key: str) -> Record:
         quarantine: list[dict[str, Any]] = []

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from memo_dist.cluster.ray_local import await_workers, ray_session
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import Config, GeneratorConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import InterruptedRunError, RunError, StoppedError, UsageError
 from memo_dist.io.atomic import write_json
@@ -68,6 +70,7 @@ def synthesize(
         UsageError: no corpus, unknown steps, or a synthesis with other settings is there.
         RunError: too many units failed, a worker kept dying, a reflection left its shard.
         StoppedError: ``should_stop`` said so; what is journaled is kept.
+        AwaitingRepliesError: replies that come as files are missing; their prompts are written.
     """
     generator = generator_factory()
     plan = make_plan(run.corpus, config, generator)
@@ -125,13 +128,19 @@ def _run_steps(
     """Run the steps that are not complete, on at most ``offered`` cores."""
     state = _Progress(driver, generator)
     remaining = state.skip_complete()
-    settings = driver.config.generator
+    settings = _placed(driver.config.generator)
     cores = 1.0 if settings.kind in LOCAL_KINDS else CORES_A_WAITING_WORKER
     wanted = driver.config.cluster.synthesis_workers or offered
     workers = max(1, min(wanted, int(offered / cores), driver.plan.partitions))
     with WorkerPool(factory, settings, workers, cores) as pool:
         for name, _ in remaining:
             state.run(pool, name)
+
+
+def _placed(settings: GeneratorConfig) -> GeneratorConfig:
+    """The settings for workers, whose working folder may be another."""
+    recording = settings.recording and str(Path(settings.recording).absolute())
+    return replace(settings, recording=recording)
 
 
 class _Progress:

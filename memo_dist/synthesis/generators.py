@@ -5,12 +5,20 @@ from __future__ import annotations
 from functools import partial
 
 from memo_dist.config.schema import Config, SynthesisConfig
+from memo_dist.llm.backends.recorded import recorded_origin
 from memo_dist.synthesis.types import Generator
 from memo_dist.synthesis.worker import GeneratorFactory
 
 
 def generator_factory(config: Config) -> GeneratorFactory:
-    """A factory that workers can import and call; ``generator.kind`` was checked by the rules."""
+    """A factory that workers can import and call; ``generator.kind`` was checked by the rules.
+
+    Raises:
+        UsageError: the recording cannot be read, or names another model.
+    """
+    if config.generator.kind == "recorded":
+        model, seed = recorded_origin(config.generator, config.run.seed)
+        return partial(_model, config.synthesis, model, seed)
     if config.generator.kind != "rules":
         return partial(_model, config.synthesis, config.generator.model, config.run.seed)
     return partial(_rules, config.synthesis, config.run.seed)

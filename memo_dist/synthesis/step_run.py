@@ -22,7 +22,14 @@ from memo_dist.synthesis.plan import Plan, StepUnits
 from memo_dist.synthesis.pool import WorkerPool
 from memo_dist.synthesis.tally import RequestTally, Tally
 from memo_dist.synthesis.types import in_force
-from memo_dist.synthesis.worker import PartitionJob, PartResult, journal_path, requests_path
+from memo_dist.synthesis.unanswered import leave_open, settle
+from memo_dist.synthesis.worker import (
+    PartitionJob,
+    PartResult,
+    Unfinished,
+    journal_path,
+    requests_path,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +101,12 @@ class StepRun:
         self._start = time.monotonic()
 
     def run(self) -> list[PartResult]:
-        """Run all partitions; returns their results in partition order."""
+        """Run all partitions; returns their results in partition order.
+
+        Raises:
+            AwaitingRepliesError, RunError: requests have no reply; all that could be asked were.
+            StoppedError: a stop was requested, or the budget is used up.
+        """
         total = len(self._task.units.units)
         self._read_journals()
         self._tally.forget_failed()
@@ -113,6 +125,7 @@ class StepRun:
                 parts = self._round(report, everything)
             self._next_status = 0.0
             self._watch(report)
+        self._check_replies([parts[index] for index in everything])
         return [parts[index] for index in everything]
 
     @property
@@ -236,7 +249,10 @@ class StepRun:
 
     def _numbers(self, report: ProgressReport) -> dict[str, float | int]:
         numbers: dict[str, float | int] = dict(self._tally.numbers())
-        if self._task.asks:
+        if self._task.asks and self._driver.config.generator.kind == "recorded":
+            requests = self._requests.step
+            numbers |= {"replies": requests.answered, "given_up": requests.failed}
+        elif self._task.asks:
             fraction = self._tally.units / max(1, report.total)
             numbers |= self._requests.numbers(self._driver.config.generator, fraction)
             tokens = self._requests.step.tokens - self._first_tokens
@@ -264,6 +280,14 @@ class StepRun:
                 f"more than generator.max_failed_fraction={limit}; the first: "
                 f"{self._requests.first_failure}; all answers in {folder}"
             )
+
+    def _check_replies(self, parts: list[Any]) -> None:
+        """End where units wait for replies."""
+        left = [item for part in parts if isinstance(part, Unfinished) for item in part.requests]
+        settings, task = self._driver.config.generator, self._task
+        if left:
+            leave_open(settings, task.name, task.version, left, self._requests.step.requests)
+        settle(settings)
 
     def _check_stop(self) -> None:
         if self._driver.should_stop():

@@ -20,6 +20,7 @@ from memo_dist.errors import RunError
 from memo_dist.io.atomic import read_jsonl, write_jsonl
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.llm.requests import OpenRequest
 from memo_dist.synthesis.journal import Journal, Record
 from memo_dist.synthesis.plan import UnitReader, UnitSpec
 from memo_dist.synthesis.types import AnyStep, Generator, Reflection, Step, StepResult, Unit
@@ -47,6 +48,17 @@ class PartResult:
     reflections_sha256: str
     quarantine_sha256: str
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A partition some of whose units wait for replies.
+
+    Attributes:
+        requests: what they wait for, each once, in unit order.
+    """
+
+    requests: tuple[OpenRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,14 @@ class Answer:
         text: the answer.
         finish_reason: "stop"; "length" where it was cut off; else the endpoint's own word.
         usage: tokens of this one send.
+        source: the file that it was read from, for messages. An invalid answer of a file is no
+            attempt: asking again brings the same one until somebody amends the file.
     """
 
     text: str
     finish_reason: str
     usage: Usage = field(default_factory=Usage)
+    source: str = ""
 
 
 class Backend(Protocol):
@@ -76,3 +79,10 @@ class RequestRefused(BackendFault):
 
 class EndpointRefused(BackendFault):
     """The endpoint will not answer anything (401, 403, 404): configuration is wrong."""
+
+
+class NoReply(BackendFault):
+    """There is no usable reply yet, and asking again now will not bring one: not an attempt.
+
+    The message says why a reply that is there cannot be used; "" where there is none.
+    """

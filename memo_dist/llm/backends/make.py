@@ -31,7 +31,8 @@ def make_backends(config: EndpointConfig) -> list[Backend]:
         return [TransformersBackend(config)]
     from memo_dist.llm.backends.recorded import RecordedBackend
 
-    return [RecordedBackend(Path(config.recording), config.group)]
+    waits = config.group == "generator"  # a synthesis ends and goes on, a conversation cannot
+    return [RecordedBackend(Path(config.recording), config.group, waits)]
 
 
 def check_key(config: EndpointConfig) -> None:
