@@ -14,10 +14,10 @@ from memo_dist.corpus.types import Quarantined
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_file, hash_value
 
-DOCUMENT_SUFFIXES = (".txt", ".md", ".html", ".pdf")
+DOCUMENT_SUFFIXES = (".txt", ".md", ".mdx", ".html", ".pdf")
 ROW_SUFFIXES = (".jsonl", ".parquet")
 SUFFIXES = (*DOCUMENT_SUFFIXES, *ROW_SUFFIXES)
-_ALIASES = {".htm": ".html", ".markdown": ".md"}
+_ALIASES = {".htm": ".html", ".xhtml": ".html", ".markdown": ".md", ".text": ".txt"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import re
 from pypdf import PdfReader
 from pypdf.errors import FileNotDecryptedError, WrongPasswordError
 
-from memo_dist.corpus.markup import Parsed
+from memo_dist.corpus.parsed import Parsed
 from memo_dist.corpus.types import UnreadableError
 
 _FULL_LINE = 0.75

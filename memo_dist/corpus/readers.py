@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from memo_dist.corpus.listing import Listing, SourceFile
-from memo_dist.corpus.markup import Parsed, read_html, read_markdown
+from memo_dist.answers.characters import clean_characters
+from memo_dist.corpus.boilerplate import drop_navigation
+from memo_dist.corpus.html import read_html
+from memo_dist.corpus.markdown import read_markdown, read_mdx
+from memo_dist.corpus.parsed import MARK, Parsed, take_headings
 from memo_dist.corpus.pdf import read_pdf
 from memo_dist.corpus.rows import check_size, read_jsonl_rows, read_parquet_rows
 from memo_dist.corpus.text import check_text, decode, tidy
@@ -15,6 +19,7 @@ _MIB = 2**20
 _MAX_TITLE = 100
 _DOCUMENT_READERS: dict[str, Callable[[bytes], Parsed]] = {
     ".md": read_markdown,
+    ".mdx": read_mdx,
     ".html": read_html,
     ".pdf": read_pdf,
 }
@@ -46,19 +51,25 @@ def read_documents(listing: Listing, max_document_mb: float) -> Iterator[Documen
 
 def read_text(data: bytes) -> Parsed:
     """Read a plain-text file; a short first line that is no sentence is its title."""
-    text = tidy(decode(data), wrapped=True)
+    text = tidy(decode(data).replace(MARK, ""), wrapped=True)
     first = text.split("\n", 1)[0].strip()
     names_it = len(first) <= _MAX_TITLE and first != text and first[-1] not in ".,;:!?"
     return Parsed(text, first if names_it and first[0].isupper() else "")
+
+
+def _document(file: SourceFile, parsed: Parsed) -> Document:
+    """Clean what a reader found, and tell where its headings are."""
+    lines = drop_navigation(clean_characters(check_text(parsed.text)).split("\n"))
+    text, headings = take_headings(tidy("\n".join(lines), wrapped=False))
+    title = " ".join(clean_characters(parsed.title).split()) or file.path.stem
+    return Document(file.document_id, title, text, parsed.date, file.origin, headings=headings)
 
 
 def _read_file(file: SourceFile, max_bytes: int) -> Document | Quarantined:
     try:
         check_size(file.path.stat().st_size, max_bytes)
         parsed = _DOCUMENT_READERS.get(file.suffix, read_text)(file.path.read_bytes())
-        text = tidy(check_text(parsed.text), wrapped=False)
-        title = " ".join(check_text(parsed.title).split()) or file.path.stem
-        return Document(file.document_id, title, text, parsed.date, file.origin)
+        return _document(file, parsed)
     except UnreadableError as error:
         return error.at(file.origin)
     except RecursionError:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memo_dist.corpus.listing import SourceFile
-from memo_dist.corpus.text import check_text, decode, iso_date, tidy
+from memo_dist.corpus.text import check_text, decode, readable_date, tidy
 from memo_dist.corpus.types import Document, Quarantined, UnreadableError
 
 REQUIRED = ("id", "title", "text")
@@ -40,7 +40,7 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
     """Check one row and turn it into a document.
 
     Raises:
-        UnreadableError: ``missing_field``, ``bad_field``, ``bad_date``, ``too_large``,
+        UnreadableError: ``missing_field``, ``bad_field``, ``too_large``,
             ``empty``, ``binary`` or ``not_utf8``.
     """
     for name in REQUIRED:
@@ -59,7 +59,7 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
         raise UnreadableError("bad_field", f"field 'id' is empty or unprintable: {identity!r:.60}")
     clean_title = " ".join(title.split()) or identity
     tidied = tidy(text, wrapped=True)
-    return Document(identity, clean_title, tidied, iso_date(row.get("date")), origin)
+    return Document(identity, clean_title, tidied, readable_date(row.get("date")), origin)
 
 
 def check_size(size: int, max_bytes: int) -> None:
