@@ -46,6 +46,10 @@ class CorpusConfig:
     """Maximum fraction of unreadable files; above it the corpus stage fails."""
     max_documents: int = key(0, at_least=0)
     """Read only the first N documents in id order; 0 reads all."""
+    languages: list[str] = key([])
+    """ISO 639-1 codes of the languages to keep; a document that is surely in another one is
+    quarantined. Empty: ``en`` for ``generator.kind=rules``, which reads English only; all languages
+    for other generators."""
 
 
 @dataclass

@@ -23,8 +23,12 @@ _NAVIGATION_LINES = {
     *("view page source", "was this page helpful?", "print this page", "toggle navigation"),
     *("improve this page", "report an issue with this page", "copy page", "search"),
 }
-_ARROWS = re.compile(r"[\u2190-\u21ff\u25b2-\u25c5\u27f5-\u27ff\u00ab\u00bb\u2039\u203a|<>\u00b7\u2022]+")
-_PARTS = re.compile(r"\s*(?:[|;\u00b7\u2022\u00ab\u00bb\u2039\u203a\u2190\u2192]|\s{2,}|\s[-\u2013<>/]\s)\s*")
+_ARROWS = re.compile(
+    r"[\u2190-\u21ff\u25b2-\u25c5\u27f5-\u27ff\u00ab\u00bb\u2039\u203a|<>\u00b7\u2022]+"
+)
+_PARTS = re.compile(
+    r"\s*(?:[|;\u00b7\u2022\u00ab\u00bb\u2039\u203a\u2190\u2192]|\s{2,}|\s[-\u2013<>/]\s)\s*"
+)
 _TRAIL = re.compile(r"\s*[>\u00bb\u203a\u2192]\s*")
 _LONGEST = 200
 _TRAIL_WITHIN = 6

@@ -48,11 +48,11 @@ __all__ = [
     "load_chunks",
     "load_documents",
     "load_manifest",
-    "read_corpus",
     "shard_of",
 ]
 
 DUPLICATE = "duplicate"
+LANGUAGE = "language"
 
 
 def build_corpus(
@@ -95,14 +95,6 @@ def build_corpus(
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def read_corpus(source: Path, config: CorpusConfig) -> tuple[list[Document], list[Quarantined]]:
-    """Read a corpus into memory, in id order, without writing anything (see build_corpus)."""
-    with tempfile.TemporaryFile() as spool:
-        collected = _collect(list_source(source), spool, config)
-        _check_yield(collected, source, config)
-        return list(_selected(collected, spool, config)), collected.quarantined
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """The source as it is now."""
@@ -119,6 +111,8 @@ class _Collected:
     offsets: dict[str, int] = field(default_factory=dict)
     """Offset of each document in the spool, by id."""
     quarantined: list[Quarantined] = field(default_factory=list)
+    foreign: Counter[str] = field(default_factory=Counter)
+    """Documents in languages that are not kept."""
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -169,6 +163,10 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
         if isinstance(item, Quarantined):
             collected.quarantined.append(item)
             continue
+        if _is_foreign(item, config):
+            collected.foreign[item.language] += 1
+            collected.quarantined.append(_foreign(item, config))
+            continue
         if item.id in by_id and by_id[item.id][0] != item.content_hash:
             raise UsageError(
                 f"two documents have the id {item.id!r}: {_where(by_id[item.id][1])} and"
@@ -186,13 +184,30 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
     return collected
 
 
+def _is_foreign(document: Document, config: CorpusConfig) -> bool:
+    return bool(config.languages and document.language not in ("", *config.languages))
+
+
+def _foreign(document: Document, config: CorpusConfig) -> Quarantined:
+    kept = ", ".join(config.languages)
+    detail = f"its language is {document.language}, kept are {kept} (corpus.languages)"
+    return Quarantined(document.origin, LANGUAGE, detail)
+
+
 def _check_yield(collected: _Collected, source: Path, config: CorpusConfig) -> None:
     """Refuse a corpus of which too much is unreadable (duplicates are not)."""
-    bad = [entry for entry in collected.quarantined if entry.reason != DUPLICATE]
+    bad = [entry for entry in collected.quarantined if entry.reason not in (DUPLICATE, LANGUAGE)]
     total = len(collected.offsets) + len(collected.quarantined)
     fraction = len(bad) / max(total, 1)
     if collected.offsets and fraction <= config.max_quarantined_fraction:
         return
+    if not collected.offsets and collected.foreign:
+        raise UsageError(
+            f"corpus {str(source)!r}: no document is in a language of"
+            f" corpus.languages=[{','.join(config.languages)}]; by language:"
+            f" {by_reason(collected.foreign)}. generator.kind=rules reads English only: choose a"
+            " language model as generator.kind, or set corpus.languages"
+        )
     if not bad:
         raise UsageError(f"corpus {str(source)!r} holds no documents: its files have no rows")
     limit = ""
@@ -257,8 +272,10 @@ def _manifest(
     shards: list[int],
 ) -> CorpusManifest:
     characters, pairs = 0, []
+    languages: Counter[str] = Counter()
     for document in iter_documents(folder):
         characters += len(document.text)
+        languages[document.language] += 1
         pairs.append([document.id, document.content_hash])
     with (folder / CHUNKS).open("rb") as stream:
         chunks = sum(1 for _ in stream)
@@ -278,6 +295,7 @@ def _manifest(
         fingerprint=hash_value(pairs),
         source_hash=state_hash(source.state),
         config=asdict(config),
+        languages=dict(sorted(languages.items())),
         artifacts={name: (folder / name).stat().st_size for name in names},
     )
 
@@ -293,7 +311,7 @@ def _refuse_inside(source: Path, folder: Path) -> None:
 def _check_config(manifest: CorpusManifest, folder: Path, config: CorpusConfig) -> None:
     now = asdict(config)
     for key in sorted(now):
-        if manifest.config.get(key) != now[key]:
+        if key in manifest.config and manifest.config[key] != now[key]:
             raise UsageError(
                 f"{folder} was built with corpus.{key}={manifest.config.get(key)}, now it is"
                 f" {now[key]}; set it back, or use a new --run"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from memo_dist.corpus.sections import Sections
 from memo_dist.corpus.types import Chunk, Document
 
 Span = tuple[int, int]
@@ -49,9 +50,11 @@ def chunk_document(document: Document, chunk_chars: int, overlap_sentences: int)
     pieces = [
         piece for span in sentence_spans(text) for piece in _cut_long(text, span, chunk_chars)
     ]
+    spans = _pack(pieces, chunk_chars, overlap_sentences)
+    sections = Sections(document)
     return [
-        Chunk(document.id, start, end, text[start:end])
-        for start, end in _pack(pieces, chunk_chars, overlap_sentences)
+        Chunk(document.id, start, end, text[start:end], sections.of(start, end))
+        for start, end in spans
     ]
 
 

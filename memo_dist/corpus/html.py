@@ -31,7 +31,15 @@ _BLOCKS = {
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _DATE_NAMES = {"date", "dc.date", "dcterms.date", "article:published_time"}
 _NAVIGATION_CLASSES = {
-    *("navheader", "navfooter", "breadcrumb", "breadcrumbs", "headerlink", "toc", "toctree-wrapper"),
+    *(
+        "navheader",
+        "navfooter",
+        "breadcrumb",
+        "breadcrumbs",
+        "headerlink",
+        "toc",
+        "toctree-wrapper",
+    ),
     *("sphinxsidebar", "related", "sidebar", "table-of-contents", "skip-link", "pagination"),
     *("edit-this-page", "editpage", "site-footer", "page-footer", "navbar", "cookie-banner"),
 }

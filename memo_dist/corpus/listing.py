@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ class Listing:
     Attributes:
         files: readable files, sorted by origin.
         quarantined: files that must not or cannot be opened.
-        skipped: files left out by design, counted by reason (``unsupported``, ``hidden``).
+        skipped: files left out by design: ``hidden`` ones, and by suffix (``.png``) those of
+            kinds that cannot be read.
         single: whether the corpus is one file rather than a folder.
     """
 
@@ -75,7 +77,7 @@ def list_source(source: Path) -> Listing:
     else:
         _sort_out(source.name, source, found)
     if not found.paths and not found.quarantined:
-        left = ", ".join(f"{n} {reason}" for reason, n in sorted(found.skipped.items()))
+        left = ", ".join(f"{reason} {n}" for reason, n in sorted(found.skipped.items()))
         raise UsageError(
             f"corpus {str(source)!r} holds no readable file ({left or 'it is empty'}); "
             f"readable are {' '.join(SUFFIXES)}"
@@ -142,7 +144,13 @@ def _sort_out(origin: str, path: Path, found: _Found) -> None:
     elif _suffix(path) in SUFFIXES:
         found.paths.append((origin, path))
     else:
-        found.skipped["unsupported"] += 1
+        found.skipped[_kind(path)] += 1
+
+
+def _kind(path: Path) -> str:
+    """The suffix of a file that cannot be read, as it is counted."""
+    suffix = path.suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9_+-]{1,16}", suffix) else "no known suffix"
 
 
 def _suffix(path: Path) -> str:

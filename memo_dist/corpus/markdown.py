@@ -20,7 +20,9 @@ _DATE_KEYS = ("date", "last_updated", "lastmod", "updated", "published")
 
 _BLOCK_MARK = re.compile(r"(?:!!!|\?\?\?\+?)\s*[\w-][\w -]*?(?:\s+\"(?P<title>[^\"]*)\")?\s*")
 _TAB_MARK = re.compile(r"===[!+]?\s+\"(?P<title>[^\"]*)\"\s*")
-_COLON_MARK = re.compile(r"(?::{3,}|/{3,})\s*(?:\{?\.?[\w-]*\}?)?(?:[ |\[]\s*(?P<title>[^\]]*?)\]?)?\s*")
+_COLON_MARK = re.compile(
+    r"(?::{3,}|/{3,})\s*(?:\{?\.?[\w-]*\}?)?(?:[ |\[]\s*(?P<title>[^\]]*?)\]?)?\s*"
+)
 _ALERT = re.compile(r"(?P<quote>\s*(?:>\s*)+)\[!\w+\][+-]?\s*(?P<title>.*)")
 _OWN_LINE = re.compile(
     r"\s*(?:\{:.*\}|\[\[?_?TOC_?\]\]?|[-*]\s+TOC|\{\{\s*toc\s*\}\}|<!--\s*/?toc\s*-->)\s*",
@@ -37,7 +39,9 @@ _TAGS = re.compile(
     r"|\{:[^{}\n]{0,200}\}|\{\s*[#.][\w-][^{}\n]{0,200}\}"
     r"|\[\^[\w-]{1,40}\]:?|:(?:material|octicons|fontawesome|simple)-[\w-]{1,80}:"
 )
-_HIGHLIGHT = re.compile(r"\{[%{][<%-]?\s*(?:(?P<close>end|/\s*)?highlight)\s*(?P<language>[\w+#-]*)")
+_HIGHLIGHT = re.compile(
+    r"\{[%{][<%-]?\s*(?:(?P<close>end|/\s*)?highlight)\s*(?P<language>[\w+#-]*)"
+)
 _INDENT = 4
 """Columns by which MkDocs indents what belongs to an admonition."""
 _MDX_LINE = re.compile(r"(?:import|export)\s.*(?:\sfrom\s|=|\bdefault\b).*|import\s+[\"'].*")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from memo_dist.corpus.listing import Listing, SourceFile
 from memo_dist.answers.characters import clean_characters
 from memo_dist.corpus.boilerplate import drop_navigation
 from memo_dist.corpus.html import read_html
+from memo_dist.corpus.language import language_of
+from memo_dist.corpus.listing import Listing, SourceFile
 from memo_dist.corpus.markdown import read_markdown, read_mdx
 from memo_dist.corpus.parsed import MARK, Parsed, take_headings
 from memo_dist.corpus.pdf import read_pdf
@@ -62,7 +63,9 @@ def _document(file: SourceFile, parsed: Parsed) -> Document:
     lines = drop_navigation(clean_characters(check_text(parsed.text)).split("\n"))
     text, headings = take_headings(tidy("\n".join(lines), wrapped=False))
     title = " ".join(clean_characters(parsed.title).split()) or file.path.stem
-    return Document(file.document_id, title, text, parsed.date, file.origin, headings=headings)
+    return Document(
+        file.document_id, title, text, parsed.date, file.origin, language_of(text), headings
+    )
 
 
 def _read_file(file: SourceFile, max_bytes: int) -> Document | Quarantined:

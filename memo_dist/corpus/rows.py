@@ -9,7 +9,11 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memo_dist.answers.characters import clean_characters
+from memo_dist.corpus.boilerplate import drop_navigation
+from memo_dist.corpus.language import language_of
 from memo_dist.corpus.listing import SourceFile
+from memo_dist.corpus.parsed import MARK
 from memo_dist.corpus.text import check_text, decode, readable_date, tidy
 from memo_dist.corpus.types import Document, Quarantined, UnreadableError
 
@@ -57,9 +61,10 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
     check_size(len(text.encode("utf-8")), max_bytes)
     if not identity.strip() or not identity.isprintable():
         raise UnreadableError("bad_field", f"field 'id' is empty or unprintable: {identity!r:.60}")
-    clean_title = " ".join(title.split()) or identity
-    tidied = tidy(text, wrapped=True)
-    return Document(identity, clean_title, tidied, readable_date(row.get("date")), origin)
+    clean_title = " ".join(clean_characters(title).split()) or identity
+    tidied = "\n".join(drop_navigation(tidy(text.replace(MARK, ""), wrapped=True).split("\n")))
+    day = readable_date(row.get("date"))
+    return Document(identity, clean_title, tidied.strip(), day, origin, language_of(tidied))
 
 
 def check_size(size: int, max_bytes: int) -> None:
