@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 from memo_dist.corpus.parsed import MARK, code_lines
+from memo_dist.corpus.types import Document
 from memo_dist.io.hashing import sha256_text
 
 _NAVIGATION_WORDS = {
@@ -100,26 +102,36 @@ class RepeatedLines:
         self._counts: Counter[str] = Counter()
         self._documents = 0
 
-    def add(self, text: str, headings: Iterable[int]) -> None:
-        """Count a document.
-
-        Args:
-            text: its text.
-            headings: offsets of the lines that are headings.
-        """
+    def add(self, document: Document) -> None:
+        """Count a document."""
         self._documents += 1
-        self._counts.update({_key(line) for _, line in _edges(text, set(headings))})
+        headings = {at for at, _ in document.headings}
+        self._counts.update({_key(line) for _, line in _edges(document.text, headings)})
 
-    def spans(self, text: str, headings: Iterable[int]) -> list[tuple[int, int]]:
-        """Offsets (half open) of the lines of one document to leave out, in order."""
+    def without(self, document: Document) -> Document:
+        """The document without shared lines; as it is where nothing else would be left."""
         least = max(_FEWEST_DOCUMENTS, _LEAST_FRACTION * self._documents)
-        if self._documents < _FEWEST_DOCUMENTS:
-            return []
-        return [
-            (start, start + len(line))
-            for start, line in _edges(text, set(headings))
+        headings = {at for at, _ in document.headings}
+        shared = {
+            start
+            for start, line in _edges(document.text, headings)
             if self._counts[_key(line)] >= least
-        ]
+        }
+        if not shared:
+            return document
+        kept: list[str] = []
+        moved: dict[int, int] = {}
+        start = size = 0
+        for line in document.text.split("\n"):
+            between = not line and (not kept or not kept[-1])
+            if start not in shared and not between:
+                moved[start] = size
+                kept.append(line)
+                size += len(line) + 1
+            start += len(line) + 1
+        text = "\n".join(kept).rstrip("\n")
+        places = tuple((moved[at], level) for at, level in document.headings)
+        return replace(document, text=text, headings=places) if text else document
 
 
 def _edges(text: str, headings: set[int]) -> Iterator[tuple[int, str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from memo_dist.config.schema import CorpusConfig
+from memo_dist.corpus.boilerplate import RepeatedLines
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.corpus.diff import diff_hashes
 from memo_dist.corpus.listing import Listing, list_source, source_state, state_hash
@@ -113,6 +114,7 @@ class _Collected:
     quarantined: list[Quarantined] = field(default_factory=list)
     foreign: Counter[str] = field(default_factory=Counter)
     """Documents in languages that are not kept."""
+    repeated: RepeatedLines = field(default_factory=RepeatedLines)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -179,6 +181,7 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
             by_id.setdefault(item.id, (item.content_hash, item.origin))
             continue
         by_id[item.id] = (item.content_hash, item.origin)
+        collected.repeated.add(item)
         collected.offsets[item.id] = spool.tell()
         spool.write(atomic.json_line(item.to_json()))
     return collected
@@ -231,7 +234,7 @@ def _chosen(collected: _Collected, config: CorpusConfig) -> list[str]:
 def _selected(collected: _Collected, spool: IO[bytes], config: CorpusConfig) -> Iterator[Document]:
     for identity in _chosen(collected, config):
         spool.seek(collected.offsets[identity])
-        yield Document.from_json(json.loads(spool.readline()))
+        yield collected.repeated.without(Document.from_json(json.loads(spool.readline())))
 
 
 def _shards(ids: Iterable[str], shards: int, before: Before) -> dict[str, int]:
