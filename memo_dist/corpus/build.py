@@ -35,7 +35,7 @@ from memo_dist.corpus.manifest import (
     load_manifest,
     shard_of,
 )
-from memo_dist.corpus.readers import read_documents
+from memo_dist.corpus.reader_process import Limits, read_files
 from memo_dist.corpus.revision import FIRST, Before, before_revision, finish_swap, next_folder, swap
 from memo_dist.corpus.types import Document, Quarantined
 from memo_dist.errors import RunError, UsageError
@@ -161,7 +161,7 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
     collected = _Collected()
     by_id: dict[str, tuple[str, str]] = {}  # id -> content hash, origin
     by_text: dict[str, str] = {}  # text hash -> id
-    for item in read_documents(listing, config.max_document_mb):
+    for item in read_documents(listing, config):
         if isinstance(item, Quarantined):
             collected.quarantined.append(item)
             continue
@@ -185,6 +185,17 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
         collected.offsets[item.id] = spool.tell()
         spool.write(atomic.json_line(item.to_json()))
     return collected
+
+
+def read_documents(listing: Listing, config: CorpusConfig) -> Iterator[Document | Quarantined]:
+    """Yield every document of a corpus, or the reason against it, in reading order."""
+    limits = Limits(
+        max_bytes=int(config.max_document_mb * 2**20),
+        seconds=config.seconds_per_document,
+        megabytes=config.megabytes_per_document,
+    )
+    yield from listing.quarantined
+    yield from read_files(listing.files, limits)
 
 
 def _is_foreign(document: Document, config: CorpusConfig) -> bool:

@@ -40,7 +40,15 @@ _NAVIGATION_CLASSES = {
         "toc",
         "toctree-wrapper",
     ),
-    *("sphinxsidebar", "related", "sidebar", "table-of-contents", "skip-link", "pagination"),
+    *(
+        "admonition-title",
+        "sphinxsidebar",
+        "related",
+        "sidebar",
+        "table-of-contents",
+        "skip-link",
+        "pagination",
+    ),
     *("edit-this-page", "editpage", "site-footer", "page-footer", "navbar", "cookie-banner"),
 }
 _NAVIGATION_ROLES = {"navigation", "search", "banner", "contentinfo", "menu", "menubar"}

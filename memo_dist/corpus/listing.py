@@ -15,10 +15,13 @@ from memo_dist.corpus.types import Quarantined
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_file, hash_value
 
-DOCUMENT_SUFFIXES = (".txt", ".md", ".mdx", ".html", ".pdf")
+DOCUMENT_SUFFIXES = (".txt", ".md", ".mdx", ".rst", ".adoc", ".html", ".docx", ".pdf", ".csv")
 ROW_SUFFIXES = (".jsonl", ".parquet")
 SUFFIXES = (*DOCUMENT_SUFFIXES, *ROW_SUFFIXES)
-_ALIASES = {".htm": ".html", ".xhtml": ".html", ".markdown": ".md", ".text": ".txt"}
+_ALIASES = {
+    **{".htm": ".html", ".xhtml": ".html", ".markdown": ".md", ".text": ".txt"},
+    **{".rest": ".rst", ".asciidoc": ".adoc", ".asc": ".adoc", ".tsv": ".csv"},
+}
 
 
 @dataclass(frozen=True, slots=True)
