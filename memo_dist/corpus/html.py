@@ -130,6 +130,8 @@ class _Lines:
         self._current: list[str] = []
         self._last = ""
         self.prefix = ""
+        self.fence = 0
+        """Index of the line that opened the code block."""
 
     def text(self, text: str, *, keep_lines: bool) -> None:
         if not keep_lines:
@@ -169,7 +171,7 @@ def _mark(out: _Lines, kind: str, node: LexborNode, place: _Place) -> None:
         out.end_line()
         if kind == "open":
             out.text(place.number, keep_lines=True)
-    elif name == "pre":
+    elif name == "pre" and not place.code:
         _fence(out, kind, node)
     elif name in _BLOCKS and kind == "open" and place.first:
         return
@@ -185,12 +187,11 @@ def _fence(out: _Lines, kind: str, node: LexborNode) -> None:
     """Code between fences; a fence inside the code loses its meaning by one space before it."""
     if kind == "open":
         out.gap()
+        out.fence = len(out.lines)
         out.lines.append(FENCE + _language(node))
         return
     out.end_line()
-    start = len(out.lines) - 1
-    while not out.lines[start].startswith(FENCE):
-        start -= 1
+    start = out.fence
     body = [f" {line}" if line.startswith(FENCE) else line for line in out.lines[start + 1 :]]
     while body and not body[0].strip():
         body.pop(0)

@@ -112,7 +112,7 @@ def _hash(path: Path) -> str:
 def _walk(root: Path, found: _Found) -> None:
     """Walk without following links to folders: what they show inside is listed anyway."""
     inside = root.resolve()
-    for path in _entries(root):
+    for path in _entries(root, found):
         origin = path.relative_to(root).as_posix()
         if path.name.startswith("."):
             found.skipped["hidden"] += 1
@@ -130,9 +130,16 @@ def _walk(root: Path, found: _Found) -> None:
             _sort_out(origin, path, found)
 
 
-def _entries(root: Path) -> Iterator[Path]:
+def _entries(root: Path, found: _Found) -> Iterator[Path]:
     """Files and links below ``root``; of hidden folders only the folder itself."""
-    for folder, subfolders, names in os.walk(root, followlinks=False):
+
+    def refused(error: OSError) -> None:
+        place = Path(os.fsdecode(error.filename)).relative_to(root).as_posix()
+        shown = os.fsencode(place).decode("utf-8", "backslashreplace")
+        detail = f"the folder cannot be read: {error.strerror or error}"
+        found.quarantined.append(Quarantined(shown, "unreadable", detail))
+
+    for folder, subfolders, names in os.walk(root, onerror=refused, followlinks=False):
         here = Path(folder)
         hidden = [name for name in subfolders if name.startswith(".")]
         links = [name for name in subfolders if (here / name).is_symlink()]

@@ -75,14 +75,17 @@ class ReaderProcess:
             **{"path": os.fspath(file.path), "origin": file.origin, "suffix": file.suffix},
             **{"document_id": file.document_id, "max_bytes": limits.max_bytes},
         }
+        count = 0
         try:
             self._start(limits)
             self._send(request)
             while (row := self._line(limits.seconds, limits)) != _END:
                 yield _item(row)
+                count += 1
         except _DiedError as error:
             self.close()
-            yield Quarantined(file.origin, error.reason, error.detail)
+            rest = f"; what follows the first {count} rows was not read" if count else ""
+            yield Quarantined(file.origin, error.reason, error.detail + rest)
         except BaseException:  # also a consumer that reads no further: answers would be left
             self.close()
             raise
@@ -147,10 +150,7 @@ class ReaderProcess:
         if code == _OUT_OF_MEMORY:
             detail = f"reading it needs more than corpus.megabytes_per_document={limits.megabytes}"
             return _DiedError("memory_limit", detail)
-        if code < 0:
-            ended = f"signal {signal.Signals(-code).name}"
-        else:
-            ended = f"exit code {code}"
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return _DiedError("reader_died", f"the process that read it ended with {ended}")
 
 

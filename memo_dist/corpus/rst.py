@@ -48,7 +48,7 @@ _DATE_FIELDS = re.compile(r"^:[Dd]ate:\s*(.+)$", re.MULTILINE)
 _UNSHOWN = (nodes.comment, nodes.system_message, nodes.substitution_definition, nodes.docinfo)
 
 
-class _Content(Directive):
+class _Content(Directive):  # type: ignore[misc] # docutils has no types
     """A directive that docutils does not know: its content is text like any other."""
 
     optional_arguments = 1
@@ -61,7 +61,7 @@ class _Content(Directive):
         first, *rest = self.arguments[0].split("\n") if self.arguments else [""]
         rest = [first, *rest] if len(first.split()) > _LABEL_WORDS else rest
         if rest:  # docutils takes text right below the directive for its argument
-            box += nodes.paragraph("", " ".join(" ".join(rest).split()))
+            box += nodes.paragraph("", " ".join(" ".join(rest).replace("``", "").split()))
         self.state.nested_parse(self.content, self.content_offset, box)
         return [box]
 

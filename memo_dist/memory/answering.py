@@ -13,6 +13,7 @@ from transformers import LogitsProcessor
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import UsageError
+from memo_dist.answers.characters import clean_characters
 from memo_dist.memory.question_likelihood import question_log_probs
 from memo_dist.models.batching import in_batches, padded
 from memo_dist.models.chat_format import ChatFormat
@@ -182,7 +183,7 @@ class ShardMemory:
         ]
 
     def _prompts(self, questions: Sequence[str]) -> list[list[int]]:
-        prompts = [self._format.prompt_ids(question) for question in questions]
+        prompts = [self._format.prompt_ids(clean_characters(question)) for question in questions]
         for question, prompt in zip(questions, prompts, strict=True):
             self._check_length(question, len(prompt))
         return prompts
