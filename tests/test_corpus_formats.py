@@ -282,7 +282,7 @@ def test_sections_hold_folders_and_headings(tmp_path):
         text = f"---\ntitle: Start\n---\n## Install\n\n{long}\n\n### Linux\n\n{long}\n\n## Use\n\n{long}"
         (source / folder / "start.md").write_text(text)
     (source / "plain.md").write_text("# Plain\n\nThe valve closes at night.")
-    build_corpus(source, tmp_path / "out", CorpusConfig(chunk_chars=300, overlap_sentences=0))
+    build_corpus(source, tmp_path / "out", CorpusConfig(chunk_chars=240, overlap_sentences=0))
     sections = [chunk.section for chunk in load_chunks(tmp_path / "out")]
     assert sections[:3] == [
         "go > Start > Install",

@@ -59,9 +59,7 @@ def chunk_document(document: Document, chunk_chars: int, overlap_sentences: int)
     ]
 
 
-def _pack(
-    pieces: list[Span], chunk_chars: int, overlap: int, headings: set[int]
-) -> Iterator[Span]:
+def _pack(pieces: list[Span], chunk_chars: int, overlap: int, headings: set[int]) -> Iterator[Span]:
     """Greedy packing: each chunk takes as many pieces as fit, but no heading at its end."""
     first = new = 0  # the chunk's first piece, and its first that no chunk had yet
     while new < len(pieces):
