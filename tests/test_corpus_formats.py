@@ -279,8 +279,8 @@ def test_sections_hold_folders_and_headings(tmp_path):
     for folder in ("go", "java"):
         (source / folder).mkdir(parents=True)
         long = f"The {folder} exporter needs port 9. " * 7
-        text = f"---\ntitle: Start\n---\n## Install\n\n{long}\n\n### Linux\n\n{long}\n\n## Use\n\n{long}"
-        (source / folder / "start.md").write_text(text)
+        parts = ["---\ntitle: Start\n---\n## Install", long, "### Linux", long, "## Use", long]
+        (source / folder / "start.md").write_text("\n\n".join(parts))
     (source / "plain.md").write_text("# Plain\n\nThe valve closes at night.")
     build_corpus(source, tmp_path / "out", CorpusConfig(chunk_chars=240, overlap_sentences=0))
     sections = [chunk.section for chunk in load_chunks(tmp_path / "out")]

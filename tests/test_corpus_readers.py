@@ -15,7 +15,7 @@ from pypdf import PdfReader, PdfWriter
 from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.build import read_documents
 from memo_dist.corpus.listing import list_source
-from memo_dist.corpus.pdf import join_lines
+from memo_dist.corpus.pdf import join_lines, without_margins
 from memo_dist.corpus.types import Document, Quarantined
 from memo_dist.errors import UsageError
 
@@ -41,7 +41,7 @@ def refuse_one(tmp_path: Path, name: str, data: bytes, max_mb: float = 1.0) -> Q
     return refused[0]
 
 
-def make_pdf(lines: list[str], title: str = "") -> bytes:
+def make_pdf(lines: list[str], title: str = "", cmap: str = "") -> bytes:
     """A one-page PDF written by hand, so that no PDF-making library is needed."""
     shown = "".join(f"({line}) Tj T* " for line in lines)
     stream = f"BT /F1 12 Tf 14 TL 50 750 Td {shown}ET".encode()
@@ -51,9 +51,16 @@ def make_pdf(lines: list[str], title: str = "") -> bytes:
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R"
         b" /Resources << /Font << /F1 5 0 R >> >> >>",
         b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica%s >>"
+        % (b" /ToUnicode 7 0 R" if cmap else b""),
         b"<< /Title (%s) >>" % title.encode(),
     ]
+    if cmap:
+        table = (
+            "/CIDInit /ProcSet findresource begin begincmap 1 begincodespacerange <00> <FF>"
+            f" endcodespacerange {cmap.count(chr(10))} beginbfchar\n{cmap}endbfchar endcmap end"
+        ).encode()
+        objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(table), table))
     out, offsets = bytearray(b"%PDF-1.4\n"), []
     for number, body in enumerate(objects, start=1):
         offsets.append(len(out))
@@ -187,9 +194,40 @@ def test_pdf_lines_are_joined_to_sentences():
     )
 
 
-def encrypted_pdf() -> bytes:
-    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(make_pdf(["secret"]))))
-    writer.encrypt("password", algorithm="RC4-128")
+def test_pdf_with_an_empty_password_is_read(tmp_path):
+    for algorithm in ("AES-128", "AES-256", "RC4-128"):
+        data = encrypted_pdf("", algorithm, "The gate is blue.")
+        assert read_one(tmp_path, "e.pdf", data).text == "The gate is blue."
+
+
+def test_one_bad_glyph_never_costs_a_pdf(tmp_path):
+    codes = {"a": "D800", "b": "0000", "f": "FB01"}
+    pairs = "".join(f"<{ord(code):02X}> <{value}>\n" for code, value in codes.items())
+    same = "".join(f"<{code:02X}> <{code:04X}>\n" for code in range(32, 91))
+    document = read_one(tmp_path, "g.pdf", make_pdf(["THE aOFbFICE HAS A fLE."], cmap=same + pairs))
+    assert document.text == "THE OFFICE HAS A fiLE."
+
+
+def test_words_of_tightly_set_lines_are_apart(tmp_path):
+    words = ["The", "harbour", "pump", "delivers", "four", "hundred", "litres"]
+    shown = " -110 ".join(f"({word})" for word in words)
+    data = make_pdf([]).replace(b"50 750 Td ET", f"50 750 Td [{shown}] TJ ET".encode())
+    data = data.replace(b"/Length 35", f"/Length {35 + len(shown) + 6}".encode())
+    assert read_one(tmp_path, "w.pdf", data).text == " ".join(words)
+
+
+def test_headers_footers_and_contents_of_a_pdf_are_left_out():
+    pages = [
+        f"Marl Works\nPump {n} has {n} valves.\nFans . . . . . . 4\nPage {n}" for n in range(4)
+    ]
+    assert without_margins(pages) == [f"Pump {n} has {n} valves." for n in range(4)]
+
+
+def encrypted_pdf(
+    password: str = "password", algorithm: str = "RC4-128", line: str = "secret"
+) -> bytes:
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(make_pdf([line]))))
+    writer.encrypt(password, "owner", algorithm=algorithm)
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()

@@ -76,7 +76,7 @@ class CorpusManifest:
         return "; ".join([line, *self.remarks()])
 
     def remarks(self) -> list[str]:
-        """What did not become documents, and languages beside English; empty for nothing."""
+        """What did not become documents, and the documents in other languages than English."""
         parts = [
             f"{name} {sum(counts.values())} ({by_reason(counts)})"
             for name, counts in (("quarantined", self.quarantined), ("skipped", self.skipped))

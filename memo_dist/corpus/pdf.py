@@ -30,6 +30,7 @@ _UNREADABLE = re.compile(r"\(cid:\d+\)|[\x00\ud800-\udfff]")
 _LEADER = re.compile(r".*(?:\.\s?){4,}\s*[\divxlc]*\s*")
 """A line of a table of contents: dots lead to the page."""
 _BULLET = re.compile(r"[•‣▪●◦–-]\s")
+_NUMBER = re.compile(r"\d+|\b[ivxlc]+\b")
 _FEWEST_PAGES = 3
 _DATE = re.compile(r"(?:D:)?(\d{4})(\d{2})(\d{2})")
 
@@ -93,28 +94,30 @@ def _date(text: str) -> str | None:
 def without_margins(pages: list[str]) -> list[str]:
     """Pages without headers, footers and page numbers, and without tables of contents.
 
-    A header or footer is a first or last line that stands, but for its digits, on at least three
-    pages and on half of them.
+    A header or footer is one of the first or last two lines of a page that stands on at least
+    three pages and on half of them; in the first and in the last line numbers may differ.
     """
-    lines = [page.split("\n") for page in pages]
-    edges = [{_same(edge) for edge in _edges(page)} for page in lines]
-    counts = Counter(edge for found in edges for edge in found)
+    counts = Counter(key for page in pages for key in set(_edges(page.split("\n")).values()))
     least = max(_FEWEST_PAGES, len(pages) / 2)
     cleaned = []
-    for page in lines:
-        margins = [edge for edge in _edges(page) if counts[_same(edge)] >= least]
-        kept = [line for line in page if line not in margins and not _LEADER.fullmatch(line)]
-        cleaned.append("\n".join(kept))
+    for page in pages:
+        lines = page.split("\n")
+        margins = {at for at, key in _edges(lines).items() if counts[key] >= least}
+        cleaned.append(
+            "\n".join(
+                line
+                for at, line in enumerate(lines)
+                if at not in margins and not _LEADER.fullmatch(line)
+            )
+        )
     return cleaned
 
 
-def _edges(page: list[str]) -> list[str]:
-    full = [line for line in page if line.strip()]
-    return [*full[:2], *full[-2:]]
-
-
-def _same(line: str) -> str:
-    return re.sub(r"\d+|\b[ivxlc]+\b", "0", line.strip())
+def _edges(lines: list[str]) -> dict[int, str]:
+    """Index of each line that may be a header or footer, and what it shares with others."""
+    full = [at for at, line in enumerate(lines) if line.strip()]
+    inner = {at: lines[at].strip() for at in (*full[1:2], *full[-2:-1])}
+    return inner | {at: _NUMBER.sub("0", lines[at].strip()) for at in (*full[:1], *full[-1:])}
 
 
 def join_lines(text: str) -> str:

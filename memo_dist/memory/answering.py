@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
+from memo_dist.answers.characters import clean_characters
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import UsageError
-from memo_dist.answers.characters import clean_characters
 from memo_dist.memory.question_likelihood import question_log_probs
 from memo_dist.models.batching import in_batches, padded
 from memo_dist.models.chat_format import ChatFormat

@@ -124,7 +124,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
     config = _as_measured(config, law)
     with tempfile.TemporaryDirectory(prefix="memo-plan-") as name:
         folder = Path(name) / "corpus"
-        build_corpus(corpus, folder, corpus_settings(config))
+        manifest = build_corpus(corpus, folder, corpus_settings(config))
         sample = sample_corpus(folder, config)
         spending = list(_generator_rows(folder, config, sample))
     epochs = _epochs(config, law)
@@ -151,6 +151,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
         source=size.source,
         law=law.to_json() if law else None,
         assumptions=_assumptions(sample, size, config, epochs)
+        + [f"corpus: not in the plan: {remark}" for remark in manifest.remarks()]
         + [f"recall: nothing is promised: {reason}" for reason in doubts],
     )
 
