@@ -52,7 +52,7 @@ class CorpusConfig:
     megabytes_per_document: int = key(2048, at_least=64, identity=False)
     """Most memory to read one document, in MiB, beyond what the reader needs itself; a document
     that needs more is quarantined."""
-    languages: list[str] = key([])
+    languages: list[str] = key([], identity=False)  # its manifest identifies a corpus by them
     """ISO 639-1 codes of the languages to keep; a document that is surely in another one is
     quarantined. Empty: ``en`` for ``generator.kind=rules``, which reads English only; all languages
     for other generators."""
