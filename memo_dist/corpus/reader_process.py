@@ -7,6 +7,7 @@ and answers are lines of JSON over its standard input and output. It ends with i
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import os
 import resource
@@ -29,6 +30,7 @@ _START_SECONDS = 120.0
 _READ_BYTES = 2**20
 _MIB = 2**20
 _END = "end"
+_PR_SET_PDEATHSIG = 1
 
 Item = Document | Quarantined
 
@@ -103,7 +105,8 @@ class ReaderProcess:
                     stream.close()
 
     def _start(self, limits: Limits) -> None:
-        if self._process is not None and self._megabytes == limits.megabytes:
+        running = self._process is not None and self._process.poll() is None
+        if running and self._megabytes == limits.megabytes:
             return
         self.close()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -213,6 +216,8 @@ def _limit(megabytes: int, parent: int) -> None:
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(AttributeError, OSError):  # Linux: a reader that hangs ends with its parent too
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
 
