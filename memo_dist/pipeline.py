@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
+from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.corpus.manifest import CorpusManifest
 from memo_dist.errors import UsageError
@@ -53,7 +54,7 @@ def run_corpus(
     """Read the corpus into the run; with ``revise`` also one that changed since it was read."""
     if revise:
         check_revisable(run)
-    return build_corpus(source, run.corpus, config.corpus, revise)
+    return build_corpus(source, run.corpus, corpus_settings(config), revise)
 
 
 def run_synthesis(run: RunFolder, config: Config) -> SynthesisSummary:

@@ -6,6 +6,7 @@ from memo_dist.config.rules import lookup
 from memo_dist.config.schema import Config
 
 SPANNING = {
+    "corpus.languages": ["German"],
     "generator.urls": ["localhost:8000"],
     "generator.api_key_env": "sk-not-a-name",
     "generator.budget_money": 5,

@@ -16,7 +16,6 @@ from memo_dist.corpus.build import (
     load_chunks,
     load_documents,
     load_manifest,
-    read_corpus,
     shard_of,
 )
 from memo_dist.corpus.diff import diff
@@ -201,14 +200,6 @@ def test_kill_9_at_any_moment_leaves_a_folder_that_builds_the_same(tmp_path):
         assert not (out / "manifest.json").exists()
     assert build_corpus(source, out, CorpusConfig(chunk_chars=20)).documents == 1500
     assert files_of(out) == files_of(tmp_path / "whole")
-
-
-def test_reading_without_writing(tmp_path):
-    source = write_rows(tmp_path / "c.jsonl", [*rows(3), {"id": "x"}])
-    documents, quarantined = read_corpus(source, CorpusConfig())
-    build_corpus(source, tmp_path / "out", CorpusConfig())
-    assert documents == load_documents(tmp_path / "out")
-    assert quarantined == load_quarantine(tmp_path / "out")
 
 
 def test_diff_names_each_document_once():

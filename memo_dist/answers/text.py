@@ -13,6 +13,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from memo_dist.answers.characters import clean_characters
+
 ARTICLES = frozenset({"a", "an", "the"})
 MAX_CONTAINS_WORDS = 20
 """Longest answer, in words, in which ``contains`` looks: a longer one hedges or lists."""
@@ -25,7 +27,7 @@ _WORD = re.compile(r"\w+")
 
 def normalise(text: str) -> list[str]:
     """The tokens of a text after SQuAD's normalisation."""
-    lowered = unicodedata.normalize("NFC", text).lower()
+    lowered = clean_characters(text).lower()
     tokens = "".join(c for c in lowered if not _is_punctuation(c)).split()
     return [token for token in tokens if token not in ARTICLES] or tokens
 

@@ -16,6 +16,7 @@ from memo_dist.cli.options import (
     run_option,
 )
 from memo_dist.cluster.stop import STOP
+from memo_dist.corpus.manifest import load_manifest
 from memo_dist.runs import open_run
 
 
@@ -35,8 +36,8 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Turn CORPUS into a memory in the folder RUN.
 
-    CORPUS is a .txt, .md, .html, .pdf, .jsonl or .parquet file, or a folder of such files. After
-    a stop or a crash, the same command continues the work.
+    CORPUS is a file or a folder of documents (docs/corpus.md lists the formats). After a stop or a
+    crash, the same command continues the work.
     """
     config = resolve(config_files, overrides)
     # Imported here: --help and refused arguments need no torch.
@@ -50,4 +51,5 @@ def command(  # noqa: PLR0913
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
         pipeline.encode(run, config, corpus, resume)
+        click.echo(f"corpus: {load_manifest(run.corpus).summary()}")
     click.echo(f"the memory is in {run.memory}; next: memo-dist ask {run_folder} 'QUESTION'")

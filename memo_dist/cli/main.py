@@ -21,6 +21,7 @@ from memo_dist.errors import (
     AwaitingRepliesError,
     MemoDistError,
     StoppedError,
+    UsageError,
     suggest,
 )
 from memo_dist.verbs import VERBS
@@ -82,6 +83,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code (see memo_dist.errors)."""
     try:
+        _check_text(arguments)
         # ctx.exit's code comes back as the value; verbs return nothing.
         code = memo_dist.main(arguments, prog_name="memo-dist", standalone_mode=False)
     except click.ClickException as error:
@@ -100,6 +102,20 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _say(_unexpected(error), EXIT_FAILED)
     return code if isinstance(code, int) else 0
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Refuse what is no text: files of a run hold UTF-8.
+
+    Raises:
+        UsageError: an argument has bytes that are not UTF-8.
+    """
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise UsageError(f"argument {number} is not valid UTF-8: '{shown}'") from None
 
 
 def _say(message: str, code: int) -> int:

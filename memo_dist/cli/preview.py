@@ -11,8 +11,8 @@ import click
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.config import Config
 from memo_dist.config.schema import GeneratorConfig
-from memo_dist.corpus.build import build_corpus, read_corpus
-from memo_dist.corpus.chunking import chunk_document
+from memo_dist.config.stages import corpus_settings
+from memo_dist.corpus.build import build_corpus
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.models.base import dry_check
@@ -43,8 +43,10 @@ def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None
     dry_check(config.memory.base)
     check_training(config)
     check_open(RunFolder(run_folder), config)
-    for name, text in _lines(config, run_folder, corpus):
-        click.echo(f"{name:<12} {text}")
+    with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
+        folder = None if corpus is None else Path(name) / "corpus"
+        for label, text in _lines(config, run_folder, corpus, folder):
+            click.echo(f"{label:<12} {text}")
     click.echo("no files were written (--dry-run)")
 
 
@@ -54,13 +56,17 @@ def print_need(need: MemoryNeed | None) -> None:
         click.echo(f"memory need: {need}", err=True)
 
 
-def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[str, str]]:
+def _lines(
+    config: Config, run_folder: Path, corpus: Path | None, folder: Path | None
+) -> list[tuple[str, str]]:
+    """(label, text) of each line; a corpus is read into ``folder``, once for all lines."""
     train, memory = config.train, config.memory
     lines = [("run", f"{run_folder} ({_state(RunFolder(run_folder), config)})")]
-    if corpus is not None:
-        lines.append(("corpus", f"{corpus}: {_corpus(config, corpus)}"))
+    if corpus is not None and folder is not None:
+        manifest = build_corpus(corpus, folder, corpus_settings(config))
+        lines.append(("corpus", f"{corpus}: {manifest.summary()}"))
     lines += [
-        *_synthesis(config, RunFolder(run_folder), corpus),
+        *_synthesis(config, RunFolder(run_folder), folder),
         ("memory", f"{config.corpus.shards} shard(s) on {memory.base}"),
         (
             "training",
@@ -74,13 +80,13 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
     return lines
 
 
-def _synthesis(config: Config, run: RunFolder, corpus: Path | None) -> list[tuple[str, str]]:
+def _synthesis(config: Config, run: RunFolder, folder: Path | None) -> list[tuple[str, str]]:
     calls = "no API calls" if config.generator.kind == "rules" else _endpoints(config)
     steps = ", ".join(config.synthesis.steps)
     text = f"{config.generator.kind} generator, steps {steps}"
     lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
-    if config.generator.kind != "rules" and corpus is not None:
-        lines += _requests(config, run, corpus)
+    if config.generator.kind != "rules" and folder is not None:
+        lines += _requests(config, run, folder)
     return lines
 
 
@@ -92,11 +98,9 @@ def _endpoints(config: Config) -> str:
     return f"{generator.model} at {where}, at most {generator.max_in_flight} requests in flight"
 
 
-def _requests(config: Config, run: RunFolder, corpus: Path) -> list[tuple[str, str]]:
+def _requests(config: Config, run: RunFolder, folder: Path) -> list[tuple[str, str]]:
     """Calls, tokens, cost and hours of each step that calls a model."""
-    with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
-        build_corpus(corpus, Path(name), config.corpus)
-        rows = estimate(Path(name), config, generator_factory(config)())
+    rows = estimate(folder, config, generator_factory(config)())
     return estimate_lines(rows, config.generator, speed(run, config.generator))
 
 
@@ -144,21 +148,6 @@ def _need(config: Config) -> str:
 def _limit(config: Config) -> str:
     minutes = config.train.max_minutes
     return f"at most {minutes:g} minutes" if minutes else "no time limit"
-
-
-def _corpus(config: Config, corpus: Path) -> str:
-    documents, quarantined = read_corpus(corpus, config.corpus)
-    settings = config.corpus
-    chunks = sum(
-        1
-        for document in documents
-        for _ in chunk_document(document, settings.chunk_chars, settings.overlap_sentences)
-    )
-    characters = sum(len(document.text) for document in documents)
-    return (
-        f"{len(documents)} documents, {chunks} chunks, {characters} characters,"
-        f" {len(quarantined)} quarantined"
-    )
 
 
 def _machine(config: Config) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from memo_dist.corpus.build import load_manifest
+from memo_dist.corpus.manifest import by_reason, load_manifest
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -93,7 +93,13 @@ def _corpus(run: RunFolder) -> dict[str, Any]:
         return {"state": "missing"}
     manifest = load_manifest(run.corpus)
     counts = {"documents": manifest.documents, "chunks": manifest.chunks}
-    return {"state": "done", **counts, "quarantined": sum(manifest.quarantined.values())}
+    left_out = {"quarantined": manifest.quarantined, "skipped": manifest.skipped}
+    return {
+        "state": "done",
+        **counts,
+        **{name: sum(values.values()) for name, values in left_out.items()},
+        **{f"{name} by kind": by_reason(values) for name, values in left_out.items() if values},
+    }
 
 
 def _bank(trainings: list[dict[str, Any]]) -> dict[str, Any]:

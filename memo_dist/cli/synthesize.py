@@ -101,7 +101,7 @@ def command(  # noqa: PLR0913
         return
     STOP.install()
     with open_run(run_folder, config, check_resume(resume)) as run:
-        pipeline.run_corpus(run, config, corpus, revise)
+        click.echo(f"corpus: {pipeline.run_corpus(run, config, corpus, revise).summary()}")
         pipeline.run_synthesis(run, config)
         if report:
             click.echo(text_report(coverage_summary(run)))

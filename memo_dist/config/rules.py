@@ -86,6 +86,12 @@ def _checks(spec: KeySpec) -> Iterator[tuple[str, Callable[[float], bool]]]:
         yield "lie between 0 and 1", lambda value: 0 <= value <= 1
 
 
+def _corpus(config: Config) -> Iterator[str]:
+    for code in config.corpus.languages:
+        if not re.fullmatch(r"[a-z]{2,3}", code):
+            yield f"corpus.languages: '{code}' is no code of a language (en, de, ja, ...)"
+
+
 def _steps(config: Config) -> Iterator[str]:
     known = get_args(StepName)
     for name in config.synthesis.steps:
@@ -245,5 +251,6 @@ def _fusion(config: Config) -> Iterator[str]:
 
 
 _RULES: tuple[Rule, ...] = (
+    _corpus,
     _choices, _names, _bounds, _endpoints, _steps, _train, _memory, _launch, _plan, _scale, _fusion,
 )  # fmt: skip

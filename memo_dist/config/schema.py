@@ -46,6 +46,16 @@ class CorpusConfig:
     """Maximum fraction of unreadable files; above it the corpus stage fails."""
     max_documents: int = key(0, at_least=0)
     """Read only the first N documents in id order; 0 reads all."""
+    seconds_per_document: float = key(300.0, above=0, identity=False)
+    """Longest time to read one document, in seconds; a document that takes longer is
+    quarantined."""
+    megabytes_per_document: int = key(2048, at_least=64, identity=False)
+    """Most memory to read one document, in MiB, beyond what the reader needs itself; a document
+    that needs more is quarantined."""
+    languages: list[str] = key([], identity=False)  # its manifest identifies a corpus by them
+    """ISO 639-1 codes of the languages to keep; a document that is surely in another one is
+    quarantined. Empty: ``en`` for ``generator.kind=rules``, which reads English only; all languages
+    for other generators."""
 
 
 @dataclass

@@ -5,12 +5,12 @@ A schema says of each key whether it can (``identity``, :mod:`memo_dist.config.k
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from memo_dist.config.keys import key_specs
 from memo_dist.config.load import flatten
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import Config, CorpusConfig
 from memo_dist.io.hashing import hash_value
 from memo_dist.stages import records
 
@@ -18,11 +18,22 @@ from memo_dist.stages import records
 _QUESTION_WEIGHT = "train.question_weight"
 
 
+ENGLISH_GENERATORS = ("rules",)
+"""Values of ``generator.kind`` that read English only."""
+
+
 def trains_questions(config: Config) -> bool:
     """Whether the tokens of questions are trained too (``train.question_loss``)."""
     chosen = config.train.question_loss
     wanted = config.corpus.shards > 1 if chosen == "auto" else chosen == "yes"
     return wanted and config.train.source == "reflections"
+
+
+def corpus_settings(config: Config) -> CorpusConfig:
+    """The corpus group with the languages that the generator reads."""
+    if config.corpus.languages or config.generator.kind not in ENGLISH_GENERATORS:
+        return config.corpus
+    return replace(config.corpus, languages=["en"])
 
 
 def stage_keys(config: Config, stage: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from memo_dist.config.schema import CorpusConfig
+from memo_dist.corpus.boilerplate import RepeatedLines
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.corpus.diff import diff_hashes
 from memo_dist.corpus.listing import Listing, list_source, source_state, state_hash
@@ -34,7 +35,7 @@ from memo_dist.corpus.manifest import (
     load_manifest,
     shard_of,
 )
-from memo_dist.corpus.readers import read_documents
+from memo_dist.corpus.reader_process import Limits, read_files
 from memo_dist.corpus.revision import FIRST, Before, before_revision, finish_swap, next_folder, swap
 from memo_dist.corpus.types import Document, Quarantined
 from memo_dist.errors import RunError, UsageError
@@ -48,11 +49,13 @@ __all__ = [
     "load_chunks",
     "load_documents",
     "load_manifest",
-    "read_corpus",
     "shard_of",
 ]
 
 DUPLICATE = "duplicate"
+LANGUAGE = "language"
+_LIMITS = ("max_quarantined_fraction", "seconds_per_document", "megabytes_per_document")
+"""Keys of the corpus group that may change under a corpus that was built."""
 
 
 def build_corpus(
@@ -95,14 +98,6 @@ def build_corpus(
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def read_corpus(source: Path, config: CorpusConfig) -> tuple[list[Document], list[Quarantined]]:
-    """Read a corpus into memory, in id order, without writing anything (see build_corpus)."""
-    with tempfile.TemporaryFile() as spool:
-        collected = _collect(list_source(source), spool, config)
-        _check_yield(collected, source, config)
-        return list(_selected(collected, spool, config)), collected.quarantined
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """The source as it is now."""
@@ -119,6 +114,9 @@ class _Collected:
     offsets: dict[str, int] = field(default_factory=dict)
     """Offset of each document in the spool, by id."""
     quarantined: list[Quarantined] = field(default_factory=list)
+    foreign: Counter[str] = field(default_factory=Counter)
+    """Documents in languages that are not kept."""
+    repeated: RepeatedLines = field(default_factory=RepeatedLines)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -165,9 +163,13 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
     collected = _Collected()
     by_id: dict[str, tuple[str, str]] = {}  # id -> content hash, origin
     by_text: dict[str, str] = {}  # text hash -> id
-    for item in read_documents(listing, config.max_document_mb):
+    for item in read_documents(listing, config):
         if isinstance(item, Quarantined):
             collected.quarantined.append(item)
+            continue
+        if _is_foreign(item, config):
+            collected.foreign[item.language] += 1
+            collected.quarantined.append(_foreign(item, config))
             continue
         if item.id in by_id and by_id[item.id][0] != item.content_hash:
             raise UsageError(
@@ -181,18 +183,47 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
             by_id.setdefault(item.id, (item.content_hash, item.origin))
             continue
         by_id[item.id] = (item.content_hash, item.origin)
+        collected.repeated.add(item)
         collected.offsets[item.id] = spool.tell()
         spool.write(atomic.json_line(item.to_json()))
     return collected
 
 
+def read_documents(listing: Listing, config: CorpusConfig) -> Iterator[Document | Quarantined]:
+    """Yield every document of a corpus, or the reason against it, in reading order."""
+    limits = Limits(
+        max_bytes=int(config.max_document_mb * 2**20),
+        seconds=config.seconds_per_document,
+        megabytes=config.megabytes_per_document,
+    )
+    yield from listing.quarantined
+    yield from read_files(listing.files, limits)
+
+
+def _is_foreign(document: Document, config: CorpusConfig) -> bool:
+    return bool(config.languages and document.language not in ("", *config.languages))
+
+
+def _foreign(document: Document, config: CorpusConfig) -> Quarantined:
+    kept = ", ".join(config.languages)
+    detail = f"its language is {document.language}, kept are {kept} (corpus.languages)"
+    return Quarantined(document.origin, LANGUAGE, detail)
+
+
 def _check_yield(collected: _Collected, source: Path, config: CorpusConfig) -> None:
     """Refuse a corpus of which too much is unreadable (duplicates are not)."""
-    bad = [entry for entry in collected.quarantined if entry.reason != DUPLICATE]
+    bad = [entry for entry in collected.quarantined if entry.reason not in (DUPLICATE, LANGUAGE)]
     total = len(collected.offsets) + len(collected.quarantined)
     fraction = len(bad) / max(total, 1)
     if collected.offsets and fraction <= config.max_quarantined_fraction:
         return
+    if not collected.offsets and collected.foreign:
+        raise UsageError(
+            f"corpus {str(source)!r}: no document is in a language of"
+            f" corpus.languages=[{','.join(config.languages)}]; by language:"
+            f" {by_reason(collected.foreign)}. generator.kind=rules reads English only: choose a"
+            " language model as generator.kind, or set corpus.languages"
+        )
     if not bad:
         raise UsageError(f"corpus {str(source)!r} holds no documents: its files have no rows")
     limit = ""
@@ -216,7 +247,7 @@ def _chosen(collected: _Collected, config: CorpusConfig) -> list[str]:
 def _selected(collected: _Collected, spool: IO[bytes], config: CorpusConfig) -> Iterator[Document]:
     for identity in _chosen(collected, config):
         spool.seek(collected.offsets[identity])
-        yield Document.from_json(json.loads(spool.readline()))
+        yield collected.repeated.without(Document.from_json(json.loads(spool.readline())))
 
 
 def _shards(ids: Iterable[str], shards: int, before: Before) -> dict[str, int]:
@@ -257,8 +288,10 @@ def _manifest(
     shards: list[int],
 ) -> CorpusManifest:
     characters, pairs = 0, []
+    languages: Counter[str] = Counter()
     for document in iter_documents(folder):
         characters += len(document.text)
+        languages[document.language] += 1
         pairs.append([document.id, document.content_hash])
     with (folder / CHUNKS).open("rb") as stream:
         chunks = sum(1 for _ in stream)
@@ -278,6 +311,7 @@ def _manifest(
         fingerprint=hash_value(pairs),
         source_hash=state_hash(source.state),
         config=asdict(config),
+        languages=dict(sorted(languages.items())),
         artifacts={name: (folder / name).stat().st_size for name in names},
     )
 
@@ -293,7 +327,9 @@ def _refuse_inside(source: Path, folder: Path) -> None:
 def _check_config(manifest: CorpusManifest, folder: Path, config: CorpusConfig) -> None:
     now = asdict(config)
     for key in sorted(now):
-        if manifest.config.get(key) != now[key]:
+        if key in _LIMITS:
+            continue
+        if key in manifest.config and manifest.config[key] != now[key]:
             raise UsageError(
                 f"{folder} was built with corpus.{key}={manifest.config.get(key)}, now it is"
                 f" {now[key]}; set it back, or use a new --run"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from memo_dist.corpus.sections import Sections
 from memo_dist.corpus.types import Chunk, Document
 
 Span = tuple[int, int]
@@ -49,14 +50,17 @@ def chunk_document(document: Document, chunk_chars: int, overlap_sentences: int)
     pieces = [
         piece for span in sentence_spans(text) for piece in _cut_long(text, span, chunk_chars)
     ]
+    headings = {at for at, _ in document.headings}
+    spans = _pack(pieces, chunk_chars, overlap_sentences, headings)
+    sections = Sections(document)
     return [
-        Chunk(document.id, start, end, text[start:end])
-        for start, end in _pack(pieces, chunk_chars, overlap_sentences)
+        Chunk(document.id, start, end, text[start:end], sections.of(start, end))
+        for start, end in spans
     ]
 
 
-def _pack(pieces: list[Span], chunk_chars: int, overlap: int) -> Iterator[Span]:
-    """Greedy packing: each chunk takes as many pieces as fit."""
+def _pack(pieces: list[Span], chunk_chars: int, overlap: int, headings: set[int]) -> Iterator[Span]:
+    """Greedy packing: each chunk takes as many pieces as fit, but no heading at its end."""
     first = new = 0  # the chunk's first piece, and its first that no chunk had yet
     while new < len(pieces):
         while pieces[new][1] - pieces[first][0] > chunk_chars:
@@ -64,6 +68,8 @@ def _pack(pieces: list[Span], chunk_chars: int, overlap: int) -> Iterator[Span]:
         last = new
         while last + 1 < len(pieces) and pieces[last + 1][1] - pieces[first][0] <= chunk_chars:
             last += 1
+        while new < last < len(pieces) - 1 and pieces[last][0] in headings:
+            last -= 1
         yield pieces[first][0], pieces[last][1]
         new = last + 1
         first = max(new - overlap, first + 1)

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memo_dist.corpus.markup import front_title, split_front_matter
-from memo_dist.corpus.text import iso_date
-from memo_dist.corpus.types import UnreadableError
+from memo_dist.corpus.markdown import front_title, split_front_matter
+from memo_dist.corpus.text import readable_date
 from memo_dist.errors import UsageError, suggest
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value, stable_modulo
@@ -236,10 +235,7 @@ def _bcp_document(page: Row, where: str) -> Row:
     front, body = split_front_matter(text)
     url = str(page.get("url") or "")
     row = {"id": identity, "title": front_title(front) or url or identity, "text": body}
-    try:
-        date = iso_date(front.get("date"))
-    except UnreadableError:  # scraped pages: many dates are free text
-        date = None
+    date = readable_date(front.get("date"))
     return {**row, "url": url, **({"date": date} if date else {})}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -14,10 +15,13 @@ from memo_dist.corpus.types import Quarantined
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_file, hash_value
 
-DOCUMENT_SUFFIXES = (".txt", ".md", ".html", ".pdf")
+DOCUMENT_SUFFIXES = (".txt", ".md", ".mdx", ".rst", ".adoc", ".html", ".docx", ".pdf", ".csv")
 ROW_SUFFIXES = (".jsonl", ".parquet")
 SUFFIXES = (*DOCUMENT_SUFFIXES, *ROW_SUFFIXES)
-_ALIASES = {".htm": ".html", ".markdown": ".md"}
+_ALIASES = {
+    **{".htm": ".html", ".xhtml": ".html", ".markdown": ".md", ".text": ".txt"},
+    **{".rest": ".rst", ".asciidoc": ".adoc", ".asc": ".adoc", ".tsv": ".csv"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class Listing:
     Attributes:
         files: readable files, sorted by origin.
         quarantined: files that must not or cannot be opened.
-        skipped: files left out by design, counted by reason (``unsupported``, ``hidden``).
+        skipped: files left out by design: ``hidden`` ones, and by suffix (``.png``) those of
+            kinds that cannot be read.
         single: whether the corpus is one file rather than a folder.
     """
 
@@ -75,7 +80,7 @@ def list_source(source: Path) -> Listing:
     else:
         _sort_out(source.name, source, found)
     if not found.paths and not found.quarantined:
-        left = ", ".join(f"{n} {reason}" for reason, n in sorted(found.skipped.items()))
+        left = ", ".join(f"{reason} {n}" for reason, n in sorted(found.skipped.items()))
         raise UsageError(
             f"corpus {str(source)!r} holds no readable file ({left or 'it is empty'}); "
             f"readable are {' '.join(SUFFIXES)}"
@@ -107,7 +112,7 @@ def _hash(path: Path) -> str:
 def _walk(root: Path, found: _Found) -> None:
     """Walk without following links to folders: what they show inside is listed anyway."""
     inside = root.resolve()
-    for path in _entries(root):
+    for path in _entries(root, found):
         origin = path.relative_to(root).as_posix()
         if path.name.startswith("."):
             found.skipped["hidden"] += 1
@@ -125,9 +130,16 @@ def _walk(root: Path, found: _Found) -> None:
             _sort_out(origin, path, found)
 
 
-def _entries(root: Path) -> Iterator[Path]:
+def _entries(root: Path, found: _Found) -> Iterator[Path]:
     """Files and links below ``root``; of hidden folders only the folder itself."""
-    for folder, subfolders, names in os.walk(root, followlinks=False):
+
+    def refused(error: OSError) -> None:
+        place = Path(os.fsdecode(error.filename)).relative_to(root).as_posix()
+        shown = os.fsencode(place).decode("utf-8", "backslashreplace")
+        detail = f"the folder cannot be read: {error.strerror or error}"
+        found.quarantined.append(Quarantined(shown, "unreadable", detail))
+
+    for folder, subfolders, names in os.walk(root, onerror=refused, followlinks=False):
         here = Path(folder)
         hidden = [name for name in subfolders if name.startswith(".")]
         links = [name for name in subfolders if (here / name).is_symlink()]
@@ -142,7 +154,13 @@ def _sort_out(origin: str, path: Path, found: _Found) -> None:
     elif _suffix(path) in SUFFIXES:
         found.paths.append((origin, path))
     else:
-        found.skipped["unsupported"] += 1
+        found.skipped[_kind(path)] += 1
+
+
+def _kind(path: Path) -> str:
+    """The suffix of a file that cannot be read, as it is counted."""
+    suffix = path.suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9_+-]{1,16}", suffix) else "no known suffix"
 
 
 def _suffix(path: Path) -> str:

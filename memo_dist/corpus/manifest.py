@@ -7,7 +7,7 @@ the corpus. Only :func:`located_documents` reads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ DOCUMENTS = "documents.jsonl"
 CHUNKS = "chunks.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCE = "source.jsonl"
+_REASONS_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class CorpusManifest:
         documents, chunks, characters: what came out (characters of text).
         left_out: documents beyond ``corpus.max_documents``.
         quarantined: files and rows that did not become documents, by reason.
-        skipped: files left out by design, by reason.
+        skipped: files left out by design: hidden ones, and by suffix those that cannot be read.
+        languages: documents by language; an empty name counts those of which none is sure.
         shards: K; ``shard_documents[k]`` is the number of documents in shard k.
         fingerprint: SHA-256 over the sorted (id, content hash) pairs.
         source_hash: SHA-256 over the source files' paths and contents.
@@ -60,6 +62,7 @@ class CorpusManifest:
     config: dict[str, Any]
     artifacts: dict[str, int]
     revision: int = 0
+    languages: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``manifest.json``."""
@@ -70,16 +73,25 @@ class CorpusManifest:
         line = f"{self.documents} documents, {self.chunks} chunks, {self.characters} characters"
         if self.shards > 1:
             line += f", {self.shards} shards"
-        for name, counts in (("quarantined", self.quarantined), ("skipped", self.skipped)):
-            if counts:
-                line += f"; {name} {sum(counts.values())} ({by_reason(counts)})"
-        return line
+        return "; ".join([line, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """What did not become documents, and the documents in other languages than English."""
+        parts = [
+            f"{name} {sum(counts.values())} ({by_reason(counts)})"
+            for name, counts in (("quarantined", self.quarantined), ("skipped", self.skipped))
+            if counts
+        ]
+        others = {name: count for name, count in self.languages.items() if name not in ("", "en")}
+        return [*parts, f"languages other than English: {by_reason(others)}"] if others else parts
 
 
 def by_reason(counts: dict[str, int]) -> str:
-    """``duplicate 2, empty 1``: the most frequent first."""
+    """``duplicate 2, empty 1``: the most frequent first, at most twelve."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{reason} {count}" for reason, count in ordered)
+    shown = [f"{reason} {count}" for reason, count in ordered[:_REASONS_SHOWN]]
+    rest = sum(count for _, count in ordered[_REASONS_SHOWN:])
+    return ", ".join([*shown, f"others {rest}"] if rest else shown)
 
 
 def shard_of(document_id: str, shards: int) -> int:
@@ -120,8 +132,9 @@ def load_manifest(folder: Path) -> CorpusManifest:
             f"{path} has schema version {values.get('schema_version')}, this memo_dist reads"
             f" {SCHEMA_VERSION}; encode into a new --run"
         )
-    values.setdefault("revision", 0)  # run folders of memo-dist 0.1 before revisions have none
-    return CorpusManifest(**{field.name: values[field.name] for field in fields(CorpusManifest)})
+    # Run folders of earlier memo-dist 0.1 have no revision and no languages.
+    known = {entry.name for entry in fields(CorpusManifest)}
+    return CorpusManifest(**{name: value for name, value in values.items() if name in known})
 
 
 def document_row(document: Document, shard: int) -> dict[str, Any]:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from memo_dist.corpus.listing import Listing, SourceFile
-from memo_dist.corpus.markup import Parsed, read_html, read_markdown
+from memo_dist.answers.characters import clean_characters
+from memo_dist.corpus.asciidoc import read_asciidoc
+from memo_dist.corpus.boilerplate import drop_navigation
+from memo_dist.corpus.html import read_html
+from memo_dist.corpus.language import language_of
+from memo_dist.corpus.listing import SourceFile
+from memo_dist.corpus.markdown import read_markdown, read_mdx
+from memo_dist.corpus.office import read_csv, read_docx
+from memo_dist.corpus.parsed import MARK, Parsed, take_headings
 from memo_dist.corpus.pdf import read_pdf
 from memo_dist.corpus.rows import check_size, read_jsonl_rows, read_parquet_rows
+from memo_dist.corpus.rst import read_rst
 from memo_dist.corpus.text import check_text, decode, tidy
 from memo_dist.corpus.types import Document, Quarantined, UnreadableError
 
-_MIB = 2**20
 _MAX_TITLE = 100
 _DOCUMENT_READERS: dict[str, Callable[[bytes], Parsed]] = {
     ".md": read_markdown,
+    ".mdx": read_mdx,
     ".html": read_html,
+    ".rst": read_rst,
+    ".adoc": read_asciidoc,
+    ".docx": read_docx,
+    ".csv": read_csv,
     ".pdf": read_pdf,
 }
 _ROW_READERS: dict[str, Callable[[SourceFile, int], Iterator[Document | Quarantined]]] = {
@@ -24,44 +36,52 @@ _ROW_READERS: dict[str, Callable[[SourceFile, int], Iterator[Document | Quaranti
 }
 
 
-def read_documents(listing: Listing, max_document_mb: float) -> Iterator[Document | Quarantined]:
-    """Yield every document of a corpus, or the reason against it, in reading order.
+def read_file(file: SourceFile, max_bytes: int) -> Iterator[Document | Quarantined]:
+    """Yield every document of a file, or the reason against it.
 
     Args:
-        listing: the corpus' files.
-        max_document_mb: largest document in MiB (a file, or the text of one row).
+        file: the file.
+        max_bytes: largest document in bytes (a file, or the text of one row).
+
+    Raises:
+        MemoryError: of this process; what else a document does to its reader is a reason.
     """
-    yield from listing.quarantined
-    max_bytes = int(max_document_mb * _MIB)
-    for file in listing.files:
-        rows = _ROW_READERS.get(file.suffix)
+    rows = _ROW_READERS.get(file.suffix)
+    try:
         if rows is None:
-            yield _read_file(file, max_bytes)
-            continue
-        try:
+            yield _read_whole(file, max_bytes)
+        else:
             yield from rows(file, max_bytes)
-        except OSError as error:
-            yield Quarantined(file.origin, "unreadable", error.strerror or str(error))
+    except UnreadableError as error:
+        yield error.at(file.origin)
+    except RecursionError:
+        yield Quarantined(file.origin, "too_nested", "its structure nests too deeply to read")
+    except OSError as error:
+        yield Quarantined(file.origin, "unreadable", error.strerror or str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # a fault of a reader costs one document, never the corpus
+        yield Quarantined(file.origin, "reader_error", f"{type(error).__name__}: {error}"[:200])
 
 
 def read_text(data: bytes) -> Parsed:
     """Read a plain-text file; a short first line that is no sentence is its title."""
-    text = tidy(decode(data), wrapped=True)
+    text = tidy(decode(data).replace(MARK, ""), wrapped=True)
     first = text.split("\n", 1)[0].strip()
     names_it = len(first) <= _MAX_TITLE and first != text and first[-1] not in ".,;:!?"
     return Parsed(text, first if names_it and first[0].isupper() else "")
 
 
-def _read_file(file: SourceFile, max_bytes: int) -> Document | Quarantined:
-    try:
-        check_size(file.path.stat().st_size, max_bytes)
-        parsed = _DOCUMENT_READERS.get(file.suffix, read_text)(file.path.read_bytes())
-        text = tidy(check_text(parsed.text), wrapped=False)
-        title = " ".join(check_text(parsed.title).split()) or file.path.stem
-        return Document(file.document_id, title, text, parsed.date, file.origin)
-    except UnreadableError as error:
-        return error.at(file.origin)
-    except RecursionError:
-        return Quarantined(file.origin, "too_nested", "its structure nests too deeply to read")
-    except OSError as error:
-        return Quarantined(file.origin, "unreadable", error.strerror or str(error))
+def _document(file: SourceFile, parsed: Parsed) -> Document:
+    """Clean what a reader found, and tell where its headings are."""
+    lines = drop_navigation(clean_characters(check_text(parsed.text)).split("\n"))
+    text, headings = take_headings(tidy("\n".join(lines), wrapped=False))
+    title = " ".join(clean_characters(parsed.title).split()) or file.path.stem
+    return Document(
+        file.document_id, title, text, parsed.date, file.origin, language_of(text), headings
+    )
+
+
+def _read_whole(file: SourceFile, max_bytes: int) -> Document:
+    check_size(file.path.stat().st_size, max_bytes)
+    return _document(file, _DOCUMENT_READERS.get(file.suffix, read_text)(file.path.read_bytes()))

@@ -9,13 +9,18 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memo_dist.answers.characters import clean_characters
+from memo_dist.corpus.boilerplate import drop_navigation
+from memo_dist.corpus.language import language_of
 from memo_dist.corpus.listing import SourceFile
-from memo_dist.corpus.text import check_text, decode, iso_date, tidy
+from memo_dist.corpus.parsed import MARK
+from memo_dist.corpus.text import check_text, decode, readable_date, tidy
 from memo_dist.corpus.types import Document, Quarantined, UnreadableError
 
 REQUIRED = ("id", "title", "text")
 _COLUMNS = (*REQUIRED, "date")
-_BATCH_ROWS = 256
+_BATCH_ROWS = 64
+"""Few: rows that a file packs well may be large."""
 _ESCAPED = 6
 """Bytes that JSON may spend on one character (``\\u0041``)."""
 
@@ -32,6 +37,8 @@ def read_parquet_rows(file: SourceFile, max_bytes: int) -> Iterator[Document | Q
     """Yield one document, or the reason against it, for each row; row groups are streamed."""
     try:
         yield from _parquet(file, max_bytes)
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (pa.ArrowException, OSError) as error:
         yield Quarantined(file.origin, "broken_parquet", str(error).splitlines()[0][:200])
 
@@ -40,7 +47,7 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
     """Check one row and turn it into a document.
 
     Raises:
-        UnreadableError: ``missing_field``, ``bad_field``, ``bad_date``, ``too_large``,
+        UnreadableError: ``missing_field``, ``bad_field``, ``too_large``,
             ``empty``, ``binary`` or ``not_utf8``.
     """
     for name in REQUIRED:
@@ -57,9 +64,10 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
     check_size(len(text.encode("utf-8")), max_bytes)
     if not identity.strip() or not identity.isprintable():
         raise UnreadableError("bad_field", f"field 'id' is empty or unprintable: {identity!r:.60}")
-    clean_title = " ".join(title.split()) or identity
-    tidied = tidy(text, wrapped=True)
-    return Document(identity, clean_title, tidied, iso_date(row.get("date")), origin)
+    clean_title = " ".join(clean_characters(title).split()) or identity
+    tidied = "\n".join(drop_navigation(tidy(text.replace(MARK, ""), wrapped=True).split("\n")))
+    day = readable_date(row.get("date"))
+    return Document(identity, clean_title, tidied.strip(), day, origin, language_of(tidied))
 
 
 def check_size(size: int, max_bytes: int) -> None:
@@ -112,11 +120,27 @@ def _parquet(file: SourceFile, max_bytes: int) -> Iterator[Document | Quarantine
             yield Quarantined(file.origin, "missing_field", detail)
             return
         columns = [name for name in _COLUMNS if name in names]
+        _check_declared(table, columns, max_bytes)
         number = 0
-        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+        batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False)
+        for batch in batches:
             for row in batch.to_pylist():
                 number += 1
                 yield _try_row(row, f"{file.origin}:{number}", max_bytes)
+
+
+def _check_declared(table: pq.ParquetFile, columns: list[str], max_bytes: int) -> None:
+    """Refuse a file by the sizes that it declares before anything of it is unpacked.
+
+    Raises:
+        UnreadableError: ``too_large``: a page of a group's texts alone is over the limit of a
+            document for each of its rows.
+    """
+    for index in range(table.metadata.num_row_groups):
+        group = table.metadata.row_group(index)
+        sizes = (group.column(at) for at in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in sizes if c.path_in_schema in columns)
+        check_size(size // max(group.num_rows, 1), max_bytes)
 
 
 def _try_row(row: dict[str, Any], origin: str, max_bytes: int) -> Document | Quarantined:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from bs4.element import Tag
+from selectolax.lexbor import LexborNode
+
+from memo_dist.corpus.boilerplate import is_navigation_word
 
 _MAX_SPAN = 50
 """Spans beyond this are layout mistakes (``colspan=1000``), not content."""
+_MOST_COPIES = 5000
+"""Cells that the spans of one table may add; further spans count as one."""
+_NAVIGATION_ROWS = 4
 
 Cell = tuple[str, bool]
 """A cell's text, and whether it is a header."""
 
 
-def is_data_table(tag: Tag) -> bool:
+def is_data_table(node: LexborNode) -> bool:
     """True for a table of cells; tables that lay out a page (nested, with blocks) are not."""
-    if tag.name != "table":
+    if node.tag != "table":
         return False
-    return tag.find(["table", "h1", "h2", "h3", "ul", "ol", "pre"]) is None
+    blocks = {"table", "h1", "h2", "h3", "ul", "ol", "pre"}
+    return all(child.tag not in blocks for child in _below(node))
 
 
-def rows(table: Tag, text_of: Callable[[Tag], str]) -> list[str]:
+def is_navigation(table: LexborNode, text_of: Callable[[LexborNode], str]) -> bool:
+    """Whether a small table leads to other pages: two cells are Prev, Up, Home or Next."""
+    rows = [node for node in _below(table) if node.tag == "tr"]
+    if len(rows) > _NAVIGATION_ROWS:
+        return False
+    cells = [text_of(cell) for row in rows for cell in _cells(row)]
+    return sum(map(is_navigation_word, cells)) > 1
+
+
+def rows(table: LexborNode, text_of: Callable[[LexborNode], str]) -> list[str]:
     """One line a row: each cell behind its column's header where the table has headers.
 
     Args:
@@ -28,18 +43,19 @@ def rows(table: Tag, text_of: Callable[[Tag], str]) -> list[str]:
         text_of: a cell's text on one line.
     """
     grid = [row for row in _grid(table, text_of) if any(text for text, _ in row)]
-    caption = table.find("caption")
-    lines = [text_of(caption)] if isinstance(caption, Tag) and text_of(caption) else []
+    caption = table.css_first("caption")
+    lines = [text_of(caption)] if caption is not None and text_of(caption) else []
     headers: list[str] = []
     for index, row in enumerate(grid):
         if all(is_header or not text for text, is_header in row) and index < len(grid) - 1:
             headers = [text for text, _ in row]
         else:
-            lines.append(_line(row, headers))
+            lines.append(row_line(row, headers))
     return lines
 
 
-def _line(row: list[Cell], headers: list[str]) -> str:
+def row_line(row: list[Cell], headers: list[str]) -> str:
+    """One row as ``header: cell; header: cell``; empty cells are left out."""
     if not headers and len(row) == 2 and row[0][1]:  # a row header and its value
         return f"{row[0][0]}: {row[1][0]}"
     parts = []
@@ -50,7 +66,7 @@ def _line(row: list[Cell], headers: list[str]) -> str:
     return "; ".join(parts)
 
 
-def _grid(table: Tag, text_of: Callable[[Tag], str]) -> list[list[Cell]]:
+def _grid(table: LexborNode, text_of: Callable[[LexborNode], str]) -> list[list[Cell]]:
     """The cells by row and column.
 
     A cell that spans rows is repeated in each; one that spans columns is repeated only if
@@ -58,15 +74,20 @@ def _grid(table: Tag, text_of: Callable[[Tag], str]) -> list[list[Cell]]:
     """
     grid: list[list[Cell]] = []
     hanging: dict[int, tuple[int, Cell]] = {}  # column -> rows left, cell of an earlier row
-    for row in table.find_all("tr"):
+    copies = _MOST_COPIES
+    for row in (node for node in _below(table) if node.tag == "tr"):
         line: list[Cell] = []
-        for cell in row.find_all(["td", "th"], recursive=False):
+        for cell in _cells(row):
             _take_hanging(line, hanging)
-            value = (text_of(cell), cell.name == "th")
-            for copy in range(_span(cell, "colspan")):
+            value = (text_of(cell), cell.tag == "th")
+            wide, high = _span(cell, "colspan"), _span(cell, "rowspan")
+            if wide * high - 1 > copies:
+                wide = high = 1
+            copies -= wide * high - 1
+            for copy in range(wide):
                 shown = value if copy == 0 or value[1] else ("", False)
-                if _span(cell, "rowspan") > 1:
-                    hanging[len(line)] = (_span(cell, "rowspan") - 1, shown)
+                if high > 1:
+                    hanging[len(line)] = (high - 1, shown)
                 line.append(shown)
         _take_hanging(line, hanging)
         grid.append(line)
@@ -81,6 +102,29 @@ def _take_hanging(line: list[Cell], hanging: dict[int, tuple[int, Cell]]) -> Non
         line.append(value)
 
 
-def _span(cell: Tag, name: str) -> int:
-    text = str(cell.get(name, "1")).strip()
-    return min(max(int(text), 1), _MAX_SPAN) if text.isdecimal() else 1
+def _below(node: LexborNode) -> Iterator[LexborNode]:
+    """All elements below ``node`` in document order, without recursion."""
+    stack = [node.first_child]
+    while stack:
+        child = stack.pop()
+        while child is not None:
+            if child.is_element_node:
+                yield child
+                if child.first_child is not None:
+                    stack.append(child.next)
+                    child = child.first_child
+                    continue
+            child = child.next
+
+
+def _cells(row: LexborNode) -> Iterator[LexborNode]:
+    child = row.first_child
+    while child is not None:
+        if child.tag in {"td", "th"}:
+            yield child
+        child = child.next
+
+
+def _span(cell: LexborNode, name: str) -> int:
+    text = str(cell.attributes.get(name) or "1").strip()
+    return min(max(int(text[:9]), 1), _MAX_SPAN) if text.isascii() and text.isdigit() else 1

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import itertools
 import re
-from datetime import date, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from typing import Any
 
+from memo_dist.answers.characters import clean_characters
 from memo_dist.corpus.types import UnreadableError
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LIST_ITEM = re.compile(r"(?:[-*+•]|\(?\w{1,3}[.)])\s")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _HARD_WRAP_WIDTHS = range(50, 121)
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
+    *("october", "november", "december"),
+)
+_DAY_FIRST = re.compile(
+    r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\.?(?: of)? (?P<month>[A-Za-z]+)\.?,? (?P<year>\d{4})"
+)
+_MONTH_FIRST = re.compile(
+    r"(?P<month>[A-Za-z]+)\.? (?P<day>\d{1,2})(?:st|nd|rd|th)?,? (?P<year>\d{4})"
+)
+_EPOCH_YEARS = (1980, 2100)
 
 
 def decode(data: bytes) -> str:
@@ -53,7 +66,7 @@ def check_text(text: str) -> str:
 
 
 def tidy(text: str, *, wrapped: bool) -> str:
-    """Normalise line ends and keep one blank line between blocks.
+    """Normalise characters and line ends, and keep one blank line between blocks.
 
     Args:
         text: any text.
@@ -62,8 +75,7 @@ def tidy(text: str, *, wrapped: bool) -> str:
     Raises:
         UnreadableError: ``empty`` when nothing but white space is left.
     """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n")
-    blocks = _BLANK_LINES.split(lines.strip())
+    blocks = _BLANK_LINES.split(clean_characters(text).strip())
     if not blocks[0]:
         raise UnreadableError("empty", "no text")
     return "\n\n".join(_unwrap(block) if wrapped else block for block in blocks)
@@ -86,23 +98,48 @@ def _unwrap(block: str) -> str:
     return " ".join(line.strip() for line in lines)
 
 
-def iso_date(value: Any) -> str | None:
-    """The ISO date in ``value`` (text, date or datetime); None for None and empty text.
+def readable_date(value: Any) -> str | None:
+    """The ISO date in ``value``; None where there is none, or none that can be read for sure.
 
-    Raises:
-        UnreadableError: ``bad_date``.
+    Read are dates and datetimes, ISO text (``2031-03-14``, also with a time), a day with the
+    month's English name (``14 March 2031``, ``March 14, 2031``), and numbers that are seconds,
+    milliseconds, microseconds or nanoseconds since 1970 (as pandas writes dates). A date is
+    optional: one that cannot be read (``2031``, ``3/4/31``) is left out.
     """
-    if value is None or value == "":
-        return None
     if isinstance(value, datetime):
         return value.date().isoformat()
     if isinstance(value, date):
         return value.isoformat()
-    text = str(value).strip()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _epoch_date(value)
+    text = str(value).strip() if isinstance(value, str) else ""
     # fromisoformat also takes 20310314 and 2031-W11-5, which are too easily something else.
     if re.match(r"\d{4}-\d{2}-\d{2}(?:$|[T ])", text):
-        try:
+        with suppress(ValueError):
             return datetime.fromisoformat(text).date().isoformat()
-        except ValueError:
-            pass
-    raise UnreadableError("bad_date", f"date {text[:40]!r} is not an ISO date like 2031-03-14")
+        with suppress(ValueError):
+            return date.fromisoformat(text[:10]).isoformat()
+    if re.fullmatch(r"\d{9,19}", text):
+        return _epoch_date(int(text))
+    return _named_date(text)
+
+
+def _epoch_date(value: float) -> str | None:
+    """A number of seconds or smaller units since 1970, where it falls between 1980 and 2100."""
+    for unit in (1, 10**3, 10**6, 10**9):
+        with suppress(ValueError, OverflowError):
+            day = datetime.fromtimestamp(value / unit, UTC).date()
+            if _EPOCH_YEARS[0] <= day.year < _EPOCH_YEARS[1]:
+                return day.isoformat()
+    return None
+
+
+def _named_date(text: str) -> str | None:
+    """``14 March 2031``, ``14th of March 2031``, ``March 14, 2031``, ``14 Mar 2031``."""
+    match = _DAY_FIRST.fullmatch(text) or _MONTH_FIRST.fullmatch(text)
+    name = match["month"].lower() if match else ""
+    months = [n for n, month in enumerate(_MONTHS, start=1) if name in (month, month[:3])]
+    if match and months:
+        with suppress(ValueError):
+            return date(int(match["year"]), months[0], int(match["day"])).isoformat()
+    return None

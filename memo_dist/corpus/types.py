@@ -19,6 +19,9 @@ class Document:
         date: ISO date (``2031-03-14``) the document speaks from, when known; grounds
             relative time ("last year").
         origin: where it was read from, relative to the corpus root.
+        language: ISO 639-1 code of the language of the text (``en``), empty where unsure.
+        headings: (character offset of its line in ``text``, level) of each heading, in order;
+            level 1 is the highest. Empty for formats that do not mark headings.
     """
 
     id: str
@@ -26,6 +29,8 @@ class Document:
     text: str
     date: str | None = None
     origin: str = ""
+    language: str = ""
+    headings: tuple[tuple[int, int], ...] = ()
 
     @property
     def content_hash(self) -> str:
@@ -43,8 +48,13 @@ class Document:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Document:
-        """The inverse of :meth:`to_json`; further fields of a corpus' row are left out."""
-        return cls(**{field.name: row[field.name] for field in fields(cls)})
+        """The inverse of :meth:`to_json`; further fields of a corpus' row are left out.
+
+        Rows of run folders that an older memo-dist wrote have neither language nor headings.
+        """
+        values = {field.name: row[field.name] for field in fields(cls) if field.name in row}
+        values["headings"] = tuple((at, level) for at, level in row.get("headings", ()))
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

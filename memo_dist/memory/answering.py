@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
+from memo_dist.answers.characters import clean_characters
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import UsageError
 from memo_dist.memory.question_likelihood import question_log_probs
@@ -182,7 +183,7 @@ class ShardMemory:
         ]
 
     def _prompts(self, questions: Sequence[str]) -> list[list[int]]:
-        prompts = [self._format.prompt_ids(question) for question in questions]
+        prompts = [self._format.prompt_ids(clean_characters(question)) for question in questions]
         for question, prompt in zip(questions, prompts, strict=True):
             self._check_length(question, len(prompt))
         return prompts

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.config.schema import Config
+from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.llm.limits import CHARS_PER_TOKEN
 from memo_dist.llm.spending import Spending, has_prices
@@ -123,7 +124,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
     config = _as_measured(config, law)
     with tempfile.TemporaryDirectory(prefix="memo-plan-") as name:
         folder = Path(name) / "corpus"
-        build_corpus(corpus, folder, config.corpus)
+        manifest = build_corpus(corpus, folder, corpus_settings(config))
         sample = sample_corpus(folder, config)
         spending = list(_generator_rows(folder, config, sample))
     epochs = _epochs(config, law)
@@ -150,6 +151,7 @@ def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
         source=size.source,
         law=law.to_json() if law else None,
         assumptions=_assumptions(sample, size, config, epochs)
+        + [f"corpus: not in the plan: {remark}" for remark in manifest.remarks()]
         + [f"recall: nothing is promised: {reason}" for reason in doubts],
     )
 

@@ -15,6 +15,7 @@ from typing import cast
 
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
+from memo_dist.config.stages import corpus_settings
 from memo_dist.config.steps import StepName
 from memo_dist.corpus.build import build_corpus
 from memo_dist.errors import RunError, StoppedError, UsageError
@@ -37,7 +38,7 @@ def run_partition_alone(root: Path, config: Config, source: Path, partition: int
     factory = generator_factory(config)
 
     def prepare(run: RunFolder) -> None:
-        build_corpus(source, run.corpus, config.corpus)
+        build_corpus(source, run.corpus, corpus_settings(config))
         prepare_partitions(run, config, factory())
 
     def ready(run: RunFolder) -> bool:
