@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 from memo_dist.synthesis.rules.clauses import Clause, Slot
 from memo_dist.synthesis.rules.copula import Copula
 from memo_dist.synthesis.rules.document import ReadDocument
 from memo_dist.synthesis.rules.facts import Fact, FactKind
-from memo_dist.synthesis.rules.kinds import measure_kind
+from memo_dist.synthesis.rules.kinds import measure_kind, noun_kind
 from memo_dist.synthesis.rules.lexicon import lexicon
-from memo_dist.synthesis.rules.naming import render
-from memo_dist.synthesis.rules.phrases import Phrase
+from memo_dist.synthesis.rules.naming import possessive_of, render
+from memo_dist.synthesis.rules.phrases import DETERMINERS, Phrase
 from memo_dist.synthesis.rules.roles import MAX_ANSWER_WORDS, Ask, Roles
 from memo_dist.synthesis.rules.tokens import Token
 from memo_dist.synthesis.rules.wording import (
@@ -25,6 +27,12 @@ from memo_dist.synthesis.rules.wording import (
 )
 
 _MAX_SLOT_FACTS = 5
+_POINTING = frozenset({"this", "that", "these", "those", "such", "some", "any", "another", "one"})
+_PLACING = ("according to", "for ", "regarding ")
+"""Contexts that say which thing "the sensor" is: a document or a product with a name."""
+_TERM_COUNT = 3
+_MAX_OBJECT_WORDS = 8
+_MAX_REVERSE_WORDS = 14
 
 
 class ClauseFacts:
@@ -34,6 +42,7 @@ class ClauseFacts:
         """Use the document's entities and context."""
         self.read = read
         self.roles = Roles(read.tracker, story=read.story)
+        self.words = Counter(re.findall(r"[\w'-]+", read.document.text.lower()))
         self.turn = 0
 
     # ---- clauses ----------------------------------------------------------------------
@@ -42,7 +51,9 @@ class ClauseFacts:
         """All facts of one clause; ``start`` is its sentence's offset in the document."""
         if clause.kind == "imperative":
             clause = _instructed(clause)
-        if clause.subject is None or not _tellable(clause):
+        if clause.subject is None or clause.cut or not _tellable(clause):
+            return
+        if not self._grounded(clause.subject):
             return
         if clause.inner and (not clause.verb.past and clause.verb.verbs[0].tag == "VM0"):
             return
@@ -55,12 +66,38 @@ class ClauseFacts:
             yield from self._copula(clause, start, about)
             return
         for ask in self._asks(clause):
+            if not self._asked(clause, ask):
+                continue
             self.turn += 1
             context = self._context(clause, ask.gap)
             questions = slot_questions(clause, ask, context, self.turn)
-            yield Fact(tuple(questions), ask.answer, "direct", start, about, attribute)
-        yield from self._action(clause, start, about)
+            rule = f"slot.{ask.gap.kind if ask.gap else ''}.{ask.wh[0]}"
+            yield Fact(tuple(questions), ask.answer, "direct", start, about, attribute, rule)
         yield from self._reverse(clause, start, attribute)
+
+    def _grounded(self, subject: Phrase) -> bool:
+        """Whether a reader without the text knows what the subject is: a name, a term, a phrase.
+
+        A common noun alone ("the request") is known only where the context names what it belongs
+        to, or as a term that the document speaks of again and again.
+        """
+        if subject.head.tag == "CRD" or not self._resolved(subject):
+            return False
+        if subject.named or subject.head.lower in {"you", "there"}:
+            return True
+        if subject.first.lower in _POINTING:
+            return False
+        core = [t for t in subject.tokens if t.tag not in DETERMINERS]
+        if len(core) > 1 or self.read.context.startswith(_PLACING):
+            return True
+        return self.words[render(core).lower()] >= _TERM_COUNT
+
+    def _resolved(self, phrase: Phrase) -> bool:
+        """Whether what its pronouns stand for has a name: other antecedents are often wrong."""
+        names = {e.name for e in self.read.tracker.entities if e.named}
+        owners = {possessive_of(name) for name in names}
+        said = {t.sub for t in phrase.tokens if t.sub and not t.sub.startswith("of ")}
+        return said <= names | owners
 
     def _copula(self, clause: Clause, start: int, about: str) -> Iterator[Fact]:
         head = clause.subject.head.lemma.lower() if clause.subject else ""
@@ -71,7 +108,8 @@ class ClauseFacts:
                 continue
             owner = "" if found.reverse else about
             yield Fact(
-                tuple(q for q in found.questions if q), found.answer, kind, start, owner, head
+                tuple(q for q in found.questions if q), found.answer, kind, start, owner, head,
+                found.rule,
             )
 
     def _answerable(self, clause: Clause) -> bool:
@@ -94,6 +132,18 @@ class ClauseFacts:
             if ask is not None and not (clause.verb.negative and slot.kind != "object"):
                 found.append(ask)
         return found[:_MAX_SLOT_FACTS]
+
+    def _asked(self, clause: Clause, ask: Ask) -> bool:
+        """Whether people ask so: "what" only for the object of a short clause about a name."""
+        slot, subject = ask.gap, clause.subject
+        assert slot is not None and subject is not None
+        if slot.phrase is not None and not self._resolved(slot.phrase):
+            return False
+        if ask.wh[0] not in {"what", "who"} or ask.stranded == "by":
+            return True
+        if slot.kind != "object" or slot.phrase is None or not subject.named:
+            return False
+        return len(clause.slots) <= 2 and len(ask.answer.split()) <= _MAX_OBJECT_WORDS
 
     def _context(self, clause: Clause, gap: Slot | None, subject_gap: bool = False) -> str:
         """The document's context phrase, when the question would not stand without it."""
@@ -120,41 +170,6 @@ class ClauseFacts:
 
     # ---- question types beside plain slots ----------------------------------------------
 
-    def _action(self, clause: Clause, start: int, about: str) -> Iterator[Fact]:
-        """The whole verb phrase, tied to a time, place or condition: "What did X do in 1999?"."""
-        subject = clause.subject
-        if subject is None or clause.verb.copular or clause.verb.passive or clause.verb.negative:
-            return
-        if clause.cut or self.roles.kind(subject) not in {"person", "group"}:
-            return
-        if clause.slot("object") is None:
-            return
-        tie = next((s for s in clause.slots if self._ties(clause, s)), None)
-        if tie is None:
-            return
-        rest = [s for s in clause.slots if s is not tie and not s.fronted and s.kind != "clause"]
-        answer = join([declarative(clause.verb, full=True), *(render(s.tokens) for s in rest)])
-        if len(answer.split()) > MAX_ANSWER_WORDS:
-            return
-        self.turn += 1
-        modal = clause.verb.verbs[0].tag == "VM0"
-        aux = clause.verb.verbs[0].text if modal else "did" if clause.verb.past else (
-            "does" if clause.verb.verbs[0].tag[-1] == "Z" else "do")  # fmt: skip
-        answer = answer.split(" ", 1)[1] if modal and " " in answer else answer
-        context = self._context(clause, tie)
-        questions = _action_wordings(clause, render(tie.tokens), aux, context, self.turn)
-        yield Fact(tuple(questions), answer, "direct", start, about, "do")
-
-    def _ties(self, clause: Clause, slot: Slot) -> bool:
-        if slot.kind == "clause":
-            return slot.marker in {"when", "after", "if", "before", "while"}
-        if slot.kind != "prep" or slot.phrase is None:
-            return False
-        if self.roles.kind(slot.phrase) not in {"time", "place"}:
-            return False
-        ask = self.roles.asks(clause, slot)
-        return ask is not None and ask.wh[0] in {"when", "where"} and not ask.stranded
-
     def _reverse(self, clause: Clause, start: int, attribute: str) -> Iterator[Fact]:
         """As in "Which company opened the plant in 2019?": the subject is the answer."""
         subject = clause.subject
@@ -165,11 +180,13 @@ class ClauseFacts:
             return
         self.turn += 1
         wh = self.roles.which(subject)
+        if wh[0] == "what" or (wh[0].startswith("which ") and not noun_kind(wh[0][6:])):
+            return
         if clause.verb.copular and clause.kind == "apposition":
             wh = wh[:1]
         context = self._context(clause, None, subject_gap=True)
         questions = subject_questions(clause, wh, context, self.turn)
-        yield Fact(tuple(questions), answer, "indirect", start, "", attribute)
+        yield Fact(tuple(questions), answer, "indirect", start, "", attribute, f"reverse.{wh[0]}")
 
     def _reversible(self, clause: Clause, subject: Phrase) -> bool:
         """Whether what the clause says picks its subject out."""
@@ -186,8 +203,13 @@ class ClauseFacts:
             definite = predicate.phrase.first.lower == "the" or predicate.phrase.first.sub
             if not definite and not _has_name([s.tokens for s in slots]):
                 return False
-        named = subject.named or _has_name([s.tokens for s in slots])
-        return named and measure_kind(subject) is None and self._answerable(clause)
+        told = sum(len(render(s.tokens).split()) for s in slots)
+        if not subject.named or told > _MAX_REVERSE_WORDS or clause.verb.verbs[0].tag == "VM0":
+            return False
+        picked = _has_name([s.tokens for s in slots]) or any(
+            t.tag in {"CRD", "DATE"} for s in slots for t in s.tokens
+        )
+        return picked and measure_kind(subject) is None and self._answerable(clause)
 
     def _existential(self, clause: Clause, start: int) -> Iterator[Fact]:
         """As in "There are 12 lanes in the hall": "How many lanes are there in the hall?"."""
@@ -206,22 +228,7 @@ class ClauseFacts:
             sentence(join((f"what is the number of {many[9:]}", rest, context))),
             sentence(join((body, context))),
         )
-        yield Fact(questions, render(slot.tokens), "direct", start, "", "number")
-
-
-def _action_wordings(clause: Clause, tie: str, aux: str, context: str, turn: int) -> Iterator[str]:
-    """Wordings of "What did X do in 1999?"."""
-    assert clause.subject is not None
-    name = render(clause.subject.tokens)
-    lead = f"{context}, " if context else ""
-    yield sentence(f"{lead}what {aux} {name} do {tie}")
-    yield sentence(f"{tie}, what {aux} {name} do" + (f" {context}" if context else ""))
-    if name != "you":
-        yield sentence(f"{lead}what {'was' if clause.verb.past else 'is'} done by {name} {tie}")
-    yield sentence(f"{lead}what action {aux} {name} take {tie}")
-    auxiliary = aux if aux not in {"did", "does", "do"} else ""
-    plain = {"did": "did", "does": "does", "do": "do"}.get(aux, "do")
-    yield framed(join(("what", name, auxiliary, plain, tie)), context, turn)
+        yield Fact(questions, render(slot.tokens), "direct", start, "", "number", "exists")
 
 
 def _instructed(clause: Clause) -> Clause:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import PurePosixPath
 
 from memo_dist.answers.text import word_set
 from memo_dist.corpus.types import Document
@@ -17,6 +18,7 @@ from memo_dist.synthesis.rules.lexicon import MONTHS, lexicon
 from memo_dist.synthesis.rules.morphology import parts_of_speech
 from memo_dist.synthesis.rules.naming import possessive_of, render
 from memo_dist.synthesis.rules.nlp import split_sentences, tag_sentence
+from memo_dist.synthesis.rules.noise import clean_title
 from memo_dist.synthesis.rules.parser import ClauseParser
 from memo_dist.synthesis.rules.tokens import Sentence, Token
 
@@ -28,6 +30,13 @@ _ARTICLES = frozenset({"The", "A", "An", "In", "On", "Of"})
 _TITLE_WORDS = word_set(
     "user service operating operator quick start release of for the a an company product"
 )
+_COMMON_TITLES = frozenset(
+    "getting started|introduction|overview|installation|install|configuration|usage|index|readme|"
+    "about|faq|quick start|quickstart|changelog|release notes|reference|examples|tutorial|guide|"
+    "setup|requirements|troubleshooting|concepts|api|home|welcome|contents|summary|notes|minutes|"
+    "limits|settings|security|support|contact|glossary|architecture|design|upgrading".split("|")
+)
+"""Titles that say nothing without the folder of their document."""
 _STORY_MARKS = "|–:?"
 _STORY_PEOPLE = 3
 _MAX_SENTENCE_TOKENS = 90
@@ -73,15 +82,17 @@ class ReadDocument:
 
 def read_document(document: Document) -> ReadDocument:
     """Parse a document and resolve what its pronouns and short phrases stand for."""
+    document = replace(document, title=clean_title(document.title))
     result = ReadDocument(document)
     names = _names(document)
     for block in read_blocks(document.text):
-        if block.kind == "pairs":
+        if block.kind != "prose":
             result.pairs.append(block)
         else:
             result.sentences.extend(_read_prose(block, names, document.date))
     result.topic = _topic(document, result.sentences)
-    result.context = context_phrase(_BRACKETS.sub("", document.title), result.topic)
+    title = _BRACKETS.sub("", document.title)
+    result.context = context_phrase(title, result.topic) + _folder(document)
     result.tracker = Tracker(result.topic, _itself(document.title, result.topic))
     for item in result.sentences:
         result.tracker.read(item.sentence.tokens, item.clauses)
@@ -162,6 +173,13 @@ def _without_document_nouns(title: str) -> str:
 def _entity(name: str, plural: bool) -> Entity:
     words = [word for word in name.split(" ") if word[:1].isupper()] or [name]
     return Entity(name, name_kind(words), name_gender(words), plural, True, seen=0, subject=0)
+
+
+def _folder(document: Document) -> str:
+    """The folder behind a title that many documents have: " (go)" for "Getting Started"."""
+    folder = PurePosixPath(document.origin).parent.name
+    common = re.sub(r"[^a-z ]+", "", document.title.lower()).strip() in _COMMON_TITLES
+    return f" ({folder})" if common and folder else ""
 
 
 def context_phrase(title: str, topic: Entity | None) -> str:

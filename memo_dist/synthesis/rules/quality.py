@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 from memo_dist.answers.text import word_set
+from memo_dist.synthesis.rules.document import ReadSentence
+from memo_dist.synthesis.rules.english import refused_language
 from memo_dist.synthesis.rules.naming import DANGLING
 
-_MAX_QUESTION_WORDS = 32
+_MAX_QUESTION_WORDS = 24
+_MAX_TOKENS = 28
 _VAGUE = word_set(
     "it that this these those one ones him her them he she they there himself herself itself "
     "themselves something everything nothing anything someone everyone others another some many "
@@ -23,7 +26,49 @@ _BARE = re.compile(
     r"system|unit|city|country|town|place|film|book|story|thing|one|same|following|former|latter)s?$",
     re.IGNORECASE,
 )
+_BARE_THING = re.compile(
+    r"^(?:(?:in|to|at|on|from|by|with|for|of) )?(?:the|its|their|his|her|this|that|these|those|such|"
+    r"any|some|each|other|another|certain|several|many|various) (?:[a-z-]+)$"
+)
+"""An answer that means nothing outside its text: "the certificate", "in the city"."""
+_REFERENCE = re.compile(
+    r"\b(?:articles?|sections?|paragraphs?|subsections?|clauses?|chapters?|recitals?|annex(?:es)?|"
+    r"appendix|appendices|figures?|tables?)\s+(?:\(?\d|[IVX]+\b|[A-Z]\b)|§"
+    r"|\b(?:referred to|pursuant to|set out in|laid down in|within the meaning of)\b"
+    r"|\b(?:this|that|the following|the preceding|the present) (?:articles?|sections?|paragraphs?|"
+    r"subsections?|chapters?|pages?|documents?|guides?|tutorials?|examples?)\b",
+    re.IGNORECASE,
+)
+"""A pointer to another place of the text: a reader of the question does not have it."""
+_POINTING = re.compile(
+    r"\b(?:above|below|the following|as follows|the former|the latter|previously|aforementioned|"
+    r"here|respectively|this way|such an? \w+|the same)\b",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"[{}<>|=\\@#*~^]|://|\(\)|(?<!\w)--?\w|\[\]|`|\.{3}|…")
+_SPEAKER = re.compile(r"(?<![\w'’])(?:we|our|ours|us|i|my|me|i'm|we're|let's|mine)(?![\w])", re.I)
+_EXAMPLE = re.compile(
+    r"^(?:for (?:example|instance)|e\.g\.|suppose|imagine|say|assume|consider|in this (?:example|case)|"
+    r"see |note that|remember|please|as (?:you|mentioned|described|shown)|here |this |these |those |"
+    r"that |such |in other words|otherwise|instead|if so|in (?:that|such|these|those) )",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
+
+
+def unreadable(item: ReadSentence) -> str:
+    """Why a sentence is not asked about; empty when it is a whole statement in plain English."""
+    text = item.sentence.text
+    if item.sentence.end_mark != "." or not (text[0].isupper() or text[0].isdigit() or text[0] in "\"“'"):
+        return "no whole sentence"
+    if _MARKUP.search(text):
+        return "code or markup"
+    if _SPEAKER.search(text):
+        return "speaks for its author"
+    tokens = item.sentence.tokens
+    if len(tokens) > _MAX_TOKENS or sum(t.text in {",", ";", ":", "–", "—"} for t in tokens) > 2:
+        return "long or nested"
+    return "not English" if refused_language(text) else ""
 
 
 def fault(question: str, answer: str) -> str:
@@ -35,8 +80,14 @@ def fault(question: str, answer: str) -> str:
         return "too long" if len(words) > _MAX_QUESTION_WORDS else "too short"
     if len(given) == 1 and given[0] in _VAGUE:
         return "vague answer"
-    if _BARE.match(answer) or given[0] == "no":
+    if given[0] in {"your", "my", "our"}:
         return "vague answer"
+    if _BARE.match(answer) or _BARE_THING.match(answer) or given[0] == "no":
+        return "vague answer"
+    if _REFERENCE.search(question) or _REFERENCE.search(answer):
+        return "cross-reference"
+    if _POINTING.search(question) or _POINTING.search(answer):
+        return "points elsewhere"
     if given[-1] in _LOOSE_END or given[0] in _LOOSE_START:
         return "broken answer"
     if words[-1] in {"and", "or", "the", "a", "an", "his", "her", "its", "their"}:

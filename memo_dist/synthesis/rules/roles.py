@@ -37,10 +37,6 @@ _LONG = {
 _NAMING = {"appoint": "as", "elect": "as", "crown": "as", "declare": "", "name": "", "call": ""}
 _TO_POST = frozenset({"appoint", "elect"})
 _REASON = frozenset({"because of", "due to", "owing to", "thanks to"})
-_STRANDED = word_set(
-    "with for to from of against about on as after into between under like by among through over "
-    "towards at without upon"
-)
 _CLAUSE_WH = {
     "because": ("why", "for what reason"),
     "so that": ("why", "for what purpose"),
@@ -52,7 +48,6 @@ _CLAUSE_WH = {
     "as soon as": ("when", "at what point"),
     "if": ("under what condition", "when", "in which case"),
     "unless": ("under what condition", "in which case"),
-    "where": ("where", "in which place"),
     "provided that": ("when", "on what condition"),
 }
 _YEAR = re.compile(r"^\d{4}$")
@@ -159,8 +154,6 @@ class Roles:
             return self._make(wh, slot.tokens, slot) if wh and brief else None
         if slot.kind == "infinitive":
             return self._infinitive(clause, slot)
-        if slot.kind == "content" and slot.tokens[0].lower == "that":
-            return self._make(("what",), slot.tokens[1:], slot)
         if slot.kind == "object" and slot.phrase is not None:
             return self._object(clause, slot, slot.phrase)
         if slot.kind == "predicate" and slot.phrase is not None:
@@ -240,13 +233,10 @@ class Roles:
 
     def _infinitive(self, clause: Clause, slot: Slot) -> Ask | None:
         controlled = lexicon().has("control_verbs", clause.verb.main.lemma.lower())
-        if controlled and slot.tokens[0].lower == "to":
-            return self._make(("what",), slot.tokens[1:], slot, "to do")
-        if clause.verb.copular or clause.slot("predicate") or clause.verb.main.lemma == "have":
+        if controlled or clause.verb.copular or clause.slot("predicate"):
             return None
-        if clause.verb.passive and not lexicon().has("purposive", clause.verb.main.lemma.lower()):
-            plain = slot.tokens[0].lower == "to"
-            return self._make(("what",), slot.tokens[1:], slot, "to do") if plain else None
+        if not lexicon().has("purposive", clause.verb.main.lemma.lower()):
+            return None
         return self._make(("why", "for what purpose"), slot.tokens, slot)
 
     def _prep(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
@@ -266,19 +256,13 @@ class Roles:
         if self._placed(marker, kind, phrase) or self._held(clause, marker, kind):
             return self._place(clause, slot, phrase)
         close = [s for s in clause.slots if not s.fronted][:2]
-        if marker in _STRANDED and slot in close and not slot.fronted and self._strands(clause):
-            wh = ("what",) if marker == "as" else self.who(phrase)
-            named = phrase.named and _like_person(render(phrase.tokens[: phrase.core]))
-            if marker == "by" and clause.verb.passive and wh == ("what",) and named:
+        if marker == "by" and clause.verb.passive and slot in close and phrase.named:
+            wh = self.who(phrase)
+            if wh == ("what",) and _like_person(render(phrase.tokens[: phrase.core])):
                 wh = ("who",)  # an agent of unknown kind is more often a person
             return self._make(wh[:1] if wh[0] != "which organisation" else ("who",), phrase.tokens,
                               slot, marker)  # fmt: skip
         return None
-
-    def _strands(self, clause: Clause) -> bool:
-        """As in "be" strands a preposition only behind an adjective ("What is X liable to?")."""
-        predicate = clause.slot("predicate")
-        return not clause.verb.copular or (predicate is not None and predicate.phrase is None)
 
     def _time(self, slot: Slot, phrase: Phrase) -> Ask | None:
         dated = phrase.head.tag == "DATE"
@@ -332,11 +316,11 @@ class Roles:
         return inside and kind in {"thing", "work"} and holding
 
     def _place(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
-        if self._place_follows(clause, slot):
+        if self._place_follows(clause, slot) or slot.marker == "from":
             return None
+        if clause.verb.main.lemma.lower() == "have" and not slot.fronted:
+            return None  # "has the highest rent of any city in X": belongs to the object
         noun = self.noun(phrase) or _own_noun(phrase)
-        if slot.marker == "from":
-            return self._make(("where",), phrase.tokens, slot, "from")
         name = phrase.head.is_name and phrase.head.text[0].isupper()
         named = (name or bool(phrase.first.sub)) and slot.marker in {"in", "at", "to"}
         answer = phrase.tokens if named else slot.tokens
