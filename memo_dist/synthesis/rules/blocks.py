@@ -151,9 +151,12 @@ def _pairs(line: str) -> tuple[tuple[str, str], ...]:
     if not row:
         match = _PAIR.match(line.strip())
         return (_pair(match),) if match and _states(match["key"], match["value"]) else ()
-    found = []
+    found: list[tuple[str, str]] = []
     for part in line.split("; "):
         match = _CELL.match(part.strip())
+        if found and found[0][0][0].isupper() and (not match or match["key"][0].islower()):
+            found[-1] = (found[-1][0], f"{found[-1][1]}; {part.strip()}")  # the cell has a ";"
+            continue
         if not match or not _short(match["key"], match["value"]):
             return ()
         found.append(_pair(match))

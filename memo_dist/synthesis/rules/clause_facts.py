@@ -32,6 +32,8 @@ _PLACING = ("according to", "for ", "regarding ")
 """Contexts that say which thing "the sensor" is: a document or a product with a name."""
 _TERM_COUNT = 3
 _MAX_OBJECT_WORDS = 8
+_LEAST_CLAUSE_TOKENS = 4
+_MEASURED = ("how many", "how much", "how long", "how often", "when", "by when", "until", "since")
 _MAX_REVERSE_WORDS = 14
 
 
@@ -55,8 +57,8 @@ class ClauseFacts:
             return
         if not self._grounded(clause.subject):
             return
-        if clause.inner and (not clause.verb.past and clause.verb.verbs[0].tag == "VM0"):
-            return
+        if clause.inner and not clause.verb.past:
+            return  # "when there are two candidates" states no fact
         about = self._about(clause)
         attribute = clause.verb.main.lemma.lower()
         if clause.subject.head.tag == "EX0":
@@ -139,11 +141,27 @@ class ClauseFacts:
         assert slot is not None and subject is not None
         if slot.phrase is not None and not self._resolved(slot.phrase):
             return False
-        if ask.wh[0] not in {"what", "who"} or ask.stranded == "by":
+        if clause.verb.copular and clause.slot("infinitive"):
+            return False  # "it is possible to ...": what depends on the condition is not sure
+        if slot.kind == "clause":
+            return self._conditional(clause, slot)
+        if ask.wh[0].startswith(_MEASURED) and not _measured(slot.tokens):
+            return False
+        if ask.stranded == "by":
+            return ask.wh[0] != "what"
+        if ask.wh[0] not in {"what", "who"}:
             return True
+        if clause.verb.main.lemma.lower() == "have":
+            return False
         if slot.kind != "object" or slot.phrase is None or not subject.named:
             return False
         return len(clause.slots) <= 2 and len(ask.answer.split()) <= _MAX_OBJECT_WORDS
+
+    def _conditional(self, clause: Clause, slot: Slot) -> bool:
+        """Whether condition and main clause say enough ("if possible", "submit early" do not)."""
+        others = [s for s in clause.slots if s is not slot and s.kind != "adverb"]
+        told = bool(others) or clause.verb.passive
+        return told and len(slot.tokens) >= _LEAST_CLAUSE_TOKENS
 
     def _context(self, clause: Clause, gap: Slot | None, subject_gap: bool = False) -> str:
         """The document's context phrase, when the question would not stand without it."""
@@ -258,6 +276,14 @@ def _tellable(clause: Clause) -> bool:
     if subject.head.tag in {"PNI", "PNX"}:
         return False
     return not any(token.dangling for token in subject.tokens)
+
+
+def _measured(tokens: list[Token]) -> bool:
+    """Whether an amount, a date or a named time stands among the tokens."""
+    return any(
+        t.tag in {"CRD", "DATE", "ORD"} or t.lower in {"every", "each", "daily"} or t.is_name
+        for t in tokens
+    )
 
 
 def _has_name(groups: list[list[Token]]) -> bool:

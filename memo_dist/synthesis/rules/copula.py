@@ -205,7 +205,6 @@ class Copula:
         lead = next((w for w in wh if w != f"which {noun}"), "what")
         questions += [
             self._with(f"{lead} {one} {described}"),
-            self._with(f"which one is {described}") if definite and lead == "what" else "",
             self._with(f"can you name {described}") if definite else "",
             framed(f"{lead} {one} {described}", self.context, 1),
             self._with(f"what is the name of {described}") if definite else "",

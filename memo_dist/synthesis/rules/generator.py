@@ -25,7 +25,7 @@ from memo_dist.synthesis.types import (
 )
 
 VERSION = "1"
-RULES_VERSION = "rules-3"
+RULES_VERSION = "rules-4"
 
 
 @lru_cache(maxsize=64)

@@ -9,8 +9,8 @@ from memo_dist.synthesis.rules.document import ReadSentence
 from memo_dist.synthesis.rules.english import refused_language
 from memo_dist.synthesis.rules.naming import DANGLING
 
-_MAX_QUESTION_WORDS = 24
-_MAX_TOKENS = 28
+_MAX_QUESTION_WORDS = 22
+_MAX_TOKENS = 34
 _VAGUE = word_set(
     "it that this these those one ones him her them he she they there himself herself itself "
     "themselves something everything nothing anything someone everyone others another some many "
@@ -66,7 +66,7 @@ def unreadable(item: ReadSentence) -> str:
     if _SPEAKER.search(text):
         return "speaks for its author"
     tokens = item.sentence.tokens
-    if len(tokens) > _MAX_TOKENS or sum(t.text in {",", ";", ":", "–", "—"} for t in tokens) > 2:
+    if len(tokens) > _MAX_TOKENS or sum(t.text in {",", ";", ":", "–", "—"} for t in tokens) > 3:
         return "long or nested"
     return "not English" if refused_language(text) else ""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from memo_dist.synthesis.rules.blocks import Block
 from memo_dist.synthesis.rules.facts import Fact
 from memo_dist.synthesis.rules.morphology import parts_of_speech, singular
+from memo_dist.synthesis.rules.nlp import is_phrase
 from memo_dist.synthesis.rules.wording import sentence
 
 _MAX_ANSWER_WORDS = 20
@@ -26,6 +27,8 @@ def term_facts(block: Block, context: str) -> Iterator[Fact]:
     noun = _class_noun(block)
     name = f"{noun} {term}" if noun and _SHORT_CODE.match(term) else term
     acts = _acts(answer)
+    if not acts and not is_phrase(answer):
+        return
     plain = [f"what does {name} do", f"what is {name} for"] if acts else [f"what is {name}"]
     if not acts and noun:
         plain.append(f"what is {name} used for")
