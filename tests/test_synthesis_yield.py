@@ -143,6 +143,6 @@ def test_documents_without_reflections_are_told_by_name_and_the_others_go_on(tmp
 
 def test_a_shard_that_yields_nothing_is_named(tmp_path):
     texts = {f"netz{n}.txt": GERMAN.replace("zwei", str(n)) for n in range(4)}
-    _, work = by_rules(tmp_path, {"gateway.txt": ENGLISH, **texts}, "corpus.shards=6")
+    _, work = by_rules(tmp_path, {"gateway.txt": ENGLISH, **texts}, "corpus.shards=2")
     with pytest.raises(RunError, match=r"no reflections for \d of \d shards: shard \d \(netz"):
         work()
