@@ -32,6 +32,7 @@ _PLACING = ("according to", "for ", "regarding ")
 """Contexts that say which thing "the sensor" is: a document or a product with a name."""
 _TERM_COUNT = 3
 _MAX_OBJECT_WORDS = 8
+_MAX_EXISTS_SLOTS = 3
 _LEAST_CLAUSE_TOKENS = 4
 _MEASURED = ("how many", "how much", "how long", "how often", "when", "by when", "until", "since")
 _MAX_REVERSE_WORDS = 14
@@ -55,7 +56,7 @@ class ClauseFacts:
             clause = _instructed(clause)
         if clause.subject is None or clause.cut or not _tellable(clause):
             return
-        if not self._grounded(clause.subject):
+        if not (self._grounded(clause.subject) and _agrees(clause)):
             return
         if clause.inner and not clause.verb.past:
             return  # "when there are two candidates" states no fact
@@ -141,7 +142,7 @@ class ClauseFacts:
         assert slot is not None and subject is not None
         if slot.phrase is not None and not self._resolved(slot.phrase):
             return False
-        if clause.verb.copular and clause.slot("infinitive"):
+        if clause.verb.copular and (clause.slot("infinitive") or ask.wh[0] == "why"):
             return False  # "it is possible to ...": what depends on the condition is not sure
         if slot.kind == "clause":
             return self._conditional(clause, slot)
@@ -161,6 +162,8 @@ class ClauseFacts:
         """Whether condition and main clause say enough ("if possible", "submit early" do not)."""
         others = [s for s in clause.slots if s is not slot and s.kind != "adverb"]
         told = bool(others) or clause.verb.passive
+        if any(t.tag in {"VVG", "VBG", "VHG"} for t in slot.tokens[:3]):
+            return False  # "when automating a certificate": who does it stays open
         return told and len(slot.tokens) >= _LEAST_CLAUSE_TOKENS
 
     def _context(self, clause: Clause, gap: Slot | None, subject_gap: bool = False) -> str:
@@ -200,6 +203,9 @@ class ClauseFacts:
         wh = self.roles.which(subject)
         if wh[0] == "what" or (wh[0].startswith("which ") and not noun_kind(wh[0][6:])):
             return
+        entity = self.read.tracker.entity_of(subject)
+        if entity is None or entity.kind not in {"person", "group", "place", "work"}:
+            return
         if clause.verb.copular and clause.kind == "apposition":
             wh = wh[:1]
         context = self._context(clause, None, subject_gap=True)
@@ -236,7 +242,7 @@ class ClauseFacts:
             return
         many = self.roles.how_many(slot.phrase)
         rest = join(render(s.tokens) for s in clause.slots if s is not slot and s.kind != "adverb")
-        if not many:
+        if not many or len(clause.slots) > _MAX_EXISTS_SLOTS:
             return
         be = clause.verb.verbs[0].text
         context = self._context(clause, slot) or self.read.context
@@ -276,6 +282,17 @@ def _tellable(clause: Clause) -> bool:
     if subject.head.tag in {"PNI", "PNX"}:
         return False
     return not any(token.dangling for token in subject.tokens)
+
+
+def _agrees(clause: Clause) -> bool:
+    """Whether subject and verb agree in number: where they don't, the subject was cut wrongly."""
+    subject, first = clause.subject, clause.verb.verbs[0]
+    assert subject is not None
+    if subject.head.lower in {"you", "i", "they", "we", "there"} or subject.first.sub:
+        return True
+    if subject.plural or subject.head.tag == "NN0":
+        return first.lower not in {"is", "was", "has", "does"} and first.tag != "VVZ"
+    return first.lower not in {"are", "were", "have", "do"} and first.tag != "VVB"
 
 
 def _measured(tokens: list[Token]) -> bool:

@@ -95,7 +95,7 @@ class Copula:
         if measured == "duration":
             questions.append(self._with(join(("how long", self.be, self.name, rest))))
         noun = _SORTS.get(noun_kind(phrase.head.lower) or "")
-        if noun and not person and not self.subject.plural:
+        if noun and not person and not self.subject.plural and phrase.first.lower in {"a", "an"}:
             questions.append(self._with(join(("what kind of", noun, self.be, self.name))))
         questions.append(framed(join((wh, self.name, self.be, rest)), self.context, 0))
         questions.append(framed(join((wh, self.name, self.be, rest)), self.context, 2))

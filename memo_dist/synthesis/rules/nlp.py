@@ -88,7 +88,7 @@ def is_phrase(text: str) -> bool:
         return len(tokens) < 2
     _tag(tokens)
     first, others = tokens[0].tag, [token.tag for token in tokens[1:]]
-    if first in {"VVG", "VVI", "VVB", "VVD", "VVZ", "VM0", "VBI", "VVN"}:
+    if first in {"VVG", "VVI", "VVB", "VVD", "VVZ", "VM0", "VBI", "VVN", "AV0", "DT0"}:
         return False
     return not any(tag in _CLAUSE_TAGS for tag in others)
 

@@ -40,12 +40,12 @@ _REASON = frozenset({"because of", "due to", "owing to", "thanks to"})
 _CLAUSE_WH = {
     "because": ("why", "for what reason"),
     "so that": ("why", "for what purpose"),
-    "when": ("when", "at what point"),
-    "after": ("when", "at what point"),
+    "when": ("when",),
+    "after": ("when",),
     "before": ("when", "before what"),
     "until": ("until when", "how long"),
-    "while": ("when", "at what moment"),
-    "as soon as": ("when", "at what point"),
+    "while": ("when",),
+    "as soon as": ("when",),
     "if": ("under what condition", "when", "in which case"),
     "unless": ("under what condition", "in which case"),
     "provided that": ("when", "on what condition"),
@@ -228,7 +228,7 @@ class Roles:
         if slot.marker == "for":
             return self._make(("why", "for what reason"), slot.tokens, slot)
         if slot.marker in {"before", "after", "when", "while"}:
-            return self._make(("when", "at what point"), slot.tokens, slot)
+            return self._make(("when",), slot.tokens, slot)
         return None
 
     def _infinitive(self, clause: Clause, slot: Slot) -> Ask | None:
@@ -244,7 +244,7 @@ class Roles:
         if self._light(phrase):
             return None
         if marker == "span":
-            return self._make(("when", "at what point"), slot.tokens, slot)
+            return self._make(("when",), slot.tokens, slot)
         if kind == "duration" and marker in _LONG:
             return self._make((*_LONG[marker], *_units(marker, phrase)), phrase.tokens, slot)
         if kind in {"time", "duration"}:
@@ -316,7 +316,7 @@ class Roles:
         return inside and kind in {"thing", "work"} and holding
 
     def _place(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
-        if self._place_follows(clause, slot) or slot.marker == "from":
+        if self._place_follows(clause, slot) or slot.marker == "from" or phrase.plural_list:
             return None
         if clause.verb.main.lemma.lower() == "have" and not slot.fronted:
             return None  # "has the highest rent of any city in X": belongs to the object

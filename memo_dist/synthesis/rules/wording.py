@@ -220,6 +220,8 @@ def slot_questions(clause: Clause, ask: Ask, context: str, turn: int) -> list[st
 def _short(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]:
     """The question without its adverbials, where subject and object say enough."""
     said = pieces.core or clause.verb.passive or ask.stranded
+    if ask.wh[0] in {"what", "why", "how"} or ask.wh[0] == "who":
+        return []  # without its adverbials it would ask for anything of the kind
     named = clause.subject is not None and clause.subject.named
     if not pieces.tail or not said or not named or context:
         return []
