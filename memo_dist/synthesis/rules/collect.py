@@ -12,6 +12,7 @@ from memo_dist.corpus.types import Document
 from memo_dist.synthesis.rules.clause_facts import ClauseFacts
 from memo_dist.synthesis.rules.document import ReadDocument, ReadSentence, read_document
 from memo_dist.synthesis.rules.english import refused_language
+from memo_dist.synthesis.rules.entities import Entity
 from memo_dist.synthesis.rules.facts import Fact, fact_key, unambiguous
 from memo_dist.synthesis.rules.naming import DANGLING
 from memo_dist.synthesis.rules.nested import nested_facts
@@ -32,13 +33,46 @@ _SEARCHED = ("slot.object.how", "slot.prep.when", "slot.prep.where", "pair.owner
 
 @dataclass(frozen=True, slots=True)
 class DocumentFacts:
-    """All facts of a document, what was rejected, and how much of the prose they cover."""
+    """What all steps need of a document: small, without its parsed sentences.
 
-    read: ReadDocument
+    Attributes:
+        document: the document.
+        entities: who and what it speaks of.
+        facts: in the order of the text, each question once.
+        rejected: candidates that were not accepted.
+        sentences, covered: of the prose, and those with at least one fact.
+    """
+
+    document: Document
+    entities: tuple[Entity, ...]
     facts: tuple[Fact, ...]
     rejected: tuple[Rejected, ...]
     sentences: int = 0
     covered: int = 0
+
+
+class FactReader:
+    """Reads each document once, whichever steps ask for its facts.
+
+    Memory: about five times the text that it keeps, at most ``kept_chars`` characters of it. What
+    was read first is kept: the steps come by in the same order, so that dropping the oldest would
+    find nothing.
+    """
+
+    def __init__(self, kept_chars: int = 8_000_000) -> None:
+        """Start with nothing read."""
+        self._left = kept_chars
+        self._known: dict[Document, DocumentFacts] = {}
+
+    def __call__(self, document: Document) -> DocumentFacts:
+        """See :func:`document_facts`."""
+        found = self._known.get(document)
+        if found is None:
+            found = document_facts(document)
+            if len(document.text) <= self._left:
+                self._left -= len(document.text)
+                self._known[document] = found
+        return found
 
 
 class _SentenceError(Exception):
@@ -64,7 +98,7 @@ def document_facts(document: Document) -> DocumentFacts:
 
 
 def _without_facts(document: Document, reason: str, raw: str) -> DocumentFacts:
-    return DocumentFacts(ReadDocument(document), (), (Rejected(reason, raw, (document.id,)),))
+    return DocumentFacts(document, (), (), (Rejected(reason, raw, (document.id,)),))
 
 
 def _read_and_write(document: Document) -> DocumentFacts:
@@ -77,7 +111,12 @@ def _read_and_write(document: Document) -> DocumentFacts:
     for fact in pair_facts(read):
         writer.add(fact)
     return DocumentFacts(
-        read, tuple(unambiguous(writer.facts)), tuple(writer.rejected), len(read.sentences), covered
+        read.document,
+        tuple(read.tracker.entities),
+        tuple(unambiguous(writer.facts)),
+        tuple(writer.rejected),
+        len(read.sentences),
+        covered,
     )
 
 
