@@ -17,7 +17,7 @@ from memo_dist.synthesis.rules.facts import Fact, fact_key, unambiguous
 from memo_dist.synthesis.rules.naming import DANGLING
 from memo_dist.synthesis.rules.nested import nested_facts
 from memo_dist.synthesis.rules.pairs import pair_facts
-from memo_dist.synthesis.rules.quality import fault, unreadable
+from memo_dist.synthesis.rules.quality import fault, too_nested
 from memo_dist.synthesis.types import Rejected
 
 FAILED_DOCUMENT = "document failed"
@@ -138,7 +138,7 @@ class _Collector:
 
     def sentence(self, item: ReadSentence) -> bool:
         """Write the facts of one sentence; whether there is at least one."""
-        reason = unreadable(item)
+        reason = item.unread or ("long or nested" if too_nested(item.sentence) else "")
         if reason:
             self._reject(reason, item.sentence.text)
             return False

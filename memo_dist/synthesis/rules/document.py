@@ -20,6 +20,7 @@ from memo_dist.synthesis.rules.naming import possessive_of, render
 from memo_dist.synthesis.rules.nlp import split_sentences, tag_sentence
 from memo_dist.synthesis.rules.noise import clean_title
 from memo_dist.synthesis.rules.parser import ClauseParser
+from memo_dist.synthesis.rules.quality import unreadable
 from memo_dist.synthesis.rules.tokens import Sentence, Token
 
 _BRACKETS = re.compile(r"\s*[(\[][^)\]]*[)\]]")
@@ -44,12 +45,19 @@ _MAX_SENTENCE_TOKENS = 90
 
 @dataclass(slots=True)
 class ReadSentence:
-    """A sentence with its clauses (empty when none could be read) and its heading."""
+    """A sentence with its clauses (empty when none could be read).
+
+    Attributes:
+        sentence: tagged; without tokens where it is not read.
+        clauses: what the parser found.
+        complete: whether the parser read all of it.
+        unread: why it is not read at all; else empty.
+    """
 
     sentence: Sentence
     clauses: list[Clause]
     complete: bool
-    heading: str
+    unread: str = ""
 
 
 @dataclass(slots=True)
@@ -107,14 +115,19 @@ def read_document(document: Document) -> ReadDocument:
 def _read_prose(block: Block, names: frozenset[str], as_of: str | None) -> list[ReadSentence]:
     found = []
     for text, start in split_sentences(block.text, block.start):
+        reason = unreadable(" ".join(text.split()))
+        if reason:
+            plain = Sentence(" ".join(text.split()), start, start + len(text), [])
+            found.append(ReadSentence(plain, [], False, reason))
+            continue
         sentence = tag_sentence(text, start, names)
         sentence.tokens = absolute_times(sentence.tokens, as_of)
         if _STRUCTURED.search(text) or not 3 <= len(sentence.tokens) <= _MAX_SENTENCE_TOKENS:
-            found.append(ReadSentence(sentence, [], False, block.heading))
+            found.append(ReadSentence(sentence, [], False))
             continue
         parser = ClauseParser(sentence)
-        clauses = [] if sentence.end_mark == "?" else parser.parse()
-        found.append(ReadSentence(sentence, clauses, parser.complete, block.heading))
+        clauses = parser.parse()
+        found.append(ReadSentence(sentence, clauses, parser.complete))
     return found
 
 

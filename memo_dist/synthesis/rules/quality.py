@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 from memo_dist.answers.text import word_set
-from memo_dist.synthesis.rules.document import ReadSentence
 from memo_dist.synthesis.rules.english import refused_language
 from memo_dist.synthesis.rules.naming import DANGLING
+from memo_dist.synthesis.rules.tokens import Sentence
 
 _MAX_QUESTION_WORDS = 22
 _MAX_TOKENS = 34
+_MAX_MARKS = 3
 _VAGUE = word_set(
     "it that this these those one ones him her them he she they there himself herself itself "
     "themselves something everything nothing anything someone everyone others another some many "
@@ -48,27 +49,27 @@ _POINTING = re.compile(
 _MARKUP = re.compile(r"[{}<>|=\\@#*~^]|://|\(\)|(?<!\w)--?\w|\[\]|`|\.{3}|…")
 _SPEAKER = re.compile(r"(?<![\w'’])(?:we|our|ours|us|i|my|me|i'm|we're|let's|mine)(?![\w])", re.I)
 _EXAMPLE = re.compile(
-    r"^(?:for (?:example|instance)|e\.g\.|suppose|imagine|say|assume|consider|in this (?:example|case)|"
-    r"see |note that|remember|please|as (?:you|mentioned|described|shown)|here |this |these |those |"
-    r"that |such |in other words|otherwise|instead|if so|in (?:that|such|these|those) )",
-    re.IGNORECASE,
+    r"^(?:for (?:example|instance)|e\.g\.|suppose|imagine|say,|assume|let us|in other words)\b", re.I
 )
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
 
 
-def unreadable(item: ReadSentence) -> str:
-    """Why a sentence is not asked about; empty when it is a whole statement in plain English."""
-    text = item.sentence.text
-    if item.sentence.end_mark != "." or not (text[0].isupper() or text[0].isdigit() or text[0] in "\"“'"):
+def unreadable(text: str) -> str:
+    """Why a sentence is not read; empty when it is a whole statement in plain English."""
+    opens = text[:1].isupper() or text[:1].isdigit() or text[:1] in "\"“'"
+    if not opens or not text.endswith((".", ".”", '."', ".)")):
         return "no whole sentence"
     if _MARKUP.search(text):
         return "code or markup"
-    if _SPEAKER.search(text):
+    if _SPEAKER.search(text) or _EXAMPLE.search(text):
         return "speaks for its author"
-    tokens = item.sentence.tokens
-    if len(tokens) > _MAX_TOKENS or sum(t.text in {",", ";", ":", "–", "—"} for t in tokens) > 3:
-        return "long or nested"
     return "not English" if refused_language(text) else ""
+
+
+def too_nested(sentence: Sentence) -> bool:
+    """Whether a sentence is so long or so divided that the parser often cuts it wrongly."""
+    marks = sum(token.text in {",", ";", ":", "–", "—"} for token in sentence.tokens)
+    return len(sentence.tokens) > _MAX_TOKENS or marks > _MAX_MARKS
 
 
 def fault(question: str, answer: str) -> str:
