@@ -10,7 +10,7 @@ from memo_dist.synthesis.rules.clauses import Clause, Slot
 from memo_dist.synthesis.rules.copula import Copula
 from memo_dist.synthesis.rules.document import ReadDocument
 from memo_dist.synthesis.rules.facts import Fact, FactKind
-from memo_dist.synthesis.rules.kinds import measure_kind, noun_kind
+from memo_dist.synthesis.rules.kinds import measure_kind, name_kind, noun_kind
 from memo_dist.synthesis.rules.lexicon import lexicon
 from memo_dist.synthesis.rules.naming import possessive_of, render
 from memo_dist.synthesis.rules.phrases import DETERMINERS, Phrase
@@ -56,8 +56,9 @@ class ClauseFacts:
             clause = _instructed(clause)
         if clause.subject is None or clause.cut or not _tellable(clause):
             return
-        if not (self._grounded(clause.subject) and _agrees(clause)):
+        if not (self._sayable(clause.subject) and _agrees(clause)):
             return
+        grounded = self._grounded(clause.subject)
         if clause.inner and not clause.verb.past:
             return  # "when there are two candidates" states no fact
         about = self._about(clause)
@@ -66,30 +67,35 @@ class ClauseFacts:
             yield from self._existential(clause, start)
             return
         if clause.verb.copular and _noun_predicate(clause):
+            if not grounded and not _gives_amount(clause):
+                return
             yield from self._copula(clause, start, about)
             return
         for ask in self._asks(clause):
-            if not self._asked(clause, ask):
+            if not self._asked(clause, ask) or not (grounded or _measured(ask)):
                 continue
             self.turn += 1
             context = self._context(clause, ask.gap)
             questions = slot_questions(clause, ask, context, self.turn)
             rule = f"slot.{ask.gap.kind if ask.gap else ''}.{ask.wh[0]}"
             yield Fact(tuple(questions), ask.answer, "direct", start, about, attribute, rule)
-        yield from self._reverse(clause, start, attribute)
+        if grounded:
+            yield from self._reverse(clause, start, attribute)
+
+    def _sayable(self, subject: Phrase) -> bool:
+        """Whether the subject can be repeated in a question: no number, nothing that points."""
+        pointing = subject.first.lower in _POINTING and not subject.first.sub
+        return subject.head.tag != "CRD" and not pointing and self._resolved(subject)
 
     def _grounded(self, subject: Phrase) -> bool:
         """Whether a reader without the text knows what the subject is: a name, a term, a phrase.
 
         A common noun alone ("the request") is known only where the context names what it belongs
-        to, or as a term that the document speaks of again and again.
+        to, or as a term that the document speaks of again and again. Its amounts, dates and numbers
+        are asked for all the same, within the document's context.
         """
-        if subject.head.tag == "CRD" or not self._resolved(subject):
-            return False
         if subject.named or subject.head.lower in {"you", "there"}:
             return True
-        if subject.first.lower in _POINTING:
-            return False
         core = [t for t in subject.tokens if t.tag not in DETERMINERS]
         if len(core) > 1 or self.read.context.startswith(_PLACING):
             return True
@@ -146,7 +152,7 @@ class ClauseFacts:
             return False  # "it is possible to ...": what depends on the condition is not sure
         if slot.kind == "clause":
             return self._conditional(clause, slot)
-        if ask.wh[0].startswith(_MEASURED) and not _measured(slot.tokens):
+        if ask.wh[0].startswith(_MEASURED) and not _measured(ask):
             return False
         if ask.stranded == "by":
             return ask.wh[0] != "what"
@@ -206,6 +212,8 @@ class ClauseFacts:
         entity = self.read.tracker.entity_of(subject)
         if entity is None or entity.kind not in {"person", "group", "place", "work"}:
             return
+        if entity.kind == "person" and not (entity.gender or name_kind(entity.name.split(" "))):
+            return  # taken for a person by its verb alone: as likely a product
         if clause.verb.copular and clause.kind == "apposition":
             wh = wh[:1]
         context = self._context(clause, None, subject_gap=True)
@@ -295,12 +303,18 @@ def _agrees(clause: Clause) -> bool:
     return first.lower not in {"are", "were", "have", "do"} and first.tag != "VVB"
 
 
-def _measured(tokens: list[Token]) -> bool:
-    """Whether an amount, a date or a named time stands among the tokens."""
+def _measured(ask: Ask) -> bool:
+    """Whether the answer holds an amount, a date, a number or a named time."""
+    tokens = ask.gap.tokens if ask.gap is not None else []
     return any(
         t.tag in {"CRD", "DATE", "ORD"} or t.lower in {"every", "each", "daily"} or t.is_name
         for t in tokens
     )
+
+
+def _gives_amount(clause: Clause) -> bool:
+    slot = clause.slot("predicate")
+    return slot is not None and slot.phrase is not None and measure_kind(slot.phrase) is not None
 
 
 def _has_name(groups: list[list[Token]]) -> bool:

@@ -206,7 +206,7 @@ class Copula:
         questions += [
             self._with(f"{lead} {one} {described}"),
             self._with(f"can you name {described}") if definite else "",
-            framed(f"{lead} {one} {described}", self.context, 1),
+            framed(f"{lead} {one} {described}", self.context, 1) if lead != "what" else "",
             self._with(f"what is the name of {described}") if definite else "",
         ]
         yield CopulaFact([q for q in questions if q], self.name, "copula.which", True)

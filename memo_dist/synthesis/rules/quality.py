@@ -43,7 +43,7 @@ _REFERENCE = re.compile(
 """A pointer to another place of the text: a reader of the question does not have it."""
 _POINTING = re.compile(
     r"\b(?:above|below|the following|as follows|the former|the latter|previously|aforementioned|"
-    r"here|respectively|this way|such an? \w+|the same)\b",
+    r"here|respectively|this|these|those|such an? \w+|the same|so)\b",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"[{}<>|=\\@#*~^]|://|\(\)|(?<!\w)--?\w|\[\]|`|\.{3}|…")
@@ -81,7 +81,7 @@ def fault(question: str, answer: str) -> str:
         return "too long" if len(words) > _MAX_QUESTION_WORDS else "too short"
     if len(given) == 1 and given[0] in _VAGUE:
         return "vague answer"
-    if given[0] in {"your", "my", "our"}:
+    if given[0] in {"your", "my", "our", "its", "their", "his", "her"}:
         return "vague answer"
     if _BARE.match(answer) or _BARE_THING.match(answer) or given[0] == "no":
         return "vague answer"

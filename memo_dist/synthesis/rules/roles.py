@@ -112,7 +112,7 @@ class Roles:
             return ("who",)
         if kind == "person":
             topic = self.tracker.topic is not None and entity is self.tracker.topic
-            return ("who", f"which {noun}" if noun and topic else "which person")
+            return ("who", f"which {noun}") if noun and topic else ("who",)
         if noun and not phrase.plural_list:
             return f"which {noun}", "what"
         if kind == "group" and not phrase.plural_list:
@@ -171,6 +171,8 @@ class Roles:
     def _object(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
         kind = measure_kind(phrase)
         first = phrase.first.lower
+        if _numbered(phrase):
+            return self._make((f"which {_numbered(phrase)}",), slot.tokens, slot)
         if first in {"every", "each"} and kind in {"time", "duration"}:
             return self._make(("how often", "at what interval"), slot.tokens, slot)
         if kind == "duration":
@@ -243,6 +245,8 @@ class Roles:
         marker, kind = slot.marker, self.kind(phrase)
         if self._light(phrase):
             return None
+        if _numbered(phrase):
+            return self._make((f"{marker} which {_numbered(phrase)}",), phrase.tokens, slot)
         if marker == "span":
             return self._make(("when",), slot.tokens, slot)
         if kind == "duration" and marker in _LONG:
@@ -267,7 +271,8 @@ class Roles:
     def _time(self, slot: Slot, phrase: Phrase) -> Ask | None:
         dated = phrase.head.tag == "DATE"
         if slot.marker in _TIME_WH:
-            return self._make(_TIME_WH[slot.marker], phrase.tokens, slot)
+            point = measure_kind(phrase) == "time"  # "by three weeks" is no date
+            return self._make(_TIME_WH[slot.marker], phrase.tokens, slot) if point else None
         if slot.marker not in _POINT:
             return None
         plain = dated and slot.marker in {"in", "on", "at", ""}
@@ -286,11 +291,7 @@ class Roles:
         if slot.marker in {"for", "by", "at"}:
             wh = "at what level" if slot.marker == "at" else f"{slot.marker} how much"
             return self._make((wh,), phrase.tokens, slot)
-        if slot.marker in {"to", "from"} and clause.verb.main.lemma != "amount":
-            return self._make((f"{slot.marker} what level", f"{slot.marker} how much"),
-                              phrase.tokens, slot)  # fmt: skip
-        first = next((s for s in clause.slots if not s.fronted), None)
-        return self._make(("what",), phrase.tokens, slot, slot.marker) if slot is first else None
+        return None
 
     def _placed(self, marker: str, kind: EntityKind, phrase: Phrase) -> bool:
         if not lexicon().has("place_preps", marker.split(" ")[-1]):
@@ -328,6 +329,14 @@ class Roles:
         if slot.marker not in {"in", "at", "on", "near"}:
             more = ()
         return self._make(("where", *more), answer, slot)
+
+
+def _numbered(phrase: Phrase) -> str:
+    """The noun of "port 8443", "version 3.4"; empty for other phrases."""
+    core = [t for t in phrase.tokens if t.tag not in {"AT0", "AV0"}]
+    if len(core) != 2 or core[1].tag != "CRD" or core[0].tag != "NN1" or core[0].is_name:
+        return ""
+    return core[0].lower
 
 
 def date_variants(text: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def term_facts(block: Block, context: str) -> Iterator[Fact]:
     noun = _class_noun(block)
     name = f"{noun} {term}" if noun and _SHORT_CODE.match(term) else term
     acts = _acts(answer)
-    if not acts and not is_phrase(answer):
+    if not acts and not is_phrase(answer.partition(",")[0]):
         return
     plain = [f"what does {name} do", f"what is {name} for"] if acts else [f"what is {name}"]
     if not acts and noun:
