@@ -99,9 +99,7 @@ def test_a_command_that_goes_on_after_a_success_asks_nothing_again(tmp_path):
 
 
 def by_rules(root: Path, texts: dict[str, str], *overrides: str):
-    config = load_config(
-        overrides=["generator.kind=rules", "synthesis.partitions=2", *overrides]
-    )
+    config = load_config(overrides=["generator.kind=rules", "synthesis.partitions=2", *overrides])
     source = root / "source"
     source.mkdir()
     for name, text in texts.items():
@@ -127,9 +125,7 @@ def test_a_corpus_that_the_rules_cannot_read_is_an_error_with_the_reason(tmp_pat
 
 
 def test_documents_without_reflections_are_told_by_name_and_the_others_go_on(tmp_path, caplog):
-    run, work = by_rules(
-        tmp_path, {"gateway.txt": ENGLISH, "netz.txt": GERMAN, "menu.txt": MENU}
-    )
+    run, work = by_rules(tmp_path, {"gateway.txt": ENGLISH, "netz.txt": GERMAN, "menu.txt": MENU})
     summary = work()
     assert summary.documents["gateway"] > 0
     assert len(summary.without_reflections) == 2

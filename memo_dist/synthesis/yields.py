@@ -112,7 +112,9 @@ def _notes(documents: Mapping[str, int], lost: Rejections, words: int) -> Iterat
 
 def _why(run: RunFolder, lost: Rejections) -> str:
     """The most frequent reasons with the first of each, and what to do."""
-    lines = [f"  {count} x {_quote(lost.quotes[short])}" for short, count in lost.counts.most_common(3)]
+    lines = [
+        f"  {count} x {_quote(lost.quotes[short])}" for short, count in lost.counts.most_common(3)
+    ]
     if lost.counts[FAILED_REQUEST]:
         lines.append(
             "mend the server, or the keys of generator.* that it refuses, and run the same command:"

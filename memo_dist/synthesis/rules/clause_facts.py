@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from memo_dist.answers.text import word_set
 from memo_dist.synthesis.rules.clauses import Clause, Slot
 from memo_dist.synthesis.rules.copula import Copula
 from memo_dist.synthesis.rules.document import ReadDocument
@@ -27,7 +28,11 @@ from memo_dist.synthesis.rules.wording import (
 )
 
 _MAX_SLOT_FACTS = 5
-_POINTING = frozenset({"this", "that", "these", "those", "such", "some", "any", "another", "one"})
+_POINTING = word_set(
+    "this that these those such some any another one several many most few both each every no other"
+)
+_POINTERS = frozenset({"see", "consider", "note", "refer", "read", "check", "remember", "keep"})
+"""Instructions that point at something rather than ask to do it."""
 _PLACING = ("according to", "for ", "regarding ")
 """Contexts that say which thing "the sensor" is: a document or a product with a name."""
 _TERM_COUNT = 3
@@ -53,6 +58,8 @@ class ClauseFacts:
     def facts(self, clause: Clause, start: int) -> Iterator[Fact]:
         """All facts of one clause; ``start`` is its sentence's offset in the document."""
         if clause.kind == "imperative":
+            if clause.verb.main.lower in _POINTERS or clause.verb.main.text.isupper():
+                return
             clause = _instructed(clause)
         if clause.subject is None or clause.cut or not _tellable(clause):
             return
@@ -117,7 +124,12 @@ class ClauseFacts:
                 continue
             owner = "" if found.reverse else about
             yield Fact(
-                tuple(q for q in found.questions if q), found.answer, kind, start, owner, head,
+                tuple(q for q in found.questions if q),
+                found.answer,
+                kind,
+                start,
+                owner,
+                head,
                 found.rule,
             )
 
@@ -145,6 +157,8 @@ class ClauseFacts:
     def _asked(self, clause: Clause, ask: Ask) -> bool:
         """Whether people ask so: "what" only for the object of a short clause about a name."""
         slot, subject = ask.gap, clause.subject
+        if clause.verb.main.tag == "VVG":
+            return False  # "is happening": true of the day only
         assert slot is not None and subject is not None
         if slot.phrase is not None and not self._resolved(slot.phrase):
             return False
@@ -158,7 +172,7 @@ class ClauseFacts:
             return ask.wh[0] != "what"
         if ask.wh[0] not in {"what", "who"}:
             return True
-        if clause.verb.main.lemma.lower() == "have":
+        if clause.verb.main.lemma.lower() == "have" or subject.head.text.isupper():
             return False
         if slot.kind != "object" or slot.phrase is None or not subject.named:
             return False
@@ -207,6 +221,7 @@ class ClauseFacts:
             return
         self.turn += 1
         wh = self.roles.which(subject)
+        wh = wh[:1]
         if wh[0] == "what" or (wh[0].startswith("which ") and not noun_kind(wh[0][6:])):
             return
         entity = self.read.tracker.entity_of(subject)
@@ -214,8 +229,6 @@ class ClauseFacts:
             return
         if entity.kind == "person" and not (entity.gender or name_kind(entity.name.split(" "))):
             return  # taken for a person by its verb alone: as likely a product
-        if clause.verb.copular and clause.kind == "apposition":
-            wh = wh[:1]
         context = self._context(clause, None, subject_gap=True)
         questions = subject_questions(clause, wh, context, self.turn)
         yield Fact(tuple(questions), answer, "indirect", start, "", attribute, f"reverse.{wh[0]}")
@@ -250,7 +263,7 @@ class ClauseFacts:
             return
         many = self.roles.how_many(slot.phrase)
         rest = join(render(s.tokens) for s in clause.slots if s is not slot and s.kind != "adverb")
-        if not many or len(clause.slots) > _MAX_EXISTS_SLOTS:
+        if not many or not rest or len(clause.slots) > _MAX_EXISTS_SLOTS:
             return
         be = clause.verb.verbs[0].text
         context = self._context(clause, slot) or self.read.context

@@ -181,5 +181,3 @@ class _Collector:
     def _reject(self, reason: str, raw: str) -> None:
         text = raw.replace(DANGLING, "[?]")
         self.rejected.append(Rejected(reason, text, (self.read.document.id,)))
-
-

@@ -23,6 +23,7 @@ _EMPTY_NOUNS = word_set(
     "something anything everything nothing same choice option bit lot number time"
 )
 """Nouns that say nothing of what they stand for."""
+_MAX_GENERIC_TOKENS = 3
 _LEAST_SAID = 3
 """Words of a predicate without articles and prepositions: fewer say little ("a tool")."""
 _LOCATING = frozenset({"in", "on", "at", "near", "along", "off", "within", "between", "outside"})
@@ -48,6 +49,7 @@ class Copula:
         self.subject: Phrase = clause.subject
         self.name = render(self.subject.tokens)
         self.be = clause.verb.verbs[0].text if len(clause.verb.verbs) == 1 else ""
+        self.before = [s for s in clause.slots if s.fronted and s.kind == "prep"]
         self.behind = [
             s for s in clause.slots if not s.fronted and s.kind in {"prep", "infinitive"}
         ]
@@ -75,8 +77,12 @@ class Copula:
             return False
         if phrase.first.tag in {"DPS", "DT0"} or self.subject.first.tag in {"DPS", "DT0"}:
             return False
-        related = any(t.tag == "PRF" or t.sub.startswith("of ") for t in self.subject.tokens)
-        generic = self.subject.first.lower in {"a", "an"} or self.subject.head.tag == "NN2"
+        related = self.subject.first.lower == "the" and any(
+            t.tag == "PRF" or t.sub.startswith("of ") for t in self.subject.tokens
+        )
+        short = len(self.subject.tokens) <= _MAX_GENERIC_TOKENS
+        plural = self.subject.head.tag == "NN2"
+        generic = short and (self.subject.first.lower in {"a", "an"} or plural)
         known = self.subject.named or generic or related
         said = [t for t in slot.tokens if t.tag not in {"AT0", "PRF", "PRP"}]
         return known and (phrase.named or len(said) >= _LEAST_SAID)
@@ -89,7 +95,7 @@ class Copula:
         wh = "who" if person and not measured else "what"
         wh = "how old" if _AGE.search(answer) else wh
         rest = "" if answer != render(slot.tokens) or not measured else join(
-            render(s.tokens) for s in self.behind)  # fmt: skip
+            render(s.tokens) for s in [*self.behind, *self.before])  # fmt: skip
         plain = join((wh, self.be, self.name, rest))
         questions = [self._with(plain), *self._genitive(wh, rest)]
         if measured == "duration":

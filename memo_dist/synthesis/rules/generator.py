@@ -150,9 +150,7 @@ def _contested(facts: Iterable[tuple[Document, Fact]]) -> set[str]:
     return {question for question, count in counts.items() if count > 1}
 
 
-def unit_facts(
-    unit: Unit, read: FactReader
-) -> tuple[list[tuple[Document, Fact]], list[Rejected]]:
+def unit_facts(unit: Unit, read: FactReader) -> tuple[list[tuple[Document, Fact]], list[Rejected]]:
     """The facts of a unit's documents, without questions that have two answers in the unit."""
     answers: dict[str, set[str]] = {}
     for document in unit.documents:

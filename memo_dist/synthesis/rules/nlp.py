@@ -42,7 +42,7 @@ _TOKEN = re.compile(
     r"|[^\W_]+(?:[-‑&./_'’][^\W_]+)*"
     r"|--+|\.\.\.|\S)"
 )
-_CLAUSE_TAGS = word_set("VM0 VBB VBD VBZ VHB VHD VHZ VDB VDD VDZ VVD VVZ VVG VBI XX0")
+_CLAUSE_TAGS = word_set("VM0 VBB VBD VBZ VHB VHD VHZ VDB VDD VDZ VVD VVZ VVG VBI XX0 PNP")
 _MAX_PHRASE_CHARS = 200
 _CLITIC = re.compile(r"(?P<stem>.+?)(?P<tail>['’](?:s|re|ve|ll|d|m)|n['’]t)$", re.IGNORECASE)
 _CANNOT = re.compile(r"(?P<stem>can)(?P<tail>not)$", re.IGNORECASE)

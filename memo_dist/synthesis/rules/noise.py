@@ -26,7 +26,7 @@ _LEADER = re.compile(r"(?:\.{4,}|(?: \.){3,})\s*\d+$")
 _LOG = re.compile(
     r"^\W?\d{4}-\d\d-\d\d[T ]\d\d:\d\d|^\[?(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)\b[\]: ]"
     r"|^[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d |\blevel=\w+|^\d\d:\d\d:\d\d[.,]\d|^\s+at [\w.$]+\("
-    r'|\d+\.\d+\.\d+\.\d+ - - \[|^(?:HTTP/\d|(?:GET|POST|PUT|DELETE|HEAD) /)'
+    r"|\d+\.\d+\.\d+\.\d+ - - \[|^(?:HTTP/\d|(?:GET|POST|PUT|DELETE|HEAD) /)"
 )
 _COMMAND = re.compile(r"^\s*(?:[$%>] \S|(?:sudo|curl|pip|npm|docker|kubectl|git|apt|cd) \S)")
 _SOURCE = re.compile(
@@ -73,7 +73,9 @@ def _is_code(lines: Sequence[str]) -> bool:
         return True
     settings = sum(1 for line in lines if _SETTING.match(line))
     bare = any(_BARE_KEY.match(line) for line in lines[:-1])
-    nested = any(line[:2] == "  " and not line.lstrip().startswith(("-", "*", "•")) for line in lines)
+    nested = any(
+        line[:2] == "  " and not line.lstrip().startswith(("-", "*", "•")) for line in lines
+    )
     return len(lines) > 1 and (bare or nested) and settings * 2 >= len(lines) and told == 0
 
 
@@ -92,6 +94,8 @@ def _is_navigation(lines: Sequence[str]) -> bool:
 
 
 def _links(line: str) -> bool:
-    parts = [part.rpartition(": ")[2].strip().lower() for part in _PARTS.split(line) if part.strip()]
+    parts = [
+        part.rpartition(": ")[2].strip().lower() for part in _PARTS.split(line) if part.strip()
+    ]
     known = sum(part in _NAVIGATION for part in parts)
     return known >= 2 and known * 2 >= len(parts)

@@ -6,9 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from memo_dist.answers.text import word_set
 from memo_dist.synthesis.rules.blocks import Block, is_value
 from memo_dist.synthesis.rules.document import ReadDocument
 from memo_dist.synthesis.rules.facts import Fact
+from memo_dist.synthesis.rules.lexicon import lexicon
+from memo_dist.synthesis.rules.morphology import parts_of_speech, singular
 from memo_dist.synthesis.rules.naming import possessive_of
 from memo_dist.synthesis.rules.nlp import is_phrase
 from memo_dist.synthesis.rules.terms import term_facts
@@ -18,6 +21,11 @@ _MAX_VALUE_WORDS = 8
 _IDENTIFIER = re.compile(r"[_{}<>$=/\\@#\"`*\[\]]|[a-z][A-Z]|^[a-z]+(?:[.-][a-z]+)+$|^-")
 _PLACING = ("according to", "for ", "regarding ")
 """Contexts of documents and products with a name: what their lines state belongs to them."""
+_SECTIONS = word_set(
+    "syntax examples example usage options parameters description details notes overview summary "
+    "arguments fields properties general introduction"
+)
+"""Headings that own nothing."""
 _PEOPLE_KEYS = {
     "present": "who was present",
     "attendees": "who attended",
@@ -42,21 +50,32 @@ def pair_facts(read: ReadDocument) -> Iterator[Fact]:
 
 def _single(read: ReadDocument, block: Block, keys: Counter[str]) -> Iterator[Fact]:
     key, value = block.pairs[0]
-    if not is_value(value) or not is_phrase(value):
+    if not is_value(value) or not is_phrase(value) or not _is_noun(key):
         return
     repeated = keys[key.lower()] > 1
     owner = read.topic.name if read.topic is not None else ""
     if key.lower() in _PEOPLE_KEYS:
         yield _present(key.lower(), value, read.context, block.start)
         return
-    if repeated and block.heading and (_IDENTIFIER.search(block.heading) or not owner):
-        yield _of_owner(block.heading, _lower(key), value, read.context, block.start)
+    heading = block.heading if block.heading.lower() not in _SECTIONS else ""
+    if repeated and heading and (_IDENTIFIER.search(heading) or not owner):
+        yield _of_owner(heading, _lower(key), value, read.context, block.start)
         return
     place = f' under "{block.heading}"' if repeated and block.heading else ""
     if owner:
         yield _of_owner(owner, f"{_lower(key)}", value, "", block.start, place)
     elif read.context.startswith(_PLACING):
         yield _of_document(read, _lower(key), value, block.start)
+
+
+def _is_noun(key: str) -> bool:
+    """Whether a key names an attribute ("Warranty", "SKU"), not who speaks ("Matteo: ...")."""
+    words = re.findall(r"[^\W\d_]+", key.partition("(")[0])
+    last = words[-1] if words else ""
+    names = lexicon().sets["first_names_f"] | lexicon().sets["first_names_m"]
+    if last in names or words[:1] == [""]:
+        return False
+    return (len(last) > 1 and last.isupper()) or "NOUN" in parts_of_speech(last)
 
 
 def _present(key: str, value: str, context: str, start: int) -> Fact:
@@ -128,7 +147,8 @@ def _of_owner(  # noqa: PLR0913
 
 
 def _be(key: str) -> str:
-    return "are" if key.endswith("s") and not key.endswith("ss") else "is"
+    last = key.split(" ")[-1]
+    return "are" if last.endswith("s") and singular(last) != last else "is"
 
 
 def _lower(key: str) -> str:

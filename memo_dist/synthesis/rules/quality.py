@@ -21,6 +21,7 @@ _LOOSE_END = word_set(
     "a an the of in on at to for with by from and or but that which who as into about than his "
     "her its their is are was were be been"
 )
+_ARTICLES = frozenset({"the", "a", "an"})
 _LOOSE_START = frozenset({"and", "or", "but", "nor", "of", "than", "'s"})
 _BARE = re.compile(
     r"^(?:the|this|these|that|those) (?:company|firm|organisation|organization|device|product|"
@@ -49,7 +50,8 @@ _POINTING = re.compile(
 _MARKUP = re.compile(r"[{}<>|=\\@#*~^]|://|\(\)|(?<!\w)--?\w|\[\]|`|\.{3}|…")
 _SPEAKER = re.compile(r"(?<![\w'’])(?:we|our|ours|us|i|my|me|i'm|we're|let's|mine)(?![\w])", re.I)
 _EXAMPLE = re.compile(
-    r"^(?:for (?:example|instance)|e\.g\.|suppose|imagine|say,|assume|let us|in other words)\b", re.I
+    r"^(?:for (?:example|instance)|e\.g\.|suppose|imagine|say,|assume|let us|in other words)\b",
+    re.I,
 )
 _WORD = re.compile(r"\w+(?:['.-]\w+)*")
 
@@ -93,7 +95,7 @@ def fault(question: str, answer: str) -> str:
         return "broken answer"
     if words[-1] in {"and", "or", "the", "a", "an", "his", "her", "its", "their"}:
         return "broken question"
-    if set(given) <= set(words):
+    if set(given) - _ARTICLES <= set(words):
         return "answer in question"
     return "unbalanced" if _unbalanced(question) or _unbalanced(answer) else ""
 

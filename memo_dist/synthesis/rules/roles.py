@@ -36,6 +36,13 @@ _LONG = {
 }
 _NAMING = {"appoint": "as", "elect": "as", "crown": "as", "declare": "", "name": "", "call": ""}
 _TO_POST = frozenset({"appoint", "elect"})
+_MAX_LOCATED_TOKENS = 4
+_LOCATED = word_set(
+    "locate situate lie stand live reside found establish build base install store keep place "
+    "open move settle bear die meet take happen occur headquarter exhibit display bury grow work "
+    "study teach manufacture produce print publish"
+)
+"""Verbs whose place people ask for: others often lend their place to the object."""
 _REASON = frozenset({"because of", "due to", "owing to", "thanks to"})
 _CLAUSE_WH = {
     "because": ("why", "for what reason"),
@@ -44,7 +51,6 @@ _CLAUSE_WH = {
     "after": ("when",),
     "before": ("when", "before what"),
     "until": ("until when", "how long"),
-    "while": ("when",),
     "as soon as": ("when",),
     "if": ("under what condition", "when", "in which case"),
     "unless": ("under what condition", "in which case"),
@@ -208,7 +214,7 @@ class Roles:
         counted = (phrase.head.tag == "NN2" or people) and phrase.head.lower not in UNITS
         if number < 0 or not counted or phrase.plural_list or phrase.head.text[0].isupper():
             return ""
-        if core[0].tag in {"DPS", "AT0"} or noun_kind(phrase.head.lower) == "duration":
+        if core[0].tag in {"DPS", "AT0", "DT0"} or noun_kind(phrase.head.lower) == "duration":
             return ""
         return f"how many {render(core[number + 1 :])}"
 
@@ -319,7 +325,12 @@ class Roles:
     def _place(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
         if self._place_follows(clause, slot) or slot.marker == "from" or phrase.plural_list:
             return None
-        if clause.verb.main.lemma.lower() == "have" and not slot.fronted:
+        located = clause.verb.main.lemma.lower() in _LOCATED or clause.verb.copular
+        held = self._held(clause, slot.marker, self.kind(phrase))
+        goods = clause.slot("object")
+        if goods is not None and len(goods.tokens) > _MAX_LOCATED_TOKENS:
+            return None
+        if not held and not (located and phrase.named):
             return None  # "has the highest rent of any city in X": belongs to the object
         noun = self.noun(phrase) or _own_noun(phrase)
         name = phrase.head.is_name and phrase.head.text[0].isupper()

@@ -38,8 +38,14 @@ def term_facts(block: Block, context: str) -> Iterator[Fact]:
     yield Fact(told, answer, "direct", block.start, "", "be", "term.what")
     if noun and not acts and len(answer.split()) <= _MAX_REVERSE_WORDS:
         body = f"which {noun} is {'' if _ARTICLE.match(answer) else 'for '}{answer}"
-        wordings = [f"{context}, {body}", f"{body} {context}", f"{context}, what is the {noun} for {answer}"]
-        yield Fact(tuple(map(sentence, wordings)), term, "indirect", block.start, "", noun, "term.which")
+        wordings = [
+            f"{context}, {body}",
+            f"{body} {context}",
+            f"{context}, what is the {noun} for {answer}",
+        ]
+        yield Fact(
+            tuple(map(sentence, wordings)), term, "indirect", block.start, "", noun, "term.which"
+        )
 
 
 def _first_statement(gloss: str) -> str:
@@ -60,7 +66,13 @@ def _acts(gloss: str) -> bool:
     """Whether the explanation says what the term does ("sets the log level")."""
     first = gloss.split()[0]
     kinds = parts_of_speech(first.lower())
-    return first[-1:] == "s" and "VERB" in kinds and not _ARTICLE.match(gloss) and first.isalpha() and singular(first.lower()) != first.lower()
+    return (
+        first[-1:] == "s"
+        and "VERB" in kinds
+        and not _ARTICLE.match(gloss)
+        and first.isalpha()
+        and singular(first.lower()) != first.lower()
+    )
 
 
 def _indirect(name: str, acts: bool) -> str:

@@ -314,7 +314,12 @@ def _synonym(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]
     other = lexicon().verb_synonyms.get(lemma)
     asked_object = ask.gap is not None and ask.gap.kind == "object"
     transitive = clause.verb.passive or asked_object or clause.slot("object") is not None
-    if not other or " " in other or not transitive or any(t.tag == "AVP" for t in clause.verb.tokens):
+    if (
+        not other
+        or " " in other
+        or not transitive
+        or any(t.tag == "AVP" for t in clause.verb.tokens)
+    ):
         return []
     if clause.slot("infinitive") or clause.slot("content"):
         return []
