@@ -86,8 +86,8 @@ def _notes(documents: Mapping[str, int], lost: Rejections, words: int) -> Iterat
     if failed:
         yield (
             f"documents on which the generator failed ({len(failed)} of {len(documents)}):"
-            f" {_listed(failed)}; the first: {_quote(lost.quotes[FAILED_DOCUMENT])}. This is a fault"
-            " of memo-dist: please report it with the sentence"
+            f" {_listed(failed)}; the first: {_quote(lost.quotes[FAILED_DOCUMENT])}. This is a"
+            " fault of memo-dist: please report it with the sentence"
         )
     foreign = lost.documents.get(REFUSED_LANGUAGE, set())
     if foreign:
@@ -99,8 +99,8 @@ def _notes(documents: Mapping[str, int], lost: Rejections, words: int) -> Iterat
     silent = {name for name, count in documents.items() if not count} - failed - foreign
     if silent:
         yield (
-            f"documents without a reflection ({len(silent)} of {len(documents)}): {_listed(silent)};"
-            " synth/*/quarantine has the reasons"
+            f"documents without a reflection ({len(silent)} of {len(documents)}):"
+            f" {_listed(silent)}; synth/*/quarantine has the reasons"
         )
     made = sum(documents.values())
     if made and made * 1000 < words * _FEW_A_THOUSAND_WORDS:

@@ -15,11 +15,9 @@ from memo_dist.synthesis.rules.kinds import measure_kind, name_kind, noun_kind
 from memo_dist.synthesis.rules.lexicon import lexicon
 from memo_dist.synthesis.rules.naming import possessive_of, render
 from memo_dist.synthesis.rules.phrases import DETERMINERS, Phrase
-from memo_dist.synthesis.rules.roles import MAX_ANSWER_WORDS, Ask, Roles
+from memo_dist.synthesis.rules.roles import Ask, Roles
 from memo_dist.synthesis.rules.tokens import Token
 from memo_dist.synthesis.rules.wording import (
-    declarative,
-    framed,
     join,
     kept_slots,
     sentence,
@@ -58,26 +56,23 @@ class ClauseFacts:
     def facts(self, clause: Clause, start: int) -> Iterator[Fact]:
         """All facts of one clause; ``start`` is its sentence's offset in the document."""
         if clause.kind == "imperative":
-            if clause.verb.main.lower in _POINTERS or clause.verb.main.text.isupper():
-                return
             clause = _instructed(clause)
-        if clause.subject is None or clause.cut or not _tellable(clause):
+        subject = clause.subject
+        if subject is None or not self._states(clause, subject):
             return
-        if not (self._sayable(clause.subject) and _agrees(clause)):
-            return
-        grounded = self._grounded(clause.subject)
-        if clause.inner and not clause.verb.past:
-            return  # "when there are two candidates" states no fact
+        grounded = self._grounded(subject)
+        if subject.head.tag == "EX0":
+            yield from self._existential(clause, start)
+        elif clause.verb.copular and _noun_predicate(clause):
+            if grounded or _gives_amount(clause):
+                yield from self._copula(clause, start, self._about(clause))
+        else:
+            yield from self._slots(clause, start, grounded)
+
+    def _slots(self, clause: Clause, start: int, grounded: bool) -> Iterator[Fact]:
+        """What stands around the verb, and the subject in reverse."""
         about = self._about(clause)
         attribute = clause.verb.main.lemma.lower()
-        if clause.subject.head.tag == "EX0":
-            yield from self._existential(clause, start)
-            return
-        if clause.verb.copular and _noun_predicate(clause):
-            if not grounded and not _gives_amount(clause):
-                return
-            yield from self._copula(clause, start, about)
-            return
         for ask in self._asks(clause):
             if not self._asked(clause, ask) or not (grounded or _measured(ask)):
                 continue
@@ -88,6 +83,16 @@ class ClauseFacts:
             yield Fact(tuple(questions), ask.answer, "direct", start, about, attribute, rule)
         if grounded:
             yield from self._reverse(clause, start, attribute)
+
+    def _states(self, clause: Clause, subject: Phrase) -> bool:
+        """Whether the clause was read whole and states something of a subject that can be told."""
+        verb = clause.verb.main
+        if subject.head.lower == "you" and (verb.lower in _POINTERS or verb.text.isupper()):
+            return False
+        if clause.inner and not clause.verb.past:
+            return False  # "when there are two candidates" states no fact
+        told = not clause.cut and _tellable(clause) and _agrees(clause)
+        return told and self._sayable(subject)
 
     def _sayable(self, subject: Phrase) -> bool:
         """Whether the subject can be repeated in a question: no number, nothing that points."""
@@ -159,22 +164,20 @@ class ClauseFacts:
         slot, subject = ask.gap, clause.subject
         if clause.verb.main.tag == "VVG":
             return False  # "is happening": true of the day only
-        assert slot is not None and subject is not None
+        assert slot is not None
         if slot.phrase is not None and not self._resolved(slot.phrase):
             return False
         if clause.verb.copular and (clause.slot("infinitive") or ask.wh[0] == "why"):
             return False  # "it is possible to ...": what depends on the condition is not sure
         if slot.kind == "clause":
             return self._conditional(clause, slot)
-        if ask.wh[0].startswith(_MEASURED) and not _measured(ask):
-            return False
-        if ask.stranded == "by":
+        if ask.wh[0].startswith(_MEASURED):
+            return _measured(ask)
+        if ask.stranded == "by" or ask.wh[0] not in {"what", "who"}:
             return ask.wh[0] != "what"
-        if ask.wh[0] not in {"what", "who"}:
-            return True
-        if clause.verb.main.lemma.lower() == "have" or subject.head.text.isupper():
+        if slot.kind != "object" or slot.phrase is None or subject is None or not subject.named:
             return False
-        if slot.kind != "object" or slot.phrase is None or not subject.named:
+        if clause.verb.main.lemma.lower() == "have" or subject.head.text.isupper():
             return False
         return len(clause.slots) <= 2 and len(ask.answer.split()) <= _MAX_OBJECT_WORDS
 
@@ -220,8 +223,7 @@ class ClauseFacts:
         if len(answer.split()) > 10:
             return
         self.turn += 1
-        wh = self.roles.which(subject)
-        wh = wh[:1]
+        wh = self.roles.which(subject)[:1]
         if wh[0] == "what" or (wh[0].startswith("which ") and not noun_kind(wh[0][6:])):
             return
         entity = self.read.tracker.entity_of(subject)

@@ -31,11 +31,11 @@ _ARTICLES = frozenset({"The", "A", "An", "In", "On", "Of"})
 _TITLE_WORDS = word_set(
     "user service operating operator quick start release of for the a an company product"
 )
-_COMMON_TITLES = frozenset(
-    "getting started|introduction|overview|installation|install|configuration|usage|index|readme|"
-    "about|faq|quick start|quickstart|changelog|release notes|reference|examples|tutorial|guide|"
-    "setup|requirements|troubleshooting|concepts|api|home|welcome|contents|summary|notes|minutes|"
-    "limits|settings|security|support|contact|glossary|architecture|design|upgrading".split("|")
+_COMMON_TITLES = word_set(
+    "getting-started introduction overview installation install configuration usage index readme "
+    "about faq quick-start quickstart changelog release-notes reference examples tutorial guide "
+    "setup requirements troubleshooting concepts api home welcome contents summary notes minutes "
+    "limits settings security support contact glossary architecture design upgrading"
 )
 """Titles that say nothing without the folder of their document."""
 _STORY_MARKS = "|–:?"
@@ -191,7 +191,7 @@ def _entity(name: str, plural: bool) -> Entity:
 def _folder(document: Document) -> str:
     """The folder behind a title that many documents have: " (go)" for "Getting Started"."""
     folder = PurePosixPath(document.origin).parent.name
-    common = re.sub(r"[^a-z ]+", "", document.title.lower()).strip() in _COMMON_TITLES
+    common = "-".join(re.findall("[a-z]+", document.title.lower())) in _COMMON_TITLES
     return f" ({folder})" if common and folder else ""
 
 

@@ -103,11 +103,12 @@ def _row(block: Block, seen: Counter[tuple[str, str]], context: str) -> Iterator
             continue
         yield _of_owner(owner, _lower(key), value, context, block.start)
         if seen[(key, value)] == 1 and len(value.split()) <= _MAX_VALUE_WORDS:
-            yield _which_row(column, _lower(key), value, first, context, block.start)
+            yield _which_row(column, (_lower(key), value), first, context, block.start)
 
 
-def _which_row(column: str, key: str, value: str, owner: str, context: str, start: int) -> Fact:
+def _which_row(column: str, pair: tuple[str, str], owner: str, context: str, start: int) -> Fact:
     """The row from a value: "Which code has the meaning sensor fault?"."""
+    key, value = pair
     questions = [
         f"{context}, which {column} has the {key} {value}",
         f"which {column} has the {key} {value} {context}",

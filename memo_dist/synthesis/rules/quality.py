@@ -29,8 +29,8 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 _BARE_THING = re.compile(
-    r"^(?:(?:in|to|at|on|from|by|with|for|of) )?(?:the|its|their|his|her|this|that|these|those|such|"
-    r"any|some|each|other|another|certain|several|many|various) (?:[a-z-]+)$"
+    r"^(?:(?:in|to|at|on|from|by|with|for|of) )?(?:the|its|their|his|her|this|that|these|those|"
+    r"such|any|some|each|other|another|certain|several|many|various) (?:[a-z-]+)$"
 )
 """An answer that means nothing outside its text: "the certificate", "in the city"."""
 _REFERENCE = re.compile(
@@ -44,9 +44,10 @@ _REFERENCE = re.compile(
 """A pointer to another place of the text: a reader of the question does not have it."""
 _POINTING = re.compile(
     r"\b(?:above|below|the following|as follows|the former|the latter|previously|aforementioned|"
-    r"here|respectively|this|these|those|such an? \w+|the same|so)\b",
+    r"here|respectively|this|these|those|such an? \w+|the same|so(?! that))\b",
     re.IGNORECASE,
 )
+_ELSEWHERE = (("cross-reference", _REFERENCE), ("points elsewhere", _POINTING))
 _MARKUP = re.compile(r"[{}<>|=\\@#*~^]|://|\(\)|(?<!\w)--?\w|\[\]|`|\.{3}|…")
 _SPEAKER = re.compile(r"(?<![\w'’])(?:we|our|ours|us|i|my|me|i'm|we're|let's|mine)(?![\w])", re.I)
 _EXAMPLE = re.compile(
@@ -81,23 +82,25 @@ def fault(question: str, answer: str) -> str:
     words, given = _words(question), _words(answer)
     if not given or not 3 <= len(words) <= _MAX_QUESTION_WORDS:
         return "too long" if len(words) > _MAX_QUESTION_WORDS else "too short"
-    if len(given) == 1 and given[0] in _VAGUE:
-        return "vague answer"
-    if given[0] in {"your", "my", "our", "its", "their", "his", "her"}:
-        return "vague answer"
-    if _BARE.match(answer) or _BARE_THING.match(answer) or given[0] == "no":
-        return "vague answer"
-    if _REFERENCE.search(question) or _REFERENCE.search(answer):
-        return "cross-reference"
-    if _POINTING.search(question) or _POINTING.search(answer):
-        return "points elsewhere"
-    if given[-1] in _LOOSE_END or given[0] in _LOOSE_START:
-        return "broken answer"
-    if words[-1] in {"and", "or", "the", "a", "an", "his", "her", "its", "their"}:
-        return "broken question"
     if set(given) - _ARTICLES <= set(words):
         return "answer in question"
-    return "unbalanced" if _unbalanced(question) or _unbalanced(answer) else ""
+    if words[-1] in {"and", "or", "the", "a", "an", "his", "her", "its", "their"}:
+        return "broken question"
+    elsewhere = next(
+        (name for name, mark in _ELSEWHERE if mark.search(f"{question}\n{answer}")), ""
+    )
+    unbalanced = _unbalanced(question) or _unbalanced(answer)
+    return elsewhere or _answer_fault(answer, given) or ("unbalanced" if unbalanced else "")
+
+
+def _answer_fault(answer: str, given: list[str]) -> str:
+    if given[-1] in _LOOSE_END or given[0] in _LOOSE_START:
+        return "broken answer"
+    vague = len(given) == 1 and given[0] in _VAGUE
+    owned = given[0] in {"your", "my", "our", "its", "their", "his", "her", "no"}
+    if vague or owned or _BARE.match(answer) or _BARE_THING.match(answer):
+        return "vague answer"
+    return ""
 
 
 def _words(text: str) -> list[str]:

@@ -151,6 +151,8 @@ class Roles:
     def asks(self, clause: Clause, slot: Slot) -> Ask | None:
         """How to ask for ``slot``; None when no natural question asks for it."""
         if slot.kind == "prep" and slot.phrase is not None:
+            if self._light(slot.phrase):
+                return None
             return self._prep(clause, slot, slot.phrase)
         if slot.kind == "prep":
             return self._gerund(slot)
@@ -249,8 +251,6 @@ class Roles:
 
     def _prep(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
         marker, kind = slot.marker, self.kind(phrase)
-        if self._light(phrase):
-            return None
         if _numbered(phrase):
             return self._make((f"{marker} which {_numbered(phrase)}",), phrase.tokens, slot)
         if marker == "span":
@@ -265,14 +265,18 @@ class Roles:
             return self._make(("why", "for what reason"), slot.tokens, slot)
         if self._placed(marker, kind, phrase) or self._held(clause, marker, kind):
             return self._place(clause, slot, phrase)
+        return self._agent(clause, slot, phrase) if marker == "by" and phrase.named else None
+
+    def _agent(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
+        """As in "was founded by Jan Kolar": who did it."""
         close = [s for s in clause.slots if not s.fronted][:2]
-        if marker == "by" and clause.verb.passive and slot in close and phrase.named:
-            wh = self.who(phrase)
-            if wh == ("what",) and _like_person(render(phrase.tokens[: phrase.core])):
-                wh = ("who",)  # an agent of unknown kind is more often a person
-            return self._make(wh[:1] if wh[0] != "which organisation" else ("who",), phrase.tokens,
-                              slot, marker)  # fmt: skip
-        return None
+        if not clause.verb.passive or slot not in close:
+            return None
+        wh = self.who(phrase)[0]
+        if wh == "what" and _like_person(render(phrase.tokens[: phrase.core])):
+            wh = "who"  # an agent of unknown kind is more often a person
+        wh = "who" if wh == "which organisation" else wh
+        return self._make((wh,), phrase.tokens, slot, slot.marker)
 
     def _time(self, slot: Slot, phrase: Phrase) -> Ask | None:
         dated = phrase.head.tag == "DATE"
