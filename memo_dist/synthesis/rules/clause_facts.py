@@ -179,6 +179,8 @@ class ClauseFacts:
             return False
         if clause.verb.main.lemma.lower() == "have" or subject.head.text.isupper():
             return False
+        if " " not in ask.answer and ask.answer.islower():
+            return False  # "items": says too little
         return len(clause.slots) <= 2 and len(ask.answer.split()) <= _MAX_OBJECT_WORDS
 
     def _conditional(self, clause: Clause, slot: Slot) -> bool:

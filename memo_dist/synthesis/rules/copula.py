@@ -83,7 +83,8 @@ class Copula:
         short = len(self.subject.tokens) <= _MAX_GENERIC_TOKENS
         plural = self.subject.head.tag == "NN2"
         generic = short and (self.subject.first.lower in {"a", "an"} or plural)
-        known = self.subject.named or generic or related
+        part = self.subject.first.lower in {"a", "an"} and not short  # "a large part of the town"
+        known = (self.subject.named and not part) or generic or related
         said = [t for t in slot.tokens if t.tag not in {"AT0", "PRF", "PRP"}]
         return known and (phrase.named or len(said) >= _LEAST_SAID)
 

@@ -18,6 +18,7 @@ from memo_dist.synthesis.rules.terms import term_facts
 from memo_dist.synthesis.rules.wording import sentence
 
 _MAX_VALUE_WORDS = 8
+_MAX_OWNER_WORDS = 4
 _IDENTIFIER = re.compile(r"[_{}<>$=/\\@#\"`*\[\]]|[a-z][A-Z]|^[a-z]+(?:[.-][a-z]+)+$|^-")
 _PLACING = ("according to", "for ", "regarding ")
 """Contexts of documents and products with a name: what their lines state belongs to them."""
@@ -57,7 +58,8 @@ def _single(read: ReadDocument, block: Block, keys: Counter[str]) -> Iterator[Fa
     if key.lower() in _PEOPLE_KEYS:
         yield _present(key.lower(), value, read.context, block.start)
         return
-    heading = block.heading if block.heading.lower() not in _SECTIONS else ""
+    heading = block.heading if len(block.heading.split()) <= _MAX_OWNER_WORDS else ""
+    heading = "" if heading.lower() in _SECTIONS else heading
     if repeated and heading and (_IDENTIFIER.search(heading) or not owner):
         yield _of_owner(heading, _lower(key), value, read.context, block.start)
         return

@@ -36,7 +36,8 @@ _LONG = {
 }
 _NAMING = {"appoint": "as", "elect": "as", "crown": "as", "declare": "", "name": "", "call": ""}
 _TO_POST = frozenset({"appoint", "elect"})
-_MAX_LOCATED_TOKENS = 4
+_PLACING = frozenset({"open", "build", "hold", "store", "find", "place", "install", "put", "mount"})
+"""Verbs that put their object somewhere: the place is not the object's own."""
 _LOCATED = word_set(
     "locate situate lie stand live reside found establish build base install store keep place "
     "open move settle bear die meet take happen occur headquarter exhibit display bury grow work "
@@ -332,7 +333,7 @@ class Roles:
         located = clause.verb.main.lemma.lower() in _LOCATED or clause.verb.copular
         held = self._held(clause, slot.marker, self.kind(phrase))
         goods = clause.slot("object")
-        if goods is not None and len(goods.tokens) > _MAX_LOCATED_TOKENS:
+        if goods is not None and clause.verb.main.lemma.lower() not in _PLACING:
             return None
         if not held and not (located and phrase.named):
             return None  # "has the highest rent of any city in X": belongs to the object

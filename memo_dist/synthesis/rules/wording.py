@@ -200,7 +200,6 @@ def slot_questions(clause: Clause, ask: Ask, context: str, turn: int) -> list[st
     plain = join((wh, pieces.auxiliary, pieces.subject, pieces.rest, behind))
     found = agent_questions(clause, ask, pieces, context)
     found.append(_with(plain, context))
-    found += _short(clause, ask, pieces, context)
     if context.startswith("according to") and len(plain.split()) >= _MIN_FREE_WORDS:
         found.append(sentence(plain))
     for other in ask.wh[1:]:
@@ -215,22 +214,6 @@ def slot_questions(clause: Clause, ask: Ask, context: str, turn: int) -> list[st
     found.append(framed(order, context, turn))
     found.append(framed(order, context, turn + 2))
     return found
-
-
-def _short(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]:
-    """The question without its adverbials, where subject and object say enough."""
-    said = pieces.core or clause.verb.passive or ask.stranded
-    if ask.wh[0] in {"what", "why", "how"} or ask.wh[0] == "who":
-        return []  # without its adverbials it would ask for anything of the kind
-    named = clause.subject is not None and clause.subject.named
-    if not pieces.tail or not said or not named or context:
-        return []
-    if any(slot.marker in {"if", "unless"} for slot in clause.slots) or clause.slot("infinitive"):
-        return []
-    body = join(
-        (ask.wh[0], pieces.auxiliary, pieces.subject, pieces.rest, pieces.core, ask.stranded)
-    )
-    return [sentence(body)]
 
 
 def agent_questions(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]:
