@@ -54,7 +54,6 @@ _CLAUSE_WH = {
     "until": ("until when", "how long"),
     "as soon as": ("when",),
     "if": ("under what condition", "when", "in which case"),
-    "unless": ("under what condition", "in which case"),
     "provided that": ("when", "on what condition"),
 }
 _YEAR = re.compile(r"^\d{4}$")
@@ -299,9 +298,8 @@ class Roles:
             return self._make((f"{slot.marker} what percentage",), phrase.tokens, slot)
         if head.startswith(("°", "degree")):
             return self._make((f"{slot.marker} what temperature",), phrase.tokens, slot)
-        if slot.marker in {"for", "by", "at"}:
-            wh = "at what level" if slot.marker == "at" else f"{slot.marker} how much"
-            return self._make((wh,), phrase.tokens, slot)
+        if slot.marker in {"for", "by"}:
+            return self._make((f"{slot.marker} how much",), phrase.tokens, slot)
         return None
 
     def _placed(self, marker: str, kind: EntityKind, phrase: Phrase) -> bool:
