@@ -52,6 +52,21 @@ def test_two_answers_to_one_question_contradict():
     assert cleaned.dropped[0].kept == cleaned.kept[0].id
 
 
+def test_a_question_that_two_documents_answer_differently_is_trained_with_neither_answer():
+    rows = [row("Which port?", "9464", source="go"), row("Which port?", "9090", source="java")]
+    child = row("What port?", "9464", 1, "paraphrase", parent=rows[0].reflection.id, source="go")
+    cleaned = clean([*rows, child, row("Which host?", "the east host")], LIMITS)
+    assert [kept.question for kept in cleaned.kept] == ["Which host?"]
+    reasons = [reason for reason, question in dropped(cleaned) if question == "Which port?"]
+    assert reasons == ["ambiguous between documents"] * 2
+    assert ("parent dropped", "What port?") in dropped(cleaned)
+
+
+def test_answers_of_two_documents_that_say_the_same_in_other_words_are_not_ambiguous():
+    rows = [row("Who leads?", "Anna Berg"), row("Who leads?", "the manager Anna Berg", source="e")]
+    assert len(clean(rows, LIMITS).kept) == 1
+
+
 def test_the_same_fact_of_two_documents_is_trained_once():
     cleaned = clean([row("When?"), row("When?", source="e", step=1)], LIMITS)
     assert len(cleaned.kept) == 1

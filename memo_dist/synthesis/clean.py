@@ -6,6 +6,8 @@ sorts by (answerable ones before abstention, then earlier step, parents, request
 - ``empty``, ``overlong question``, ``overlong answer``: dropped;
 - ``duplicate``: the same id again (question, answer and sources): dropped;
 - ``same question``: the same normalised question and answer from elsewhere: dropped;
+- ``ambiguous between documents``: different documents answer the same normalised question in ways
+  that exclude each other: the question lacks its context, so none of the answers stays;
 - ``contradicts``: the same normalised question with another answer: a memory trained on both
   would learn neither, so the first one stays;
 - ``answerable``: an abstention example whose question another reflection answers: dropped;
@@ -25,6 +27,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 from typing import Any
 from unicodedata import normalize
 
@@ -33,12 +36,17 @@ from memo_dist.synthesis.dated import date_conflicts
 from memo_dist.synthesis.quality import UNFOUNDED, founded, wording_fault
 from memo_dist.synthesis.similar import near_duplicates
 from memo_dist.synthesis.types import Reflection
+from memo_dist.synthesis.words import content, numbers
 
 EDGES = ".,;:!?\"'()[]{}<>«»“”‘’„…-–—"
 ARTICLES = frozenset({"a", "an", "the"})
 NEAR_DUPLICATE = "near duplicate"
+AMBIGUOUS = "ambiguous between documents"
+"""Reason for a question that different documents answer differently: none of the answers stays."""
 TWINS = ("duplicate", "same question", NEAR_DUPLICATE)
 """Reasons for which a reflection goes while its equal stays."""
+_COMPARED = 50
+"""Answers of one question that are compared with each other."""
 
 Ground = Callable[[Reflection], str]
 """The text that a reflection rests on; empty: unknown, so nothing is checked against it."""
@@ -129,12 +137,14 @@ class _Cleaner:
         """Kept id -> itself; the id of a dropped twin -> the fact that stands for it."""
         self._lost: set[str] = set()
         self._near: dict[str, list[Reflection]] = {}
+        self._ambiguous: frozenset[str] = frozenset()
         self._result = Cleaned()
 
     def run(self, candidates: Sequence[Candidate]) -> Cleaned:
         heads = [item.reflection for item in candidates if _states_fact(item.reflection)]
         for index, others in near_duplicates(heads, self._limits.near_duplicate).items():
             self._near[heads[index].id] = [heads[other] for other in others]
+        self._ambiguous = ambiguous_questions(item.reflection for item in candidates)
         for candidate in candidates:
             self._take(candidate)
         self._result.kept.sort(key=lambda reflection: reflection.id)
@@ -174,6 +184,8 @@ class _Cleaner:
         fault = self._fault(reflection)
         if fault:
             return fault, None
+        if question in self._ambiguous:
+            return ("answerable" if reflection.kind == "abstain" else AMBIGUOUS), None
         other = self._questions.get(question)
         if other is not None:
             return _conflict(reflection, other), other
@@ -195,6 +207,33 @@ class _Cleaner:
         if reflection.parent is None:
             return reflection
         return replace(reflection, parent=self._ids.get(reflection.parent, reflection.parent))
+
+
+def ambiguous_questions(rows: Iterable[Reflection]) -> frozenset[str]:
+    """The (normalised) questions to which different documents give answers that cannot be one.
+
+    Such a question lacks its context ("Which port does the exporter use?" of two exporters):
+    trained with either answer, it would be answered wrongly for the other document.
+    """
+    asked: dict[str, dict[str, Reflection]] = {}
+    for row in rows:
+        if row.kind != "abstain":
+            asked.setdefault(normalise(row.question), {}).setdefault(normalise(row.answer), row)
+    return frozenset(
+        question
+        for question, answers in asked.items()
+        if any(_differ(a, b) for a, b in combinations(islice(answers.values(), _COMPARED), 2))
+    )
+
+
+def _differ(one: Reflection, other: Reflection) -> bool:
+    """Whether two answers to one question, of different documents, exclude each other."""
+    if set(one.sources) & set(other.sources):
+        return False
+    here, there = numbers(one.answer), numbers(other.answer)
+    if here and there:
+        return here != there
+    return not content(one.answer) & content(other.answer)
 
 
 def _states_fact(reflection: Reflection) -> bool:

@@ -120,6 +120,8 @@ def _report(status: StatusWriter, summary: SynthesisSummary) -> None:
     }
     status.status("done", stage="synthesize", **numbers)
     logger.info("synthesis complete: %s", ", ".join(f"{k} {v}" for k, v in numbers.items()))
+    for note in summary.notes:
+        logger.warning(note)
 
 
 def _run_steps(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from memo_dist.synthesis.source_texts import SourceTexts
 from memo_dist.synthesis.stages import SCHEMA_VERSION
 from memo_dist.synthesis.types import Reflection, in_force
 from memo_dist.synthesis.worker import FAILED, part_path, quarantine_path
+from memo_dist.synthesis.yields import Rejections, check_yield, notes
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class SynthesisSummary:
         dropped: reflections that cleaning took out, by reason.
         documents: kept reflections of each document.
         without_reflections: ids of documents that no reflection rests on.
+        notes: for people: what yielded nothing or little, and what to do.
     """
 
     fingerprint: str
@@ -51,6 +53,7 @@ class SynthesisSummary:
     dropped: dict[str, int]
     documents: dict[str, int]
     without_reflections: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def failed_units(self) -> int:
@@ -117,7 +120,12 @@ def check_reflections(run: RunFolder) -> None:
 
 
 def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSummary:
-    """Merge, clean and count the parts of all steps; the marker goes first and comes last."""
+    """Merge, clean and count the parts of all steps; the marker goes first and comes last.
+
+    Raises:
+        RunError: no fact at all, or none for a shard that has documents: there is no marker, and
+            the next launch asks failed requests again.
+    """
     marker_path(run).unlink(missing_ok=True)
     with SourceTexts(run.corpus) as ground:
         shards = [clean(rows, limits, ground) for rows in _by_shard(_candidates(run, plan))]
@@ -126,7 +134,9 @@ def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSumm
     )
     write_jsonl(run.reflections, (row.to_json() for row in kept))
     write_jsonl(run.synth / "quarantine.jsonl", _quarantine_rows(shards))
-    summary = _summary(run, plan, shards, kept)
+    lost = _rejections(run, plan)
+    check_yield(run, plan, kept, lost)
+    summary = _summary(run, plan, shards, kept, lost)
     write_dataset(run.synth / "dataset", kept, card_text(plan, asdict(summary), kept))
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -164,7 +174,7 @@ def _quarantine_rows(shards: Iterable[Cleaned]) -> Iterator[dict[str, Any]]:
 
 
 def _summary(
-    run: RunFolder, plan: Plan, shards: list[Cleaned], kept: list[Reflection]
+    run: RunFolder, plan: Plan, shards: list[Cleaned], kept: list[Reflection], lost: Rejections
 ) -> SynthesisSummary:
     documents = {name: 0 for unit in plan.units for name, _ in unit.documents}
     for row in kept:
@@ -178,17 +188,22 @@ def _summary(
         reflections=len(kept),
         by_kind=dict(Counter(row.kind for row in kept)),
         by_step={name: by_step[index] for index, (name, _) in enumerate(plan.steps)},
-        rejected=_rejected(run, plan),
+        rejected=dict(lost.counts),
         dropped=dict(Counter(row.reason for shard in shards for row in shard.dropped)),
         documents=documents,
         without_reflections=sorted(name for name, count in documents.items() if not count),
+        notes=notes(documents, lost, _words(run)),
     )
 
 
-def _rejected(run: RunFolder, plan: Plan) -> dict[str, int]:
-    counts: Counter[str] = Counter()
+def _words(run: RunFolder) -> int:
+    return sum(len(row["text"].split()) for row in read_jsonl(run.corpus / DOCUMENTS))
+
+
+def _rejections(run: RunFolder, plan: Plan) -> Rejections:
+    lost = Rejections()
     for name, _ in plan.steps:
         for partition in range(plan.partitions):
             for row in read_jsonl(quarantine_path(run, name, partition)):
-                counts[row["reason"].partition(":")[0]] += 1
-    return dict(counts)
+                lost.add(row)
+    return lost

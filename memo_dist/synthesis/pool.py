@@ -32,6 +32,8 @@ class WorkerPool:
         self._room = workers
         self._actors: dict[Any, int] = {}
         self._busy: dict[Any, Any] = {}
+        self._homes: dict[int, Any] = {}
+        """Partition -> the actor that did it last: it may know the documents already."""
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -48,7 +50,8 @@ class WorkerPool:
 
     def submit(self, job: PartitionJob, method: str = "run") -> Any:
         """Start a method of an actor on a partition; returns the reference of its result."""
-        actor = self._least_busy()
+        actor = self._least_busy(self._homes.get(job.partition))
+        self._homes[job.partition] = actor
         self._actors[actor] += 1
         reference = getattr(actor, method).remote(job)
         self._busy[reference] = actor
@@ -83,7 +86,8 @@ class WorkerPool:
             with suppress(ray.exceptions.RayError):
                 actor.stop.remote()
 
-    def _least_busy(self) -> Any:
+    def _least_busy(self, home: Any) -> Any:
+        """The least busy actor; of equally busy ones ``home``, where it still lives."""
         if len(self._actors) < self._room:
             self._actors[self._actor.remote(*self._arguments)] = 0
-        return min(self._actors, key=lambda actor: self._actors[actor])
+        return min(self._actors, key=lambda actor: (self._actors[actor], actor is not home))

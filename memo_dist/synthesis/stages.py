@@ -12,6 +12,8 @@ from memo_dist.io.atomic import read_json, write_json
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.request_store import close_journals
+from memo_dist.observability.status import read_status
+from memo_dist.synthesis.failed_requests import reopen_failed
 from memo_dist.synthesis.plan import Plan, StepUnits, check_settings, check_units, is_outdated
 from memo_dist.synthesis.worker import (
     REQUEST_JOURNALS,
@@ -28,7 +30,8 @@ def write_planned(run: RunFolder, plan: Plan, grouped: Collection[StepName] = ()
     """Write the manifests of the steps that have none; check those that are there.
 
     Steps that were planned for an earlier revision of the corpus are planned anew: what was
-    answered then moves to the request store. The units of the steps in ``grouped`` are not known
+    answered then moves to the request store. After a launch that ended with an error, its failed
+    requests are asked again. The units of the steps in ``grouped`` are not known
     yet: see :func:`write_grouped`.
 
     Raises:
@@ -37,14 +40,23 @@ def write_planned(run: RunFolder, plan: Plan, grouped: Collection[StepName] = ()
     units = StepUnits(plan.units, plan.partitions)
     outdated = [name for name, _ in plan.steps if _is_outdated(run, plan, name)]
     check_planned(run, plan, outdated)  # all checks come first: a refused command writes nothing
+    reopened = _reopened(run, plan)
     if outdated:
         run.reflections.unlink(missing_ok=True)
     for name, _ in plan.steps:
         path = manifest_path(run, name)
         if name in outdated:
             close_journals(sorted(path.parent.glob(REQUEST_JOURNALS)), store_path(run, name))
-        if name in outdated or not path.exists():
+        if name in outdated or name in reopened or not path.exists():
             write_json(path, _planned(plan, name, None if name in grouped else units))
+
+
+def _reopened(run: RunFolder, plan: Plan) -> list[StepName]:
+    """Steps of which something failed in a launch that ended with an error: done once more."""
+    before = read_status(run.synth)
+    if before is None or before["state"] != "failed":
+        return []
+    return reopen_failed(run, [name for name, _ in plan.steps])
 
 
 def check_planned(run: RunFolder, plan: Plan, outdated: Collection[StepName] = ()) -> None:

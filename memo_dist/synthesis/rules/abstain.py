@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from memo_dist.answers.text import word_set
 from memo_dist.io.hashing import short_hash
@@ -57,7 +57,7 @@ def unanswerable(documents: Sequence[DocumentFacts], count: int, seed: int) -> l
     A question's turn depends on the question and its document only, so that another document
     beside it changes few choices.
     """
-    names = [facts.read.document.id for facts in documents]
+    names = [facts.document.id for facts in documents]
     found = [
         _attributes(documents),
         _swapped(documents),
@@ -145,7 +145,7 @@ def _shortest(fact: Fact) -> str:
 
 def _invented(documents: Sequence[DocumentFacts], seed: int) -> Iterator[Unanswerable]:
     """A fact's question about a name that stands in no document."""
-    known = {word for facts in documents for word in _words(facts.read.document.text)}
+    known = {word for facts in documents for word in _words(facts.document.text)}
     for index, facts in enumerate(documents):
         for fact in facts.facts:
             question = _shortest(fact) if fact.about else ""
@@ -182,7 +182,7 @@ def _entities(documents: Sequence[DocumentFacts]) -> Iterator[tuple[int, Entity]
     """Named entities of known kind, each once, with the document that names it first."""
     seen: set[str] = set()
     for index, facts in enumerate(documents):
-        for entity in facts.read.tracker.entities:
+        for entity in facts.entities:
             if not entity.named or entity.kind is None or entity.name in seen:
                 continue
             if len(entity.name.split()) > _MAX_NAME_WORDS or not _clean(entity):
@@ -202,13 +202,13 @@ def _near(documents: Sequence[DocumentFacts], entity: Entity) -> set[str]:
     names = {word for word in _words(entity.name) if len(word) > 2} or set(_words(entity.name))
     near: set[str] = set()
     for facts in documents:
-        words = _document_words(facts.read.document.title + " " + facts.read.document.text)
+        words = _document_words(facts.document.title + " " + facts.document.text)
         if names & words:
             near |= words
     return near
 
 
-@cache
+@lru_cache(maxsize=256)
 def _document_words(text: str) -> frozenset[str]:
     """Lower-cased words and simple stems of a text."""
     words = set(_words(text))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memo_dist.answers.text import word_set
 from memo_dist.synthesis.rules.clauses import Clause, Slot
 from memo_dist.synthesis.rules.kinds import measure_kind, noun_kind
 from memo_dist.synthesis.rules.naming import possessive_of, render
@@ -16,15 +17,25 @@ from memo_dist.synthesis.rules.wording import framed, join, sentence
 
 _SORTS = {"place": "place", "group": "organisation", "work": "work"}
 _AGE = re.compile(r"\byears? (?:old|of age)$")
+_EMPTY_NOUNS = word_set(
+    "way ways reason reasons case cases thing things issue problem result results point part parts "
+    "responsibility goal idea question difference one ones kind type example examples matter fact "
+    "something anything everything nothing same choice option bit lot number time"
+)
+"""Nouns that say nothing of what they stand for."""
+_MAX_GENERIC_TOKENS = 3
+_LEAST_SAID = 3
+"""Words of a predicate without articles and prepositions: fewer say little ("a tool")."""
 _LOCATING = frozenset({"in", "on", "at", "near", "along", "off", "within", "between", "outside"})
 
 
 @dataclass(frozen=True, slots=True)
 class CopulaFact:
-    """Questions with one answer; ``reverse`` when the answer is the subject."""
+    """Questions with one answer and what wrote them; ``reverse``: the answer is the subject."""
 
     questions: list[str]
     answer: str
+    rule: str
     reverse: bool = False
 
 
@@ -38,6 +49,7 @@ class Copula:
         self.subject: Phrase = clause.subject
         self.name = render(self.subject.tokens)
         self.be = clause.verb.verbs[0].text if len(clause.verb.verbs) == 1 else ""
+        self.before = [s for s in clause.slots if s.fronted and s.kind == "prep"]
         self.behind = [
             s for s in clause.slots if not s.fronted and s.kind in {"prep", "infinitive"}
         ]
@@ -47,10 +59,34 @@ class Copula:
         slot = self.clause.slot("predicate")
         if slot is None or slot.phrase is None or not self.be or self.clause.verb.negative:
             return
-        yield from self._what(slot, slot.phrase)
+        if self._defines(slot, slot.phrase):
+            yield from self._what(slot, slot.phrase)
         yield from self._where(slot.phrase)
         yield from self._of_what(slot.phrase)
         yield from self._which(slot, slot.phrase)
+
+    def _defines(self, slot: Slot, phrase: Phrase) -> bool:
+        """Whether the clause says what its subject is: a name or kind of thing, and a noun for it.
+
+        As in "The Tarn 40 is a pump", "A gauge is a value that ...", "the fee is 12 euros"; not
+        "the reason is a change" nor "the device is the result".
+        """
+        if measure_kind(phrase):
+            return len(self.subject.tokens) > 1 or self.subject.named
+        if phrase.head.lower in _EMPTY_NOUNS or self.subject.head.lower in _EMPTY_NOUNS:
+            return False
+        if phrase.first.tag in {"DPS", "DT0"} or self.subject.first.tag in {"DPS", "DT0"}:
+            return False
+        related = self.subject.first.lower == "the" and any(
+            t.tag == "PRF" or t.sub.startswith("of ") for t in self.subject.tokens
+        )
+        short = len(self.subject.tokens) <= _MAX_GENERIC_TOKENS
+        plural = self.subject.head.tag == "NN2"
+        generic = short and (self.subject.first.lower in {"a", "an"} or plural)
+        part = self.subject.first.lower in {"a", "an"} and not short  # "a large part of the town"
+        known = (self.subject.named and not part) or generic or related
+        said = [t for t in slot.tokens if t.tag not in {"AT0", "PRF", "PRP"}]
+        return known and (phrase.named or len(said) >= _LEAST_SAID)
 
     def _what(self, slot: Slot, phrase: Phrase) -> Iterator[CopulaFact]:
         """As in "Who is X?" and, for "the A of B is C", also "What is B's A?"."""
@@ -60,18 +96,17 @@ class Copula:
         wh = "who" if person and not measured else "what"
         wh = "how old" if _AGE.search(answer) else wh
         rest = "" if answer != render(slot.tokens) or not measured else join(
-            render(s.tokens) for s in self.behind)  # fmt: skip
+            render(s.tokens) for s in [*self.behind, *self.before])  # fmt: skip
         plain = join((wh, self.be, self.name, rest))
         questions = [self._with(plain), *self._genitive(wh, rest)]
         if measured == "duration":
             questions.append(self._with(join(("how long", self.be, self.name, rest))))
         noun = _SORTS.get(noun_kind(phrase.head.lower) or "")
-        if noun and not person and not self.subject.plural:
+        if noun and not person and not self.subject.plural and phrase.first.lower in {"a", "an"}:
             questions.append(self._with(join(("what kind of", noun, self.be, self.name))))
         questions.append(framed(join((wh, self.name, self.be, rest)), self.context, 0))
-        questions.append(self._with(join((self.name, self.be, wh, rest))))
         questions.append(framed(join((wh, self.name, self.be, rest)), self.context, 2))
-        yield CopulaFact(questions, answer)
+        yield CopulaFact(questions, answer, "copula.what")
 
     def _full(self, slot: Slot) -> str:
         """The predicate with the phrases behind it, as long as the answer stays short."""
@@ -130,9 +165,9 @@ class Copula:
                 self._with(f"what is the location of {self.name}"),
                 self._with(f"in what place can {self.name} be found"),
                 framed(f"where {self.name} {self.be}", self.context, 1),
-                self._with(f"{self.name} {self.be} found where"),
             ],
             answer,
+            "copula.where",
         )
 
     def _of_what(self, phrase: Phrase) -> Iterator[CopulaFact]:
@@ -150,11 +185,10 @@ class Copula:
         yield CopulaFact(
             [
                 self._with(plain),
-                self._with(f"of what {self.be} {self.name} {role}"),
-                self._with(f"{self.name} {self.be} {role} of what"),
                 framed(f"what {self.name} {self.be} {role} of", self.context, 3),
             ],
             owner,
+            "copula.of",
         )
 
     def _which(self, slot: Slot, phrase: Phrase) -> Iterator[CopulaFact]:
@@ -178,12 +212,11 @@ class Copula:
         lead = next((w for w in wh if w != f"which {noun}"), "what")
         questions += [
             self._with(f"{lead} {one} {described}"),
-            self._with(f"which one is {described}") if definite and lead == "what" else "",
             self._with(f"can you name {described}") if definite else "",
-            framed(f"{lead} {one} {described}", self.context, 1),
+            framed(f"{lead} {one} {described}", self.context, 1) if lead != "what" else "",
             self._with(f"what is the name of {described}") if definite else "",
         ]
-        yield CopulaFact([q for q in questions if q], self.name, True)
+        yield CopulaFact([q for q in questions if q], self.name, "copula.which", True)
 
     def _with(self, question: str) -> str:
         return sentence(f"{self.context}, {question}" if self.context else question)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import PurePosixPath
 
 from memo_dist.answers.text import word_set
 from memo_dist.corpus.types import Document
@@ -17,7 +18,9 @@ from memo_dist.synthesis.rules.lexicon import MONTHS, lexicon
 from memo_dist.synthesis.rules.morphology import parts_of_speech
 from memo_dist.synthesis.rules.naming import possessive_of, render
 from memo_dist.synthesis.rules.nlp import split_sentences, tag_sentence
+from memo_dist.synthesis.rules.noise import clean_title
 from memo_dist.synthesis.rules.parser import ClauseParser
+from memo_dist.synthesis.rules.quality import unreadable
 from memo_dist.synthesis.rules.tokens import Sentence, Token
 
 _BRACKETS = re.compile(r"\s*[(\[][^)\]]*[)\]]")
@@ -28,6 +31,13 @@ _ARTICLES = frozenset({"The", "A", "An", "In", "On", "Of"})
 _TITLE_WORDS = word_set(
     "user service operating operator quick start release of for the a an company product"
 )
+_COMMON_TITLES = word_set(
+    "getting-started introduction overview installation install configuration usage index readme "
+    "about faq quick-start quickstart changelog release-notes reference examples tutorial guide "
+    "setup requirements troubleshooting concepts api home welcome contents summary notes minutes "
+    "limits settings security support contact glossary architecture design upgrading"
+)
+"""Titles that say nothing without the folder of their document."""
 _STORY_MARKS = "|–:?"
 _STORY_PEOPLE = 3
 _MAX_SENTENCE_TOKENS = 90
@@ -35,12 +45,19 @@ _MAX_SENTENCE_TOKENS = 90
 
 @dataclass(slots=True)
 class ReadSentence:
-    """A sentence with its clauses (empty when none could be read) and its heading."""
+    """A sentence with its clauses (empty when none could be read).
+
+    Attributes:
+        sentence: tagged; without tokens where it is not read.
+        clauses: what the parser found.
+        complete: whether the parser read all of it.
+        unread: why it is not read at all; else empty.
+    """
 
     sentence: Sentence
     clauses: list[Clause]
     complete: bool
-    heading: str
+    unread: str = ""
 
 
 @dataclass(slots=True)
@@ -73,15 +90,17 @@ class ReadDocument:
 
 def read_document(document: Document) -> ReadDocument:
     """Parse a document and resolve what its pronouns and short phrases stand for."""
+    document = replace(document, title=clean_title(document.title))
     result = ReadDocument(document)
     names = _names(document)
     for block in read_blocks(document.text):
-        if block.kind == "pairs":
+        if block.kind != "prose":
             result.pairs.append(block)
         else:
             result.sentences.extend(_read_prose(block, names, document.date))
     result.topic = _topic(document, result.sentences)
-    result.context = context_phrase(_BRACKETS.sub("", document.title), result.topic)
+    title = _BRACKETS.sub("", document.title)
+    result.context = context_phrase(title, result.topic) + _folder(document)
     result.tracker = Tracker(result.topic, _itself(document.title, result.topic))
     for item in result.sentences:
         result.tracker.read(item.sentence.tokens, item.clauses)
@@ -96,14 +115,19 @@ def read_document(document: Document) -> ReadDocument:
 def _read_prose(block: Block, names: frozenset[str], as_of: str | None) -> list[ReadSentence]:
     found = []
     for text, start in split_sentences(block.text, block.start):
+        reason = unreadable(" ".join(text.split()))
+        if reason:
+            plain = Sentence(" ".join(text.split()), start, start + len(text), [])
+            found.append(ReadSentence(plain, [], False, reason))
+            continue
         sentence = tag_sentence(text, start, names)
         sentence.tokens = absolute_times(sentence.tokens, as_of)
         if _STRUCTURED.search(text) or not 3 <= len(sentence.tokens) <= _MAX_SENTENCE_TOKENS:
-            found.append(ReadSentence(sentence, [], False, block.heading))
+            found.append(ReadSentence(sentence, [], False))
             continue
         parser = ClauseParser(sentence)
-        clauses = [] if sentence.end_mark == "?" else parser.parse()
-        found.append(ReadSentence(sentence, clauses, parser.complete, block.heading))
+        clauses = parser.parse()
+        found.append(ReadSentence(sentence, clauses, parser.complete))
     return found
 
 
@@ -162,6 +186,13 @@ def _without_document_nouns(title: str) -> str:
 def _entity(name: str, plural: bool) -> Entity:
     words = [word for word in name.split(" ") if word[:1].isupper()] or [name]
     return Entity(name, name_kind(words), name_gender(words), plural, True, seen=0, subject=0)
+
+
+def _folder(document: Document) -> str:
+    """The folder behind a title that many documents have: " (go)" for "Getting Started"."""
+    folder = PurePosixPath(document.origin).parent.name
+    common = "-".join(re.findall("[a-z]+", document.title.lower())) in _COMMON_TITLES
+    return f" ({folder})" if common and folder else ""
 
 
 def context_phrase(title: str, topic: Entity | None) -> str:

@@ -21,6 +21,7 @@ class Fact:
         start: character offset of its sentence in the document.
         about: the name of the subject, empty when it has none of its own.
         attribute: lemma of the verb or noun that the question turns on.
+        rule: what wrote it, for measurements ("copula.what", "pair.row").
     """
 
     questions: tuple[str, ...]
@@ -29,6 +30,7 @@ class Fact:
     start: int
     about: str = ""
     attribute: str = ""
+    rule: str = ""
 
 
 def unambiguous(facts: list[Fact]) -> Iterator[Fact]:

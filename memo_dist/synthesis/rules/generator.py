@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import SynthesisConfig
@@ -12,7 +11,7 @@ from memo_dist.config.steps import StepName
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
 from memo_dist.synthesis.rules.abstain import unanswerable
-from memo_dist.synthesis.rules.collect import DocumentFacts, document_facts
+from memo_dist.synthesis.rules.collect import FactReader
 from memo_dist.synthesis.rules.facts import Fact, FactKind
 from memo_dist.synthesis.types import (
     Kind,
@@ -25,13 +24,7 @@ from memo_dist.synthesis.types import (
 )
 
 VERSION = "1"
-RULES_VERSION = "rules-3"
-
-
-@lru_cache(maxsize=64)
-def _facts(document: Document) -> DocumentFacts:
-    """The document's facts; kept, because every step of a unit starts from them."""
-    return document_facts(document)
+RULES_VERSION = "rules-4"
 
 
 class RulesGenerator:
@@ -49,14 +42,15 @@ class RulesGenerator:
         """
         self.settings = settings
         self.seed = seed
+        self.read = FactReader()
 
     def steps(self) -> dict[StepName, Step]:
         """The steps in the order they run."""
         return {
-            "direct": FactStep("direct"),
-            "indirect": FactStep("indirect"),
-            "paraphrase": ParaphraseStep(self.settings.phrasings),
-            "abstain": AbstainStep(self.settings.abstain_fraction, self.seed),
+            "direct": FactStep("direct", self.read),
+            "indirect": FactStep("indirect", self.read),
+            "paraphrase": ParaphraseStep(self.settings.phrasings, self.read),
+            "abstain": AbstainStep(self.settings.abstain_fraction, self.seed, self.read),
         }
 
     def limits(self) -> list[str]:
@@ -78,14 +72,15 @@ class FactStep:
 
     version = RULES_VERSION
 
-    def __init__(self, name: FactKind) -> None:
-        """``name`` is ``direct`` or ``indirect``."""
+    def __init__(self, name: FactKind, read: FactReader) -> None:
+        """``name`` is ``direct`` or ``indirect``; the steps share ``read``."""
         self.name: StepName = name
+        self.read = read
         self.kind: FactKind = name
 
     def run(self, unit: Unit, inputs: Sequence[Reflection]) -> StepResult:
         """Write the step's reflections; ``inputs`` are not needed."""
-        kept, rejected = unit_facts(unit)
+        kept, rejected = unit_facts(unit, self.read)
         builder = ReflectionBuilder(unit, self.kind, self.name)
         reflections = [
             builder.fact(document, fact, fact.questions[0])
@@ -101,15 +96,16 @@ class ParaphraseStep:
     name: StepName = "paraphrase"
     version = RULES_VERSION
 
-    def __init__(self, phrasings: int) -> None:
+    def __init__(self, phrasings: int, read: FactReader) -> None:
         """``phrasings`` counts the wordings of a fact, the first one included."""
+        self.read = read
         self.phrasings = phrasings
 
     def run(self, unit: Unit, inputs: Sequence[Reflection]) -> StepResult:
         """Reword those of ``inputs`` that this generator wrote."""
         known = {item.id for item in inputs}
         builder = ReflectionBuilder(unit, "paraphrase", self.name)
-        kept = unit_facts(unit)[0]
+        kept = unit_facts(unit, self.read)[0]
         taken = _contested(kept) | {item.question for item in inputs}
         found: list[Reflection] = []
         for document, fact in kept:
@@ -128,8 +124,9 @@ class AbstainStep:
     name: StepName = "abstain"
     version = RULES_VERSION
 
-    def __init__(self, fraction: float, seed: int) -> None:
+    def __init__(self, fraction: float, seed: int, read: FactReader) -> None:
         """``fraction`` is the number of questions, relative to the facts of ``inputs``."""
+        self.read = read
         self.fraction = fraction
         self.seed = seed
 
@@ -137,7 +134,7 @@ class AbstainStep:
         """Write the unanswerable questions of one unit."""
         asked = {item.question for item in inputs}
         count = round(self.fraction * sum(1 for item in inputs if item.parent is None))
-        documents = [_facts(document) for document in unit.documents]
+        documents = [self.read(document) for document in unit.documents]
         builder = ReflectionBuilder(unit, "abstain", self.name)
         found = []
         for item in unanswerable(documents, count, self.seed):
@@ -153,18 +150,18 @@ def _contested(facts: Iterable[tuple[Document, Fact]]) -> set[str]:
     return {question for question, count in counts.items() if count > 1}
 
 
-def unit_facts(unit: Unit) -> tuple[list[tuple[Document, Fact]], list[Rejected]]:
+def unit_facts(unit: Unit, read: FactReader) -> tuple[list[tuple[Document, Fact]], list[Rejected]]:
     """The facts of a unit's documents, without questions that have two answers in the unit."""
     answers: dict[str, set[str]] = {}
     for document in unit.documents:
-        for fact in _facts(document).facts:
+        for fact in read(document).facts:
             answers.setdefault(_key(fact.questions[0]), set()).add(_key(fact.answer))
     kept: list[tuple[Document, Fact]] = []
     rejected: list[Rejected] = []
     seen: set[str] = set()
     for document in unit.documents:
-        rejected += _facts(document).rejected
-        for fact in _facts(document).facts:
+        rejected += read(document).rejected
+        for fact in read(document).facts:
             key = _key(fact.questions[0])
             if len(answers[key]) > 1:
                 raw = f"{fact.questions[0]} -> {fact.answer}"

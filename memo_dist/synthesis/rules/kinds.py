@@ -13,6 +13,7 @@ from memo_dist.synthesis.rules.tokens import Token
 EntityKind = Literal["person", "group", "place", "work", "time", "duration", "amount", "thing"]
 
 _MONEY = re.compile(r"^[$€£¥]|^(?:dollars?|euros?|pounds?|EUR|USD|GBP|CHF|cents?)$")
+_DECADE = re.compile(r"^\d{3}0s$")
 _CALENDAR = frozenset(month.lower() for month in MONTHS) | word_set(
     "monday tuesday wednesday thursday friday saturday sunday"
 )
@@ -85,6 +86,8 @@ def measure_kind(phrase: Phrase) -> EntityKind | None:
     core = phrase.tokens[: phrase.core or len(phrase.tokens)]
     head = phrase.head
     if head.tag == "DATE" or head.lower in _CALENDAR:
+        return "time"
+    if _DECADE.match(head.text):
         return "time"
     numbered = any(token.tag == "CRD" for token in core)
     kind = None if head.tag == "NP0" else noun_kind(head.lower)

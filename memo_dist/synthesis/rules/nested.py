@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memo_dist.synthesis.rules.document import ReadSentence
+from memo_dist.synthesis.rules.facts import Fact
 from memo_dist.synthesis.rules.kinds import noun_kind
 from memo_dist.synthesis.rules.naming import possessive_of, render
 from memo_dist.synthesis.rules.nlp import DATE_PATTERN
@@ -26,6 +28,18 @@ class NestedFact:
 
     questions: list[str]
     answer: str
+
+
+def nested_facts(item: ReadSentence, context: str) -> Iterator[Fact]:
+    """Roles, life dates and abbreviations that stand inside the phrases of a sentence."""
+    clause = next((c for c in item.clauses if c.subject is not None), None)
+    owner = render(clause.subject.tokens) if clause is not None and clause.subject else ""
+    named = clause is not None and clause.subject is not None and clause.subject.named
+    found = list(role_facts(item.sentence.tokens, owner, context))
+    found += aside_facts(item.sentence, owner if named else "")
+    for fact in found:
+        start = item.sentence.start
+        yield Fact(tuple(fact.questions), fact.answer, "direct", start, rule="nested")
 
 
 def role_facts(tokens: list[Token], owner: str, context: str) -> Iterator[NestedFact]:
@@ -103,7 +117,8 @@ def aside_facts(item: Sentence, subject: str) -> Iterator[NestedFact]:
         item: the sentence.
         subject: the name that opens it, to which life dates belong.
     """
-    for at, text in item.asides:
+    for offset, text in item.asides:
+        at = sum(token.start < offset for token in item.tokens) - 1
         if subject and at < len(subject.split()) + 1:
             yield from _life(text, subject)
         if _ABBREVIATION.match(text):

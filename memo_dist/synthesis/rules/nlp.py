@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import Any
 
+from memo_dist.answers.text import word_set
 from memo_dist.synthesis.rules.lexicon import MONTHS
 from memo_dist.synthesis.rules.repair import (
     compound,
@@ -41,6 +42,8 @@ _TOKEN = re.compile(
     r"|[^\W_]+(?:[-‑&./_'’][^\W_]+)*"
     r"|--+|\.\.\.|\S)"
 )
+_CLAUSE_TAGS = word_set("VM0 VBB VBD VBZ VHB VHD VHZ VDB VDD VDZ VVD VVZ VVG VBI XX0 PNP")
+_MAX_PHRASE_CHARS = 200
 _CLITIC = re.compile(r"(?P<stem>.+?)(?P<tail>['’](?:s|re|ve|ll|d|m)|n['’]t)$", re.IGNORECASE)
 _CANNOT = re.compile(r"(?P<stem>can)(?P<tail>not)$", re.IGNORECASE)
 
@@ -82,6 +85,18 @@ def tag_tokens(text: str) -> list[Token]:
     tokens = _tokenise(text)
     _tag(tokens)
     return tokens
+
+
+def is_phrase(text: str) -> bool:
+    """Whether a short text is a phrase (a value): no verb of a clause, no participle, no order."""
+    tokens = [token for token in _tokenise(text) if token.text.isalpha()]
+    if len(tokens) < 2 or len(text) > _MAX_PHRASE_CHARS:
+        return len(tokens) < 2
+    _tag(tokens)
+    first, others = tokens[0].tag, [token.tag for token in tokens[1:]]
+    if first in {"VVG", "VVI", "VVB", "VVD", "VVZ", "VM0", "VBI", "VVN", "AV0", "DT0"}:
+        return False
+    return not any(tag in _CLAUSE_TAGS for tag in others)
 
 
 @cache
@@ -135,7 +150,7 @@ def _take_asides(tokens: list[Token], text: str) -> tuple[list[Token], list[tupl
         elif token.text in {")", "]"}:
             depth -= 1
             if depth == 0:
-                asides.append((len(kept) - 1, text[opened : token.start].strip()))
+                asides.append((opened, text[opened : token.start].strip()))
         elif depth <= 0:
             kept.append(token)
     return kept, asides

@@ -36,23 +36,24 @@ _LONG = {
 }
 _NAMING = {"appoint": "as", "elect": "as", "crown": "as", "declare": "", "name": "", "call": ""}
 _TO_POST = frozenset({"appoint", "elect"})
-_REASON = frozenset({"because of", "due to", "owing to", "thanks to"})
-_STRANDED = word_set(
-    "with for to from of against about on as after into between under like by among through over "
-    "towards at without upon"
+_PLACING = frozenset({"open", "build", "hold", "store", "find", "place", "install", "put", "mount"})
+"""Verbs that put their object somewhere: the place is not the object's own."""
+_LOCATED = word_set(
+    "locate situate lie stand live reside found establish build base install store keep place "
+    "open move settle bear die meet take happen occur headquarter exhibit display bury grow work "
+    "study teach manufacture produce print publish"
 )
+"""Verbs whose place people ask for: others often lend their place to the object."""
+_REASON = frozenset({"because of", "due to", "owing to", "thanks to"})
 _CLAUSE_WH = {
     "because": ("why", "for what reason"),
     "so that": ("why", "for what purpose"),
-    "when": ("when", "at what point"),
-    "after": ("when", "at what point"),
+    "when": ("when",),
+    "after": ("when",),
     "before": ("when", "before what"),
     "until": ("until when", "how long"),
-    "while": ("when", "at what moment"),
-    "as soon as": ("when", "at what point"),
+    "as soon as": ("when",),
     "if": ("under what condition", "when", "in which case"),
-    "unless": ("under what condition", "in which case"),
-    "where": ("where", "in which place"),
     "provided that": ("when", "on what condition"),
 }
 _YEAR = re.compile(r"^\d{4}$")
@@ -117,7 +118,7 @@ class Roles:
             return ("who",)
         if kind == "person":
             topic = self.tracker.topic is not None and entity is self.tracker.topic
-            return ("who", f"which {noun}" if noun and topic else "which person")
+            return ("who", f"which {noun}") if noun and topic else ("who",)
         if noun and not phrase.plural_list:
             return f"which {noun}", "what"
         if kind == "group" and not phrase.plural_list:
@@ -150,6 +151,8 @@ class Roles:
     def asks(self, clause: Clause, slot: Slot) -> Ask | None:
         """How to ask for ``slot``; None when no natural question asks for it."""
         if slot.kind == "prep" and slot.phrase is not None:
+            if self._light(slot.phrase):
+                return None
             return self._prep(clause, slot, slot.phrase)
         if slot.kind == "prep":
             return self._gerund(slot)
@@ -159,8 +162,6 @@ class Roles:
             return self._make(wh, slot.tokens, slot) if wh and brief else None
         if slot.kind == "infinitive":
             return self._infinitive(clause, slot)
-        if slot.kind == "content" and slot.tokens[0].lower == "that":
-            return self._make(("what",), slot.tokens[1:], slot)
         if slot.kind == "object" and slot.phrase is not None:
             return self._object(clause, slot, slot.phrase)
         if slot.kind == "predicate" and slot.phrase is not None:
@@ -178,6 +179,8 @@ class Roles:
     def _object(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
         kind = measure_kind(phrase)
         first = phrase.first.lower
+        if _numbered(phrase):
+            return self._make((f"which {_numbered(phrase)}",), slot.tokens, slot)
         if first in {"every", "each"} and kind in {"time", "duration"}:
             return self._make(("how often", "at what interval"), slot.tokens, slot)
         if kind == "duration":
@@ -213,7 +216,7 @@ class Roles:
         counted = (phrase.head.tag == "NN2" or people) and phrase.head.lower not in UNITS
         if number < 0 or not counted or phrase.plural_list or phrase.head.text[0].isupper():
             return ""
-        if core[0].tag in {"DPS", "AT0"} or noun_kind(phrase.head.lower) == "duration":
+        if core[0].tag in {"DPS", "AT0", "DT0"} or noun_kind(phrase.head.lower) == "duration":
             return ""
         return f"how many {render(core[number + 1 :])}"
 
@@ -235,26 +238,23 @@ class Roles:
         if slot.marker == "for":
             return self._make(("why", "for what reason"), slot.tokens, slot)
         if slot.marker in {"before", "after", "when", "while"}:
-            return self._make(("when", "at what point"), slot.tokens, slot)
+            return self._make(("when",), slot.tokens, slot)
         return None
 
     def _infinitive(self, clause: Clause, slot: Slot) -> Ask | None:
         controlled = lexicon().has("control_verbs", clause.verb.main.lemma.lower())
-        if controlled and slot.tokens[0].lower == "to":
-            return self._make(("what",), slot.tokens[1:], slot, "to do")
-        if clause.verb.copular or clause.slot("predicate") or clause.verb.main.lemma == "have":
+        if controlled or clause.verb.copular or clause.slot("predicate"):
             return None
-        if clause.verb.passive and not lexicon().has("purposive", clause.verb.main.lemma.lower()):
-            plain = slot.tokens[0].lower == "to"
-            return self._make(("what",), slot.tokens[1:], slot, "to do") if plain else None
+        if not lexicon().has("purposive", clause.verb.main.lemma.lower()):
+            return None
         return self._make(("why", "for what purpose"), slot.tokens, slot)
 
     def _prep(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
         marker, kind = slot.marker, self.kind(phrase)
-        if self._light(phrase):
-            return None
+        if _numbered(phrase):
+            return self._make((f"{marker} which {_numbered(phrase)}",), phrase.tokens, slot)
         if marker == "span":
-            return self._make(("when", "at what point"), slot.tokens, slot)
+            return self._make(("when",), slot.tokens, slot)
         if kind == "duration" and marker in _LONG:
             return self._make((*_LONG[marker], *_units(marker, phrase)), phrase.tokens, slot)
         if kind in {"time", "duration"}:
@@ -265,25 +265,24 @@ class Roles:
             return self._make(("why", "for what reason"), slot.tokens, slot)
         if self._placed(marker, kind, phrase) or self._held(clause, marker, kind):
             return self._place(clause, slot, phrase)
-        close = [s for s in clause.slots if not s.fronted][:2]
-        if marker in _STRANDED and slot in close and not slot.fronted and self._strands(clause):
-            wh = ("what",) if marker == "as" else self.who(phrase)
-            named = phrase.named and _like_person(render(phrase.tokens[: phrase.core]))
-            if marker == "by" and clause.verb.passive and wh == ("what",) and named:
-                wh = ("who",)  # an agent of unknown kind is more often a person
-            return self._make(wh[:1] if wh[0] != "which organisation" else ("who",), phrase.tokens,
-                              slot, marker)  # fmt: skip
-        return None
+        return self._agent(clause, slot, phrase) if marker == "by" and phrase.named else None
 
-    def _strands(self, clause: Clause) -> bool:
-        """As in "be" strands a preposition only behind an adjective ("What is X liable to?")."""
-        predicate = clause.slot("predicate")
-        return not clause.verb.copular or (predicate is not None and predicate.phrase is None)
+    def _agent(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
+        """As in "was founded by Jan Kolar": who did it."""
+        close = [s for s in clause.slots if not s.fronted][:2]
+        if not clause.verb.passive or slot not in close:
+            return None
+        wh = self.who(phrase)[0]
+        if wh == "what" and _like_person(render(phrase.tokens[: phrase.core])):
+            wh = "who"  # an agent of unknown kind is more often a person
+        wh = "who" if wh == "which organisation" else wh
+        return self._make((wh,), phrase.tokens, slot, slot.marker)
 
     def _time(self, slot: Slot, phrase: Phrase) -> Ask | None:
         dated = phrase.head.tag == "DATE"
         if slot.marker in _TIME_WH:
-            return self._make(_TIME_WH[slot.marker], phrase.tokens, slot)
+            point = measure_kind(phrase) == "time"  # "by three weeks" is no date
+            return self._make(_TIME_WH[slot.marker], phrase.tokens, slot) if point else None
         if slot.marker not in _POINT:
             return None
         plain = dated and slot.marker in {"in", "on", "at", ""}
@@ -299,14 +298,9 @@ class Roles:
             return self._make((f"{slot.marker} what percentage",), phrase.tokens, slot)
         if head.startswith(("°", "degree")):
             return self._make((f"{slot.marker} what temperature",), phrase.tokens, slot)
-        if slot.marker in {"for", "by", "at"}:
-            wh = "at what level" if slot.marker == "at" else f"{slot.marker} how much"
-            return self._make((wh,), phrase.tokens, slot)
-        if slot.marker in {"to", "from"} and clause.verb.main.lemma != "amount":
-            return self._make((f"{slot.marker} what level", f"{slot.marker} how much"),
-                              phrase.tokens, slot)  # fmt: skip
-        first = next((s for s in clause.slots if not s.fronted), None)
-        return self._make(("what",), phrase.tokens, slot, slot.marker) if slot is first else None
+        if slot.marker in {"for", "by"}:
+            return self._make((f"{slot.marker} how much",), phrase.tokens, slot)
+        return None
 
     def _placed(self, marker: str, kind: EntityKind, phrase: Phrase) -> bool:
         if not lexicon().has("place_preps", marker.split(" ")[-1]):
@@ -332,11 +326,16 @@ class Roles:
         return inside and kind in {"thing", "work"} and holding
 
     def _place(self, clause: Clause, slot: Slot, phrase: Phrase) -> Ask | None:
-        if self._place_follows(clause, slot):
+        if self._place_follows(clause, slot) or slot.marker == "from" or phrase.plural_list:
             return None
+        located = clause.verb.main.lemma.lower() in _LOCATED or clause.verb.copular
+        held = self._held(clause, slot.marker, self.kind(phrase))
+        goods = clause.slot("object")
+        if goods is not None and clause.verb.main.lemma.lower() not in _PLACING:
+            return None
+        if not held and not (located and phrase.named):
+            return None  # "has the highest rent of any city in X": belongs to the object
         noun = self.noun(phrase) or _own_noun(phrase)
-        if slot.marker == "from":
-            return self._make(("where",), phrase.tokens, slot, "from")
         name = phrase.head.is_name and phrase.head.text[0].isupper()
         named = (name or bool(phrase.first.sub)) and slot.marker in {"in", "at", "to"}
         answer = phrase.tokens if named else slot.tokens
@@ -344,6 +343,14 @@ class Roles:
         if slot.marker not in {"in", "at", "on", "near"}:
             more = ()
         return self._make(("where", *more), answer, slot)
+
+
+def _numbered(phrase: Phrase) -> str:
+    """The noun of "port 8443", "version 3.4"; empty for other phrases."""
+    core = [t for t in phrase.tokens if t.tag not in {"AT0", "AV0"}]
+    if len(core) != 2 or core[1].tag != "CRD" or core[0].tag != "NN1" or core[0].is_name:
+        return ""
+    return core[0].lower
 
 
 def date_variants(text: str) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ class Sentence:
         text: as in the document, white space made single.
         start, end: character offsets into the document.
         tokens: without parenthesised ones and without the final full stop.
-        asides: (index of the token before, text inside the parentheses).
+        asides: (offset of the parenthesis into the sentence, text inside).
         end_mark: the final punctuation, empty when there is none.
     """
 

@@ -200,43 +200,20 @@ def slot_questions(clause: Clause, ask: Ask, context: str, turn: int) -> list[st
     plain = join((wh, pieces.auxiliary, pieces.subject, pieces.rest, behind))
     found = agent_questions(clause, ask, pieces, context)
     found.append(_with(plain, context))
-    found += _short(clause, ask, pieces, context)
     if context.startswith("according to") and len(plain.split()) >= _MIN_FREE_WORDS:
         found.append(sentence(plain))
     for other in ask.wh[1:]:
         found.append(
             _with(join((other, pieces.auxiliary, pieces.subject, pieces.rest, behind)), context)
         )
-    found += _voices(clause, ask, pieces, context)
     found += _synonym(clause, ask, pieces, context)
     if context.startswith(_BEHIND):
         found.append(sentence(join((plain, context))))
     found += _fronted(clause, ask, context)
     order = join((wh, pieces.subject, pieces.verb, behind))
     found.append(framed(order, context, turn))
-    if not ask.stranded and not any(slot.kind == "clause" for slot in clause.slots):
-        place = join((pieces.subject, pieces.verb, pieces.core))
-        if ask.gap is not None and ask.gap.kind in {"object", "predicate"} and not pieces.core:
-            insitu = join((pieces.subject, pieces.verb, wh, pieces.core, pieces.tail))
-        else:
-            insitu = join((place, pieces.tail, wh))
-        found.append(_with(insitu, context))
     found.append(framed(order, context, turn + 2))
     return found
-
-
-def _short(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]:
-    """The question without its adverbials, where subject and object say enough."""
-    said = pieces.core or clause.verb.passive or ask.stranded
-    named = clause.subject is not None and clause.subject.named
-    if not pieces.tail or not said or not named or context:
-        return []
-    if any(slot.marker in {"if", "unless"} for slot in clause.slots) or clause.slot("infinitive"):
-        return []
-    body = join(
-        (ask.wh[0], pieces.auxiliary, pieces.subject, pieces.rest, pieces.core, ask.stranded)
-    )
-    return [sentence(body)]
 
 
 def agent_questions(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]:
@@ -320,7 +297,12 @@ def _synonym(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]
     other = lexicon().verb_synonyms.get(lemma)
     asked_object = ask.gap is not None and ask.gap.kind == "object"
     transitive = clause.verb.passive or asked_object or clause.slot("object") is not None
-    if not other or not transitive or any(t.tag == "AVP" for t in clause.verb.tokens):
+    if (
+        not other
+        or " " in other
+        or not transitive
+        or any(t.tag == "AVP" for t in clause.verb.tokens)
+    ):
         return []
     if clause.slot("infinitive") or clause.slot("content"):
         return []
@@ -346,26 +328,6 @@ def replace_last(text: str, old: str, new: str) -> str:
     return text
 
 
-def _voices(clause: Clause, ask: Ask, pieces: Parts, context: str) -> list[str]:
-    """As in "What was opened by X in 2019?" beside "What did X open in 2019?"."""
-    gap = ask.gap
-    if gap is None or gap.kind != "object" or gap.phrase is None or clause.verb.copular:
-        return []
-    if clause.slot("infinitive") or clause.slot("predicate"):
-        return []
-    if ask.wh[0].startswith("how ") and not ask.wh[0].startswith("how many"):
-        return []
-    verbs = clause.verb.verbs
-    particle = any(t.tag == "AVP" for t in clause.verb.tokens)
-    if len(verbs) != 1 or pieces.core or particle or clause.verb.main.lemma in {"have", "become"}:
-        return []
-    form = verb_form(clause.verb.main.lemma.lower(), "VVN")
-    plural = ask.wh[0].startswith("how many")
-    be = ("were" if plural else "was") if clause.verb.past else ("are" if plural else "is")
-    text = join((ask.wh[0], be, form, f"by {pieces.subject}", pieces.tail))
-    return [_with(text, context)]
-
-
 def subject_questions(clause: Clause, wh: tuple[str, ...], context: str, turn: int) -> list[str]:
     """Wordings of the question whose answer is the subject: "Who founded X?"."""
     pieces = parts(clause, None, subject_gap=True)
@@ -382,17 +344,13 @@ def subject_questions(clause: Clause, wh: tuple[str, ...], context: str, turn: i
     found += _by_whom(clause, pieces, context, "by whom" if wh[0] == "who" else "by what")
     lemma = clause.verb.main.lemma.lower()
     other = lexicon().verb_synonyms.get(lemma)
-    if other and (clause.verb.passive or clause.slot("object")):
+    if other and " " not in other and (clause.verb.passive or clause.slot("object")):
         verb = replace_last(one, clause.verb.main.text, verb_form(other, clause.verb.main.tag))
         if verb != one:
             found.append(_with(join((wh[0], verb, behind)), context))
     if context.startswith(_BEHIND):
         found.append(sentence(join((bodies[0], context))))
     found.append(framed(bodies[0], context, turn))
-    be = "was" if clause.verb.past else "is"
-    lead = wh[0] if wh[0] in {"who", "what"} or wh[0].startswith("which ") else "what"
-    if not (clause.subject.plural or clause.verb.copular):
-        found.append(_with(join((lead, be, "it that", pieces.verb, behind)), context))
     found.append(framed(bodies[0], context, turn + 3))
     return found
 
