@@ -14,6 +14,7 @@ import torch
 from trained_bank import train_shards, write_bank
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from memo_dist.answers.rewording import rewordings
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import RunError, UsageError
 from memo_dist.fusion.bank_beliefs import requests_of
@@ -24,7 +25,6 @@ from memo_dist.memory.calibration import default_calibration, fit_calibration
 from memo_dist.memory.manifest import (
     load_manifest,
 )
-from memo_dist.memory.wordings import wordings
 from memo_dist.models.chat_format import ChatFormat
 
 FACTS = [
@@ -205,9 +205,9 @@ def test_of_equal_shards_the_lower_id_writes(likely_folder: Path) -> None:
 def test_a_reworded_question_is_read_in_all_its_wordings(likely_folder: Path) -> None:
     for shard in (0, 1):
         folder = likely_folder / f"shard-{shard}"
-        replace(default_calibration(), reworded=True).save(folder)
+        replace(default_calibration(), wordings=2).save(folder)
     question = "What does the Tarn plant make for the regulator of the northern region?"
-    texts = wordings(question)
+    texts = rewordings(question, 2)
     assert len(texts) == 2
     votes = Bank.load(likely_folder).votes([question])[0]
     for vote in votes:
