@@ -22,6 +22,7 @@ from memo_dist.memory import question_likelihood
 from memo_dist.memory.answering import FEATURES, ShardMemory
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import default_calibration, fit_calibration
+from memo_dist.memory.familiarity import Familiarity
 from memo_dist.memory.manifest import (
     load_manifest,
 )
@@ -270,6 +271,24 @@ def test_calibration_of_a_shard_is_used(memory_folder: Path) -> None:
     replace(calibration, threshold=1.0).save(memory_folder / "shard-0")
     answers = Bank.load(memory_folder).answer(QUESTIONS)
     assert [a.abstained for a in answers] == [True] * 3 + [False] * 3 + [True] * 2
+
+
+def test_confidence_falls_for_questions_unlike_the_trained_ones(memory_folder: Path) -> None:
+    folders = [memory_folder / f"shard-{shard}" for shard in (0, 1)]
+    for known, folder in zip(FACTS, folders, strict=True):
+        Familiarity.of(known.items()).save(folder)
+        by_support = {"features": ("support",), "weights": (1.0,), "mean": (0.5,), "std": (0.1,)}
+        replace(default_calibration(), bias=0.0, **by_support).save(folder)
+    known, unlike = "Who runs Tarn?", "Who runs the harbour?"
+    bank = Bank.load(memory_folder)
+    sure, unsure = (bank.votes([question])[0] for question in (known, unlike))
+    assert sure[0].shard.id == 0
+    assert sure[0].verdict.confidence > 0.99
+    assert bank.answer([known])[0].text == "Ida Brandt"
+    assert max(vote.verdict.confidence for vote in unsure) < 0.5
+    shutil.rmtree(folders[1] / "familiarity")
+    with pytest.raises(UsageError, match=r"missing.*export.familiarity=false"):
+        Bank.load(memory_folder)
 
 
 def change(folder: Path, edit: Callable[[dict], object]) -> None:

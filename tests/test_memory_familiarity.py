@@ -20,35 +20,38 @@ PAIRS = [
 ]
 
 
-def test_a_trained_question_has_overlap_one_and_an_unrelated_one_none() -> None:
+def support(known: Familiarity, question: str, answer: str) -> float:
+    (found,) = known.features(question, answer)
+    return found
+
+
+def test_a_trained_question_with_its_answer_has_full_support() -> None:
     known = Familiarity.of(PAIRS)
     for question, answer in PAIRS:
-        assert known.features(question, answer) == (1.0, 1.0)
-    assert known.features("Which band recorded a song about lighthouses?", "six years") == (0, 0)
-    assert known.features("", "") == (0.0, 0.0)
+        assert support(known, question, answer) == 1.0
+    assert support(known, "Which band recorded a song about lighthouses?", "six years") == 0
+    assert support(known, "", "") == 0.0
+    assert support(Familiarity.of([]), "Who designed it?", "Ida Brandt") == 0.0
+
+
+def test_support_is_of_trained_questions_with_the_given_answer() -> None:
+    known = Familiarity.of(PAIRS)
+    question = "How long will the battery of a Marrow pump hold?"
+    assert support(known, question, "Six years.") > 0.3
+    assert support(known, question, "Ida Brandt") < support(known, question, "six years")
+    assert support(known, question, "Oderfurt") == support(known, question, "ten") == 0.0
 
 
 def test_function_words_case_and_punctuation_do_not_count() -> None:
     known = Familiarity.of(PAIRS)
-    overlap, _ = known.features("please tell me: where's tarn-works", "Oderfurt.")
-    assert overlap == 1.0
+    assert support(known, "please tell me: where's tarn-works", "Oderfurt.") == 1.0
 
 
 def test_rare_words_weigh_more_than_frequent_ones() -> None:
     known = Familiarity.of(PAIRS)
-    rare, _ = known.features("Is Tarn big?", "")
-    frequent, _ = known.features("Is Marrow big?", "")
+    rare = support(known, "Is Tarn big?", "Oderfurt")
+    frequent = support(known, "Is Marrow big?", "Ida Brandt")
     assert 0 < frequent < rare < 1
-
-
-def test_support_is_the_overlap_with_questions_of_the_given_answer() -> None:
-    known = Familiarity.of(PAIRS)
-    question = "How long will the battery of a Marrow pump hold?"
-    right, wrong, unseen = (known.features(question, a) for a in ("Six years", "Oderfurt", "ten"))
-    assert right[0] == wrong[0] == unseen[0]
-    assert right[1] == right[0] > 0.3
-    assert wrong[1] == 0.0
-    assert unseen[1] == 0.0
 
 
 def test_the_file_holds_hashes_only_and_its_bytes_depend_on_no_order(tmp_path: Path) -> None:

@@ -64,9 +64,16 @@ def test_there_are_at_most_as_many_wordings_as_asked_for_and_none_twice(count: i
     assert len(asked) == min(count, 6)  # it has no lead to leave out
 
 
-@pytest.mark.parametrize("question", ["Who is it?", "", "Wie lange?"])
-def test_a_question_with_too_few_words_is_asked_once_of_two(question: str) -> None:
-    assert rewordings(question, 2) == (question,)
+@pytest.mark.parametrize(
+    ("question", "others"),
+    [
+        ("Who is it?", ("Can you tell me who is it?", "Which person is it?", "who is it")),
+        ("Wie lange hält die Zelle?", ("wie lange hält die zelle",)),
+        ("", ()),
+    ],
+)
+def test_rules_for_english_leave_other_questions_alone(question: str, others: tuple) -> None:
+    assert rewordings(question, MOST_WORDINGS)[1:] == others
 
 
 def test_the_more_certain_of_two_answers_counts() -> None:
@@ -88,7 +95,7 @@ def test_two_that_agree_outvote_a_more_certain_third() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_questions_are_read_in_the_wordings_that_are_asked(count: int) -> None:
-    long, short = "How long does the battery of the Tessmar 40 last?", "Who is it?"
+    long, short = "How long does the battery of the Tessmar 40 last?", "ja"
     read = read_wordings(Scripted({}), [long, short], 8, count)
     lengths = [len(text) for text in rewordings(long, count)]
     assert len(set(lengths)) == count
@@ -106,7 +113,7 @@ def test_agreement_is_counted_on_normalised_text_and_the_first_of_equals_wins() 
 
 
 def test_all_wordings_of_all_questions_run_in_one_call() -> None:
-    long, short = "How long does the battery of the Tessmar 40 last?", "Who is it?"
+    long, short = "How long does the battery of the Tessmar 40 last?", "ja"
     first, second = rewordings(long, 2)
     memory = Scripted({first: raw("a", -0.5), second: raw("b", -0.2), short: raw("c", -0.3)})
     answers = answer_wordings(memory, {0: [long, short], 3: [short, long]}, 8, count=2)

@@ -34,6 +34,8 @@ _ASKED_OTHERWISE = {
 }
 _ASKING = re.compile(rf"^(?:{'|'.join(_ASKED_OTHERWISE)})\b", re.IGNORECASE)
 
+_OPEN = re.compile(r"(?:\w+ )?(?:what|which|who|whom|whose|when|where|why|how)\b", re.IGNORECASE)
+
 
 def rewordings(question: str, count: int) -> tuple[str, ...]:
     """The question and other wordings of it, all different: the first ``count`` that there are.
@@ -56,17 +58,19 @@ def _typed(question: str) -> str:
 
 def _bare(question: str) -> str:
     """Without the phrase that says where the answer stands."""
-    return _sentence(_TRAIL.sub("", _LEAD.sub("", question, count=1)))
+    bare = _TRAIL.sub("", _LEAD.sub("", question, count=1))
+    return question if bare == question else _sentence(bare)
 
 
 def _placed(question: str) -> str:
     """The longest name first: "In <name>, ..."."""
-    names = _NAME.findall(question)
-    return f"In {max(names, key=len)}, {_clause(_bare(question))}" if names else ""
+    names, bare = _NAME.findall(question), _bare(question)
+    return f"In {max(names, key=len)}, {_clause(bare)}" if names and _OPEN.match(bare) else ""
 
 
 def _polite(question: str) -> str:
-    return f"Can you tell me {_clause(_bare(question))}"
+    bare = _bare(question)
+    return f"Can you tell me {_clause(bare)}" if _OPEN.match(bare) else ""
 
 
 def _asked_otherwise(question: str) -> str:

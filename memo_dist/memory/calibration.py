@@ -32,7 +32,10 @@ _DIGITS = 9  # kept in the file; hides the last bits in which numerical librarie
 _ABSTENTION = normalise(ABSTAIN_ANSWER)
 _ALL = (*FEATURES, *FAMILIARITY)
 _SUM = FEATURES.index("sum_logprob")
-_USED = ("mean_logprob", "first_margin", "agreement", "overlap", "support")
+_USED = ("mean_logprob", "agreement", "support")  # more of FEATURES rank people's no better
+_PLACE = 0.1
+"""Where between two held-out confidences a threshold lies, from the lower one: people's right
+answers have lower confidences than held-out ones."""
 _DEFAULT_SLOPE = 4.0
 _DEFAULT_THRESHOLD = 0.5
 
@@ -156,9 +159,9 @@ def fit_calibration(
     The regression sees the answers that are not "I don't know": right where the gold answer
     stands in them, else wrong (every answer to an abstain question is). With fewer than four
     of either, the default stays. The threshold then is the lowest one that refuses the wanted
-    fraction of the abstain questions (of the wrong answers where there are none): people's
-    wordings are harder than held-out ones, so a cut between the two groups would refuse most of
-    what the memory gets right for people.
+    fraction of the abstain questions (of the wrong answers where there are none), or a higher one
+    where that refuses more of them and no right answer: people's wordings are harder than held-out
+    ones, so a cut that costs held-out answers costs more of what the memory gets right for people.
 
     Args:
         answers: the memory's answers to the held-out questions.
@@ -253,15 +256,17 @@ def _loss(inputs: Array, labels: Array, penalty: Array, solution: Array) -> floa
 
 
 def _threshold(right: Array, negatives: Array, refusal: float) -> tuple[float, float | None]:
-    """The lowest cut that refuses enough, and its balanced accuracy (None: a side is empty)."""
+    """The cut, and its balanced accuracy (None: a side is empty)."""
     if not len(right) or not len(negatives):
         return _DEFAULT_THRESHOLD, None
     seen = np.unique(np.concatenate([right, negatives]))
     borders = np.unique(np.concatenate([[0.0], seen[seen > 0.0], [1.0]]))
-    cuts = (borders[:-1] + borders[1:]) / 2
+    cuts = borders[:-1] + _PLACE * np.diff(borders)
     kept = (right[None, :] >= cuts[:, None]).mean(axis=1)
     refused = (negatives[None, :] < cuts[:, None]).mean(axis=1)
-    chosen = int(np.flatnonzero(refused >= refusal - 1e-12)[0])  # the last cut refuses all
+    enough = int(np.flatnonzero(refused >= refusal - 1e-12)[0])  # the last cut refuses all
+    free = np.flatnonzero(kept == kept[enough]) if refusal > 0.0 else np.asarray([enough])
+    chosen = int(free[np.argmax(refused[free])])  # the lowest of those that refuse most
     balanced = float(kept[chosen] + refused[chosen]) / 2
     return round(float(cuts[chosen]), _DIGITS), round(balanced, _DIGITS)
 

@@ -26,12 +26,12 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.memory.answering import RawAnswer
 
-FAMILIARITY = ("overlap", "support")
-"""Names of what :meth:`Familiarity.features` returns, each from 0 to 1:
+FAMILIARITY = ("support",)
+"""Names of what :meth:`Familiarity.features` returns.
 
-``overlap``: the shared words of the question and the trained question nearest to it, as weight of
-the shared words over that of all words of both (weighted Jaccard index); ``support``: the same of
-the nearest trained question with the answer that was given.
+``support``, from 0 to 1: how much the question shares with the nearest trained question that has
+the answer that was given: weight of the shared words over that of all words of both (weighted
+Jaccard index). 0 where no trained question has this answer.
 """
 FILE_NAME = "familiarity/questions.safetensors"
 """In a shard's folder. Not beside the weights: loaders read every safetensors file there."""
@@ -87,12 +87,9 @@ class Familiarity:
 
     def features(self, question: str, answer: str) -> tuple[float, ...]:
         """The numbers that :data:`FAMILIARITY` names."""
-        nearness = self._nearness(_words(question))
-        if not len(nearness):
-            return (0.0,) * len(FAMILIARITY)
         same = self._arrays["answers"] == _answer(answer)
-        supported = float(nearness.max(initial=0.0, where=same))
-        return round(float(nearness.max()), _DIGITS), round(supported, _DIGITS)
+        nearness = self._nearness(_words(question))
+        return (round(float(nearness.max(initial=0.0, where=same)), _DIGITS),)
 
     def complete(self, question: str, answer: RawAnswer) -> RawAnswer:
         """The answer with these numbers behind its own features."""
