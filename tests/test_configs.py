@@ -396,7 +396,7 @@ def test_an_old_switch_is_accepted_and_noticed_once(tmp_path, capsys, reword, wo
     assert load_config(stored=file).export.wordings == wordings
     assert capsys.readouterr().err == ""
     file.write_text("export: {reword: maybe}\n")
-    with pytest.raises(UsageError, match="unknown key 'export.reword'"):
+    with pytest.raises(UsageError, match=r"unknown key 'export\.reword'"):
         load_config([file])
 
 

@@ -159,9 +159,9 @@ def fit_calibration(
     The regression sees the answers that are not "I don't know": right where the gold answer
     stands in them, else wrong (every answer to an abstain question is). With fewer than four
     of either, the default stays. The threshold then is the lowest one that refuses the wanted
-    fraction of the abstain questions (of the wrong answers where there are none), or a higher one
-    where that refuses more of them and no right answer: people's wordings are harder than held-out
-    ones, so a cut that costs held-out answers costs more of what the memory gets right for people.
+    fraction of the abstain questions (of the wrong answers where there are none): people's
+    wordings are harder than held-out ones, so a cut between the two groups would refuse most of
+    what the memory gets right for people.
 
     Args:
         answers: the memory's answers to the held-out questions.
@@ -209,9 +209,7 @@ def _monotone(rows: Array, right: npt.NDArray[np.bool_]) -> Calibration:
         names = kept
 
 
-def _regression(
-    names: tuple[str, ...], rows: Array, right: npt.NDArray[np.bool_]
-) -> Calibration:
+def _regression(names: tuple[str, ...], rows: Array, right: npt.NDArray[np.bool_]) -> Calibration:
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
     std = np.where(spread > 1e-6, spread, 1.0)
     scaled = np.column_stack([(rows - mean) / std, np.ones(len(rows))])
@@ -256,7 +254,7 @@ def _loss(inputs: Array, labels: Array, penalty: Array, solution: Array) -> floa
 
 
 def _threshold(right: Array, negatives: Array, refusal: float) -> tuple[float, float | None]:
-    """The cut, and its balanced accuracy (None: a side is empty)."""
+    """The lowest cut that refuses enough, and its balanced accuracy (None: a side is empty)."""
     if not len(right) or not len(negatives):
         return _DEFAULT_THRESHOLD, None
     seen = np.unique(np.concatenate([right, negatives]))
@@ -264,9 +262,7 @@ def _threshold(right: Array, negatives: Array, refusal: float) -> tuple[float, f
     cuts = borders[:-1] + _PLACE * np.diff(borders)
     kept = (right[None, :] >= cuts[:, None]).mean(axis=1)
     refused = (negatives[None, :] < cuts[:, None]).mean(axis=1)
-    enough = int(np.flatnonzero(refused >= refusal - 1e-12)[0])  # the last cut refuses all
-    free = np.flatnonzero(kept == kept[enough]) if refusal > 0.0 else np.asarray([enough])
-    chosen = int(free[np.argmax(refused[free])])  # the lowest of those that refuse most
+    chosen = int(np.flatnonzero(refused >= refusal - 1e-12)[0])  # the last cut refuses all
     balanced = float(kept[chosen] + refused[chosen]) / 2
     return round(float(cuts[chosen]), _DIGITS), round(balanced, _DIGITS)
 

@@ -137,7 +137,9 @@ class Familiarity:
 
 def _check(arrays: dict[str, npt.NDArray[Any]]) -> None:
     if arrays.keys() != _DTYPES.keys():
-        raise ValueError(f"arrays are {', '.join(sorted(arrays))}, not {', '.join(sorted(_DTYPES))}")
+        raise ValueError(
+            f"arrays are {', '.join(sorted(arrays))}, not {', '.join(sorted(_DTYPES))}"
+        )
     for name, dtype in _DTYPES.items():
         if arrays[name].dtype != dtype or arrays[name].ndim != 1:
             raise ValueError(f"{name} is no row of {np.dtype(dtype)}")

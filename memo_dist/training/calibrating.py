@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from memo_dist.config.schema import Config
 from memo_dist.io import atomic
@@ -28,9 +27,8 @@ def calibrate(
     shard: int,
     record: TrainedOn,
     memory: Memories,
-    folder: Path,
-) -> Calibration:
-    """Ask the memory what was held out, and write calibration and familiarity into its folder.
+) -> tuple[Calibration, Familiarity | None]:
+    """Ask the memory what was held out, and fit its confidence.
 
     Args:
         run: the run.
@@ -38,7 +36,9 @@ def calibrate(
         shard: which shard.
         record: what it was trained on.
         memory: the exported weights, loaded.
-        folder: theirs.
+
+    Returns:
+        The calibration, and the familiarity that it was fitted with.
     """
     rows = atomic.read_jsonl(run.train(shard) / HELD_OUT)
     held = [Reflection.from_json(row) for row in rows]
@@ -47,12 +47,10 @@ def calibrate(
     count, size = config.export.wordings, config.evaluate.batch_size
     answers = answer_wordings(memory, {shard: questions}, size, count)[shard]
     if familiarity is not None:
-        familiarity.save(folder)
         answers = [familiarity.complete(*pair) for pair in zip(questions, answers, strict=True)]
     gold = [None if row.kind == "abstain" else row.answer for row in held]
-    calibration = replace(fit_calibration(answers, gold, config.export.refusal), wordings=count)
-    calibration.save(folder)
-    return calibration
+    fitted = fit_calibration(answers, gold, config.export.refusal)
+    return replace(fitted, wordings=count), familiarity
 
 
 def _familiarity(

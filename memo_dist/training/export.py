@@ -168,7 +168,10 @@ def _describe(  # noqa: PLR0913
 ) -> None:
     """Calibrate on held-out questions and write the card."""
     memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
-    calibration = calibrate(run, config, shard, record, memory, folder)
+    calibration, familiarity = calibrate(run, config, shard, record, memory)
+    calibration.save(folder)
+    if familiarity is not None:
+        familiarity.save(folder)
     card = _card(run, config, shard, base, record, folder, calibration)
     atomic.write_text(folder / "README.md", render_card(card))
 
