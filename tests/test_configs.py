@@ -228,7 +228,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "cluster.address",
         "launch.questions",
         "track.project",
-        "export.reword",
+        "export.familiarity",
         "fusion.backbone",
         "fusion.instruction",
         "fusion.entropy_bias",
