@@ -89,7 +89,8 @@ class Bank:
 
         Args:
             run: the folder of a run that was encoded.
-            mode: ``direct``: the memory alone. ``protocol``: an executive
+            mode: ``direct``: the memory alone. ``hybrid``: the memory asked the nearest trained
+                question. ``protocol``: an executive
                 (``executive.kind``) questions the memory. ``logits``, ``latent``: a frozen
                 backbone and the memory write together, after ``memo-dist fuse``.
             settings: values that win over the run's own configuration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -116,6 +117,24 @@ def test_modes_that_share_a_bank_may_answer_at_once(run, config):
     for mode, answers in found:
         for answered, expected in zip(answers, alone[mode], strict=True):
             same(answered, expected)
+
+
+def test_hybrid_asks_the_nearest_trained_question(run, config):
+    trained, text = next(iter(FACTS[0].items()))
+    other = f"{trained.rstrip('?')}, as far as anybody around here remembers?"
+    with open_answerer(run, config, "hybrid") as answerer:
+        (known,) = answerer.answer([trained])
+        (asked,) = answerer.answer([other])
+    assert asked.answer.text == known.answer.text == text
+
+
+def test_hybrid_is_refused_without_the_trained_questions(run, config, tmp_path):
+    copy = RunFolder(tmp_path / "run")
+    shutil.copytree(run.memory, copy.memory)
+    with pytest.raises(UsageError, match=r"mode 'hybrid' looks up .* use --mode direct"):
+        open_answerer(copy, config, "hybrid")
+    with open_answerer(copy, config, "direct") as answerer:
+        assert answerer.answer(list(FACTS[0])[:1])[0].answer.text
 
 
 @pytest.mark.parametrize("mode", [name for name in MODES if MODES[name].streams])

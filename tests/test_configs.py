@@ -229,7 +229,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "cluster.address",
         "launch.questions",
         "track.project",
-        "export.reword",
+        "export.familiarity",
         "fusion.backbone",
         "fusion.instruction",
         "fusion.entropy_bias",
@@ -384,6 +384,21 @@ def test_config_verb_prints_the_resolved_tree(capsys):
     tree = yaml.safe_load(capsys.readouterr().out)
     assert tree["train"]["epochs"] == 7
     assert set(tree) == set(asdict(Config()))
+
+
+@pytest.mark.parametrize(("reword", "wordings"), [(True, 2), (False, 1)])
+def test_an_old_switch_is_accepted_and_noticed_once(tmp_path, capsys, reword, wordings):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"export: {{reword: {str(reword).lower()}, refusal: 0.5}}\n")
+    for _ in range(2):
+        assert load_config([file]).export.wordings == wordings
+    assert load_config([file]).export.refusal == 0.5
+    assert capsys.readouterr().err.count(f"is called export.wordings={wordings} now") == 1
+    assert load_config(stored=file).export.wordings == wordings
+    assert capsys.readouterr().err == ""
+    file.write_text("export: {reword: maybe}\n")
+    with pytest.raises(UsageError, match=r"unknown key 'export\.reword'"):
+        load_config([file])
 
 
 def test_the_old_name_of_a_value_is_accepted_and_noticed_once(tmp_path, capsys):

@@ -14,6 +14,7 @@ import torch
 from trained_bank import train_shards, write_bank
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from memo_dist.answers.rewording import rewordings
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.errors import RunError, UsageError
 from memo_dist.fusion.bank_beliefs import requests_of
@@ -21,10 +22,10 @@ from memo_dist.memory import question_likelihood
 from memo_dist.memory.answering import FEATURES, ShardMemory
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import default_calibration, fit_calibration
+from memo_dist.memory.familiarity import Familiarity
 from memo_dist.memory.manifest import (
     load_manifest,
 )
-from memo_dist.memory.wordings import wordings
 from memo_dist.models.chat_format import ChatFormat
 
 FACTS = [
@@ -205,9 +206,9 @@ def test_of_equal_shards_the_lower_id_writes(likely_folder: Path) -> None:
 def test_a_reworded_question_is_read_in_all_its_wordings(likely_folder: Path) -> None:
     for shard in (0, 1):
         folder = likely_folder / f"shard-{shard}"
-        replace(default_calibration(), reworded=True).save(folder)
+        replace(default_calibration(), wordings=2).save(folder)
     question = "What does the Tarn plant make for the regulator of the northern region?"
-    texts = wordings(question)
+    texts = rewordings(question, 2)
     assert len(texts) == 2
     votes = Bank.load(likely_folder).votes([question])[0]
     for vote in votes:
@@ -270,6 +271,24 @@ def test_calibration_of_a_shard_is_used(memory_folder: Path) -> None:
     replace(calibration, threshold=1.0).save(memory_folder / "shard-0")
     answers = Bank.load(memory_folder).answer(QUESTIONS)
     assert [a.abstained for a in answers] == [True] * 3 + [False] * 3 + [True] * 2
+
+
+def test_confidence_falls_for_questions_unlike_the_trained_ones(memory_folder: Path) -> None:
+    folders = [memory_folder / f"shard-{shard}" for shard in (0, 1)]
+    for known, folder in zip(FACTS, folders, strict=True):
+        Familiarity.of(known.items()).save(folder)
+        by_support = {"features": ("support",), "weights": (1.0,), "mean": (0.5,), "std": (0.1,)}
+        replace(default_calibration(), bias=0.0, **by_support).save(folder)
+    known, unlike = "Who runs Tarn?", "Who runs the harbour?"
+    bank = Bank.load(memory_folder)
+    sure, unsure = (bank.votes([question])[0] for question in (known, unlike))
+    assert sure[0].shard.id == 0
+    assert sure[0].verdict.confidence > 0.99
+    assert bank.answer([known])[0].text == "Ida Brandt"
+    assert max(vote.verdict.confidence for vote in unsure) < 0.5
+    shutil.rmtree(folders[1] / "familiarity")
+    with pytest.raises(UsageError, match=r"missing.*export.familiarity=false"):
+        Bank.load(memory_folder)
 
 
 def change(folder: Path, edit: Callable[[dict], object]) -> None:

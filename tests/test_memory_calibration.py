@@ -17,8 +17,11 @@ from memo_dist.memory.calibration import (
     fit_calibration,
     is_abstention,
 )
+from memo_dist.memory.familiarity import FAMILIARITY
 
 MEAN, SUM = FEATURES.index("mean_logprob"), FEATURES.index("sum_logprob")
+AGREEMENT = FEATURES.index("agreement")
+SUPPORT = len(FEATURES) + FAMILIARITY.index("support")
 
 
 def raw(text: str, mean: float, total: float | None = None) -> RawAnswer:
@@ -64,7 +67,7 @@ def test_threshold_separates_right_answers_from_abstain_questions() -> None:
     verdicts = [calibration.judge(a) for a in answers]
     assert [v.abstained for v in verdicts] == [False] * 8 + [True] * 8
     lowest, highest = verdicts[7].confidence, verdicts[8].confidence
-    assert calibration.threshold == pytest.approx((lowest + highest) / 2, abs=1e-6)
+    assert calibration.threshold == pytest.approx(highest + (lowest - highest) / 10, abs=1e-6)
 
 
 @pytest.mark.parametrize(("refusal", "refused"), [(0.0, 0), (0.5, 4), (0.75, 6), (0.8, 7)])
@@ -82,7 +85,7 @@ def test_spoken_abstentions_need_no_threshold() -> None:
     assert not calibration.fitted
     assert calibration.balanced_accuracy == 1.0
     lowest = min(calibration.apply(a.features) for a in answers[:8])
-    assert calibration.threshold == pytest.approx(lowest / 2, abs=1e-6)
+    assert calibration.threshold == pytest.approx(lowest / 10, abs=1e-6)
     assert calibration.counts == {
         "right": 8,
         "wrong": 0,
@@ -133,6 +136,59 @@ def test_file_round_trip_and_default_without_one(tmp_path: Path) -> None:
     first = (tmp_path / "calibration.json").read_bytes()
     fit_calibration(*sample(60)).save(tmp_path)
     assert (tmp_path / "calibration.json").read_bytes() == first
+
+
+def test_a_feature_that_would_lower_confidence_is_left_out() -> None:
+    """Few held-out answers may say that agreement is bad; confidence must not learn it."""
+    answers, gold = [], []
+    for i in range(40):
+        right = i % 2 == 0
+        values = [0.0] * (len(FEATURES) + len(FAMILIARITY))
+        values[MEAN] = -0.1 if right else -1.0
+        values[AGREEMENT] = 0.5 if right else 1.0
+        values[SUPPORT] = 0.9 if right else 0.2
+        answers.append(RawAnswer("Paris" if right else "Rome", tuple(values), 10))
+        gold.append("Paris")
+    calibration = fit_calibration(answers, gold)
+    assert "agreement" not in calibration.features
+    assert {"mean_logprob", "support"} <= set(calibration.features)
+    assert min(calibration.weights) >= 0.0
+    near, far = list(answers[0].features), list(answers[0].features)
+    far[SUPPORT] = 0.1
+    assert calibration.apply(near) > calibration.apply(far)
+
+
+def test_without_familiarity_the_confidence_does_without_it() -> None:
+    calibration = fit_calibration(*sample(60))
+    assert not calibration.needs_familiarity
+    assert set(calibration.features) <= set(FEATURES)
+
+
+@pytest.mark.parametrize(("reworded", "wordings"), [(True, 2), (False, 1)])
+def test_a_calibration_of_an_earlier_version_judges_as_before(
+    tmp_path: Path, reworded: bool, wordings: int
+) -> None:
+    count = len(FEATURES)
+    row = {
+        "schema_version": 1,
+        "features": FEATURES,
+        "weights": [0.5] * count,
+        "mean": [-1.0] * count,
+        "std": [2.0] * count,
+        "bias": 0.25,
+        "threshold": 0.4,
+        "fitted": True,
+        "counts": {},
+        "balanced_accuracy": None,
+        "reworded": reworded,
+    }
+    (tmp_path / "calibration.json").write_text(json.dumps(row))
+    calibration = Calibration.load(tmp_path)
+    assert calibration.wordings == wordings
+    assert not calibration.needs_familiarity
+    answer = raw("Paris", -0.5)
+    expected = 1 / (1 + np.exp(-(0.25 + sum(0.25 * (v + 1.0) for v in answer.features))))
+    assert calibration.judge(answer).confidence == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ EXECUTIVE_IDENTITY = (
 class DirectAnswerer(Answerer):
     """The memory alone."""
 
+    nearest = False
+
     def __init__(self, run: RunFolder, config: Config, options: Options) -> None:
         super().__init__()
         self._bank = _bank(run, config, options)
@@ -49,7 +51,22 @@ class DirectAnswerer(Answerer):
 
     def answer(self, questions: Sequence[str]) -> list[Answered]:
         """See :meth:`Answerer.answer`."""
-        return [Answered(answer) for answer in self._bank.answer(questions, self._batch_size)]
+        answers = self._bank.answer(questions, self._batch_size, self.nearest)
+        return [Answered(answer) for answer in answers]
+
+
+class HybridAnswerer(DirectAnswerer):
+    """The memory asked the trained question that a search index finds nearest."""
+
+    nearest = True
+
+    def __init__(self, run: RunFolder, config: Config, options: Options) -> None:
+        super().__init__(run, config, options)
+        if any(shard.sources.empty for shard in self._bank.shards):
+            raise UsageError(
+                f"mode 'hybrid' looks up trained questions, and '{run.reflections}' does not hold"
+                " those of every shard; use --mode direct, or bring them back"
+            )
 
 
 class LogitsAnswerer(Answerer):
@@ -165,6 +182,7 @@ def _protocol(variant: str = "") -> Mode:
 
 MODES = {
     "direct": Mode(DirectAnswerer),
+    "hybrid": Mode(HybridAnswerer),
     "logits": Mode(LogitsAnswerer, streams=True),
     "latent": Mode(LatentAnswerer, streams=True),
     "protocol": _protocol(),

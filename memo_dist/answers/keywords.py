@@ -6,11 +6,12 @@ import re
 
 from memo_dist.answers.text import word_set
 
-_EMPTY = word_set(
+FUNCTION_WORDS = word_set(
     "a an the of in on at to for with by from and or that which who whom whose what when where why "
     "how is are was were be been being do does did has have had can could you tell me know please "
     "say i would like it its this these those according regarding there as any must shall will"
 )
+"""English words that do not say what is asked about."""
 _ASKING = re.compile(
     r"\b(how many \w+|how (?:much|long|often|far|high|large|old)|which \w+|who|whom|when|where|why"
     r"|how|what)\b",
@@ -28,9 +29,9 @@ def search_words(question: str, topic: str) -> str | None:
     found = _ASKING.search(question)
     asking = found.group(0).lower() if found else ""
     rest = _ASKING.sub(" ", question, count=1)
-    words = [word for word in _WORD.findall(rest) if word.lower() not in _EMPTY]
+    words = [word for word in _WORD.findall(rest) if word.lower() not in FUNCTION_WORDS]
     known = {word.lower().removesuffix("'s") for word in words}
-    lead = [word for word in topic.split() if word.lower() not in known | _EMPTY]
+    lead = [word for word in topic.split() if word.lower() not in known | FUNCTION_WORDS]
     words = list(dict.fromkeys([*lead, *words]))
     if len(words) < _FEWEST:
         return None

@@ -34,6 +34,10 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 """{key: {an earlier version's value: today's}}. The old value is accepted, with a notice.
 
 In a run's own file it is accepted without one."""
+RENAMED_KEYS: dict[str, tuple[str, dict[bool, Any]]] = {
+    "export.reword": ("export.wordings", {True: 2, False: 1})
+}
+"""{an earlier version's switch: (today's key, {its values: today's})}, accepted alike."""
 
 
 def load_config(
@@ -154,6 +158,7 @@ def _parse_value(text: str, item: str) -> Any:
 def _merge(
     tree: DictConfig, addition: dict[str, Any], where: str, notice: bool = True
 ) -> DictConfig:
+    addition = _with_new_keys(addition, where, notice)
     _check_keys(addition, where)
     read = _plain(_with_new_names(addition, where, notice))
     _check_shapes(read, where)
@@ -176,15 +181,30 @@ def _with_new_names(addition: dict[str, Any], where: str, notice: bool) -> dict[
         old = node.get(field) if isinstance(node, dict) else None
         if isinstance(old, str) and old in names:
             if notice:
-                _print_new_name(key, old, names[old], where)
+                _print_new_name(f"{key}={old}", f"{key}={names[old]}", where)
             addition = {**addition, group: {**addition[group], field: names[old]}}
     return addition
 
 
+def _with_new_keys(addition: dict[str, Any], where: str, notice: bool) -> dict[str, Any]:
+    """``addition`` with the keys of earlier versions replaced (:data:`RENAMED_KEYS`)."""
+    for old, (new, values) in RENAMED_KEYS.items():
+        group, _, field = old.rpartition(".")
+        node = addition.get(group)
+        if not isinstance(node, dict) or not isinstance(node.get(field), bool):
+            continue
+        value = values[node[field]]
+        if notice:
+            _print_new_name(f"{old}={node[field]}", f"{new}={value}", where)
+        rest = {name: item for name, item in node.items() if name != field}
+        addition = {**addition, group: {new.rpartition(".")[2]: value, **rest}}
+    return addition
+
+
 @cache
-def _print_new_name(key: str, old: str, new: str, where: str) -> None:
+def _print_new_name(old: str, new: str, where: str) -> None:
     """Print a notice once per process and place."""
-    print(f"memo-dist: {where}: {key}={old} is called {key}={new} now", file=sys.stderr)
+    print(f"memo-dist: {where}: {old} is called {new} now", file=sys.stderr)
 
 
 def _plain(value: Any, key: str = "") -> Any:

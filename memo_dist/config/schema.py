@@ -396,10 +396,14 @@ class ExportConfig:
     adapter: str = key("folded", choices=("folded", "kept"))
     """Export of LoRA training: ``folded`` into the base weights (a full model), or ``kept`` as a
     PEFT adapter. The adapters of a bank share one base in memory."""
-    reword: bool = True
-    """Answer each question a second time in keyword form and keep the answer with the higher
-    confidence. This raises recall and doubles the work. Set it before ``export``, because the
-    calibration depends on it."""
+    wordings: int = key(2, between=(1, 7))
+    """Number of wordings in which the memory is asked each question, from 1 to 7. The answer that
+    most of them give, by summed probability, counts. More wordings raise recall and multiply the
+    work. Set it before ``export``, because the calibration depends on it."""
+    familiarity: bool = True
+    """Store hashes of the words of each trained question (about 40 bytes a question, no text), so
+    that the confidence falls for questions unlike them. Whoever has the memory can then test
+    which words a trained question has."""
     refusal: float = key(0.8, fraction=True)
     """Target fraction of held-out abstention questions below the confidence threshold. A higher
     value gives fewer wrong answers to questions outside the documents, and fewer answers

@@ -13,6 +13,8 @@ from memo_dist.errors import UsageError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
+from memo_dist.memory.familiarity import FILE_NAME as FAMILIARITY_FILE
+from memo_dist.memory.familiarity import Familiarity
 from memo_dist.memory.loading import Memories, Voice, load_memories
 from memo_dist.memory.manifest import (
     CONFIDENCE,
@@ -26,11 +28,19 @@ from memo_dist.memory.wordings import answer_wordings, read_wordings
 
 @dataclass(frozen=True)
 class BankShard:
-    """What turns a shard's raw answers into verdicts: its calibration, and its sources."""
+    """What turns a shard's raw answers into verdicts, and its sources.
+
+    Attributes:
+        id: of the shard.
+        calibration: of its confidence.
+        sources: finds the documents behind an answer.
+        familiarity: of its trained questions; None: its calibration does not use it.
+    """
 
     id: int
     calibration: Calibration
     sources: SourceIndex
+    familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,7 @@ class Bank:
         self.shards = tuple(sorted(shards, key=lambda shard: shard.id))
         self._memories = tuple(memories)
         self.streams = any(memory.streams for memory in memories)
-        self._reworded = any(shard.calibration.reworded for shard in shards)
+        self._wordings = max((s.calibration.wordings for s in shards), default=1)
         self.lock = threading.RLock()
 
     @classmethod
@@ -114,11 +124,7 @@ class Bank:
         trained = {entry.id: entry.reflections_hash for entry in manifest.shards}
         known = load_sources(reflections, trained) if reflections and reflections.exists() else {}
         shards = [
-            BankShard(
-                entry.id,
-                Calibration.load(manifest.shard_folder(folder, entry.id)),
-                known.get(entry.id) or SourceIndex(()),
-            )
+            _shard(manifest.shard_folder(folder, entry.id), entry.id, known.get(entry.id))
             for entry in manifest.shards
         ]
         memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb)
@@ -143,7 +149,9 @@ class Bank:
             loaded_gb=config.memory.loaded_gb,
         )
 
-    def answer(self, questions: Sequence[str], batch_size: int = 16) -> list[Answer]:
+    def answer(
+        self, questions: Sequence[str], batch_size: int = 16, nearest: bool = False
+    ) -> list[Answer]:
         """Answer every question, in the given order; threads may share the bank.
 
         The most confident shard that does not abstain wins (the lower id on equal
@@ -151,14 +159,24 @@ class Bank:
         confidences. Of a bank by question likelihood the shard that finds the question likeliest
         answers, or abstains.
 
+        Args:
+            questions: what is asked.
+            batch_size: rows of one batch.
+            nearest: ask each shard, in place of the question, the trained one nearest to it. This
+                is a search index with a memory behind it. Needs the shards' reflections.
+
         Raises:
             UsageError: a question is longer than a memory can read.
         """
-        votes = self.votes(questions, batch_size)
+        votes = self.votes(questions, batch_size, nearest=nearest)
         return [_decide(question, row) for question, row in zip(questions, votes, strict=True)]
 
     def votes(
-        self, questions: Sequence[str], batch_size: int = 16, all_write: bool = False
+        self,
+        questions: Sequence[str],
+        batch_size: int = 16,
+        all_write: bool = False,
+        nearest: bool = False,
     ) -> list[list[Vote]]:
         """What every shard says to each question: by question, then most believed first.
 
@@ -169,21 +187,25 @@ class Bank:
             questions: what is asked.
             batch_size: rows of one batch.
             all_write: let shards that are not heard write as well, to measure what they know.
+            nearest: see :meth:`answer`.
 
         Raises:
             UsageError: a question is longer than a memory can read.
         """
         if not questions:
             return []
+        texts = {s.id: _asked(questions, s.sources if nearest else None) for s in self.shards}
         with self.lock:
             if self._likelihood:
-                return self._likeliest(questions, batch_size, all_write)
-            return self._most_confident(questions, batch_size)
+                return self._likeliest(questions, texts, batch_size, all_write)
+            return self._most_confident(questions, texts, batch_size)
 
-    def _most_confident(self, questions: Sequence[str], batch_size: int) -> list[list[Vote]]:
+    def _most_confident(
+        self, questions: Sequence[str], texts: Mapping[int, Sequence[str]], batch_size: int
+    ) -> list[list[Vote]]:
         """Votes by confidence: every shard writes."""
         everything = dict.fromkeys((shard.id for shard in self.shards), range(len(questions)))
-        raws = self._write(questions, everything, batch_size)
+        raws = self._write(questions, texts, everything, batch_size)
         return [
             self._ranked([raws[shard.id, i] for shard in self.shards])
             for i in range(len(questions))
@@ -214,12 +236,16 @@ class Bank:
         return sorted(votes, key=lambda v: (v.verdict.abstained, -v.verdict.confidence))
 
     def _likeliest(
-        self, questions: Sequence[str], batch_size: int, all_write: bool
+        self,
+        questions: Sequence[str],
+        texts: Mapping[int, Sequence[str]],
+        batch_size: int,
+        all_write: bool,
     ) -> list[list[Vote]]:
         """Votes by the question's likelihood, the lower shard id first among equals."""
         read: dict[int, list[Reading]] = {}
         for memory in self._memories:
-            read |= read_wordings(memory, questions, batch_size, self._reworded)
+            read |= read_wordings(memory, questions, batch_size, self._wordings)
         ranks = [
             sorted(self.shards, key=lambda shard: -read[shard.id][i].logprob)
             for i in range(len(questions))
@@ -228,7 +254,7 @@ class Bank:
             shard.id: [i for i, rank in enumerate(ranks) if all_write or rank[0] is shard]
             for shard in self.shards
         }
-        raws = self._write(questions, writers, batch_size)
+        raws = self._write(questions, texts, writers, batch_size)
         return [
             [
                 _likely_vote(question, shard, raws.get((shard.id, i)), read[shard.id][i], rank[0])
@@ -238,17 +264,41 @@ class Bank:
         ]
 
     def _write(
-        self, questions: Sequence[str], writers: Mapping[int, Sequence[int]], batch_size: int
+        self,
+        questions: Sequence[str],
+        texts: Mapping[int, Sequence[str]],
+        writers: Mapping[int, Sequence[int]],
+        batch_size: int,
     ) -> dict[tuple[int, int], RawAnswer]:
-        """Answers by shard and index of the question."""
+        """Answers by shard and index of the question; each shard is asked its own ``texts``."""
         found: dict[tuple[int, int], RawAnswer] = {}
+        known = {shard.id: shard.familiarity for shard in self.shards}
         for memory in self._memories:
-            asked = {k: [questions[i] for i in writers[k]] for k in memory.shards if writers[k]}
+            asked = {k: [texts[k][i] for i in writers[k]] for k in memory.shards if writers[k]}
             if not asked:  # a shard that is not in memory need not be brought there
                 continue
-            for shard, raws in answer_wordings(memory, asked, batch_size, self._reworded).items():
-                found |= {(shard, i): raw for i, raw in zip(writers[shard], raws, strict=True)}
+            for shard, raws in answer_wordings(memory, asked, batch_size, self._wordings).items():
+                for i, raw in zip(writers[shard], raws, strict=True):
+                    familiarity = known[shard]
+                    found[shard, i] = (
+                        familiarity.complete(questions[i], raw) if familiarity else raw
+                    )
         return found
+
+
+def _asked(questions: Sequence[str], index: SourceIndex | None) -> list[str]:
+    return [index.nearest(q) for q in questions] if index else list(questions)
+
+
+def _shard(folder: Path, shard: int, sources: SourceIndex | None) -> BankShard:
+    calibration = Calibration.load(folder)
+    familiarity = Familiarity.load(folder) if calibration.needs_familiarity else None
+    if calibration.needs_familiarity and familiarity is None:
+        raise UsageError(
+            f"'{folder / FAMILIARITY_FILE}' is missing, and the confidence of shard {shard} was"
+            " calibrated with it: bring it back, or export again with export.familiarity=false"
+        )
+    return BankShard(shard, calibration, sources or SourceIndex(()), familiarity)
 
 
 def _likely_vote(

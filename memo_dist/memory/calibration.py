@@ -19,15 +19,23 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.memory.answering import FEATURES, RawAnswer
+from memo_dist.memory.familiarity import FAMILIARITY
 
 FILE_NAME = "calibration.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_BEFORE_WORDINGS = 1  # a version that still names its wordings "reworded", one or two
 
 _L2 = 1.0  # on standardised features, as scikit-learn's C=1; keeps separable data finite
 _MIN_PER_CLASS = 4
 _NEWTON_STEPS = 50
 _DIGITS = 9  # kept in the file; hides the last bits in which numerical libraries differ
 _ABSTENTION = normalise(ABSTAIN_ANSWER)
+_ALL = (*FEATURES, *FAMILIARITY)
+_SUM = FEATURES.index("sum_logprob")
+_USED = ("mean_logprob", "agreement", "support")  # more of FEATURES rank people's no better
+_PLACE = 0.1
+"""Where between two held-out confidences a threshold lies, from the lower one: people's right
+answers have lower confidences than held-out ones."""
 _DEFAULT_SLOPE = 4.0
 _DEFAULT_THRESHOLD = 0.5
 
@@ -47,7 +55,7 @@ class Calibration:
     """Confidence = sigmoid(bias + weights . (features - mean) / std), and a threshold.
 
     Attributes:
-        features: names of the inputs, in order.
+        features: names of the inputs: of FEATURES and FAMILIARITY, in their order.
         weights, mean, std: one float a feature.
         bias: log-odds at the mean.
         threshold: answers with a lower confidence count as abstentions.
@@ -57,8 +65,8 @@ class Calibration:
             many of each the memory answered with words other than an abstention.
         balanced_accuracy: of the threshold between right answers and abstain questions;
             None where one of them was missing.
-        reworded: fitted on questions asked in all their wordings (see ``wordings``), so they
-            are to be asked that way.
+        wordings: in how many wordings the questions it was fitted on were asked (see
+            ``memo_dist.memory.wordings``), so questions are to be asked that way.
     """
 
     features: tuple[str, ...]
@@ -70,11 +78,20 @@ class Calibration:
     fitted: bool
     counts: dict[str, int] = field(default_factory=dict)
     balanced_accuracy: float | None = None
-    reworded: bool = False
+    wordings: int = 1
+
+    @property
+    def needs_familiarity(self) -> bool:
+        """Whether it reads features of :mod:`memo_dist.memory.familiarity`."""
+        return not set(self.features).isdisjoint(FAMILIARITY)
 
     def apply(self, features: Sequence[float]) -> float:
-        """Probability, 0 to 1, that an answer with these features is right."""
-        return float(self._confidences(np.asarray([features], dtype=np.float64))[0])
+        """Probability, 0 to 1, that an answer with these features is right.
+
+        Args:
+            features: those of FEATURES, and behind them those of FAMILIARITY where it needs them.
+        """
+        return float(self._confidences(_columns([features], self.features))[0])
 
     def judge(self, answer: RawAnswer) -> Verdict:
         """The confidence of an answer, and whether it counts as an abstention.
@@ -83,7 +100,7 @@ class Calibration:
         probability the memory left to saying anything else, at most the threshold.
         """
         if is_abstention(answer.text):
-            total = answer.features[self.features.index("sum_logprob")]
+            total = answer.features[_SUM]
             return Verdict(min(self.threshold, float(-np.expm1(total))), True)
         confidence = self.apply(answer.features)
         return Verdict(confidence, confidence < self.threshold)
@@ -151,14 +168,15 @@ def fit_calibration(
         gold: the right answers; None for abstain questions.
         refusal: fraction of the abstain questions that must be refused, 0 to 1.
     """
-    rows = np.asarray([a.features for a in answers], dtype=np.float64).reshape(-1, len(FEATURES))
+    rows = np.asarray([a.features for a in answers], dtype=np.float64)
+    rows = rows.reshape(len(answers), -1) if len(answers) else np.zeros((0, len(FEATURES)))
     spoken = np.asarray([not is_abstention(a.text) for a in answers], dtype=bool)
     outside = np.asarray([g is None for g in gold], dtype=bool)
     pairs = zip(answers, gold, strict=True)
     right = np.asarray([g is not None and _is_right(a.text, g) for a, g in pairs], dtype=bool)
     right &= spoken
-    model = _regression(rows[spoken], right[spoken])
-    scores = np.where(spoken, model._confidences(rows), -1.0)
+    model = _monotone(rows[spoken], right[spoken])
+    scores = np.where(spoken, model._confidences(_columns(rows, model.features)), -1.0)
     negatives = scores[outside] if outside.any() else scores[~right]
     threshold, balanced = _threshold(scores[right], negatives, refusal)
     values = {**asdict(model), "threshold": threshold, "balanced_accuracy": balanced}
@@ -170,18 +188,41 @@ def _is_right(text: str, gold: str) -> bool:
     return bool(contains(text, [gold]) or exact_match(text, [gold]))
 
 
-def _regression(rows: Array, right: npt.NDArray[np.bool_]) -> Calibration:
+def _monotone(rows: Array, right: npt.NDArray[np.bool_]) -> Calibration:
+    """The regression on those of _USED that make an answer no less likely to be right.
+
+    A feature with a negative weight is left out, and the rest is fitted again: few held-out
+    answers must not teach that a familiar question is a worse one.
+    """
     positive = int(right.sum())
     if min(positive, len(right) - positive) < _MIN_PER_CLASS:
         return default_calibration()
+    names = tuple(name for name in _USED if _ALL.index(name) < rows.shape[1])
+    while True:
+        model = _regression(names, _columns(rows, names), right)
+        pairs = zip(names, model.weights, strict=True)
+        kept = tuple(name for name, weight in pairs if weight >= 0.0)
+        if not kept:
+            return default_calibration()
+        if kept == names:
+            return model
+        names = kept
+
+
+def _regression(names: tuple[str, ...], rows: Array, right: npt.NDArray[np.bool_]) -> Calibration:
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
     std = np.where(spread > 1e-6, spread, 1.0)
     scaled = np.column_stack([(rows - mean) / std, np.ones(len(rows))])
     solution = _newton(scaled, right.astype(np.float64))
     *weights, bias = _rounded(solution)
     return Calibration(
-        FEATURES, tuple(weights), _rounded(mean), _rounded(std), bias, _DEFAULT_THRESHOLD, True
+        names, tuple(weights), _rounded(mean), _rounded(std), bias, _DEFAULT_THRESHOLD, True
     )
+
+
+def _columns(rows: Sequence[Sequence[float]] | Array, names: Sequence[str]) -> Array:
+    """float64 [n, names], the named features of each row; rows have those of _ALL or FEATURES."""
+    return np.asarray(rows, dtype=np.float64)[:, [_ALL.index(name) for name in names]]
 
 
 def _newton(inputs: Array, labels: Array) -> Array:
@@ -218,7 +259,7 @@ def _threshold(right: Array, negatives: Array, refusal: float) -> tuple[float, f
         return _DEFAULT_THRESHOLD, None
     seen = np.unique(np.concatenate([right, negatives]))
     borders = np.unique(np.concatenate([[0.0], seen[seen > 0.0], [1.0]]))
-    cuts = (borders[:-1] + borders[1:]) / 2
+    cuts = borders[:-1] + _PLACE * np.diff(borders)
     kept = (right[None, :] >= cuts[:, None]).mean(axis=1)
     refused = (negatives[None, :] < cuts[:, None]).mean(axis=1)
     chosen = int(np.flatnonzero(refused >= refusal - 1e-12)[0])  # the last cut refuses all
@@ -241,11 +282,12 @@ def _counts(
 
 def _from_json(row: dict[str, Any]) -> Calibration:
     version = row.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
+    if version not in (SCHEMA_VERSION, _BEFORE_WORDINGS):
         raise ValueError(f"schema_version is {version}, not {SCHEMA_VERSION}")
+    old = version == _BEFORE_WORDINGS
     names = tuple(row["features"])
-    if names != FEATURES:
-        raise ValueError(f"features are {names}, not {FEATURES}")
+    if not names or names != tuple(name for name in _ALL if name in names):
+        raise ValueError(f"features are {names}, not some of {_ALL}")
     vectors = {key: tuple(float(v) for v in row[key]) for key in ("weights", "mean", "std")}
     if any(len(vector) != len(names) for vector in vectors.values()) or 0.0 in vectors["std"]:
         raise ValueError("weights, mean and std need one number a feature, std none of zero")
@@ -257,7 +299,7 @@ def _from_json(row: dict[str, Any]) -> Calibration:
         fitted=bool(row["fitted"]),
         counts=dict(row["counts"]),
         balanced_accuracy=row["balanced_accuracy"],
-        reworded=bool(row["reworded"]),
+        wordings=(2 if row["reworded"] else 1) if old else int(row["wordings"]),
     )
 
 

@@ -1,4 +1,7 @@
-"""Which documents stand behind an answer: a citation look-up, never used to answer."""
+"""Which documents stand behind an answer: a citation look-up.
+
+It never decides an answer, but in the mode ``hybrid``, which asks by it.
+"""
 
 from __future__ import annotations
 
@@ -72,6 +75,20 @@ class SourceIndex:
                 break
             found.update(dict.fromkeys(self._entries[row].sources))
         return tuple(found)[:limit]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to look up."""
+        return not self._entries
+
+    def nearest(self, question: str) -> str:
+        """The trained question with the best BM25 score (of equals the first).
+
+        It is the question itself where none shares a word with it.
+        """
+        scores = self._scores(question) if self._entries else np.zeros(1, np.float32)
+        best = int(scores.argmax())
+        return self._entries[best].question if scores[best] > 0.0 else question
 
     def _scores(self, text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         if self._bm25 is None:

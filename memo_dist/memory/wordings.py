@@ -1,17 +1,19 @@
-"""A question in two wordings: a memory that misses one often knows the other.
+"""A question in several wordings: a memory that misses one often knows another.
 
-A memory is taught each fact in several wordings, one of them the words that a person types into
-a search box. People ask otherwise than any of these; brought into that form, their questions come
-nearer to what was trained. Both wordings run in one batch, the more certain answer counts, and
-whether the two agree is one of the numbers that confidence is calibrated on.
+A memory is taught each fact in several wordings, and people ask otherwise than any of these. All
+wordings of a question run in the same batches. Equal answers are counted together, and the answer
+with the largest summed probability counts (self-consistency, arXiv 2203.11171, over wordings
+instead of samples); the share of the wordings that agree is one of the numbers that confidence is
+calibrated on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from memo_dist.answers.keywords import search_words
+from memo_dist.answers.rewording import rewordings
 from memo_dist.answers.text import normalise
 from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
 from memo_dist.memory.grouping import Item, joined, parted
@@ -21,35 +23,29 @@ _CERTAINTY = FEATURES.index("mean_logprob")
 _AGREEMENT = FEATURES.index("agreement")
 
 
-def wordings(question: str) -> tuple[str, ...]:
-    """The question, and its search-box wording where there is another one."""
-    typed = search_words(question, "")
-    return (question,) if typed in (None, question) else (question, str(typed))
-
-
 def answer_wordings(
-    memory: Memories, asked: Mapping[int, Sequence[str]], batch_size: int, reworded: bool
+    memory: Memories, asked: Mapping[int, Sequence[str]], batch_size: int, count: int
 ) -> dict[int, list[RawAnswer]]:
-    """As :meth:`Memories.answer`; ``reworded``: each question asked in all its wordings at once.
+    """As :meth:`Memories.answer`, each question asked in up to ``count`` wordings at once.
 
     A batch has ``batch_size`` rows, wordings counted.
     """
-    texts = {shard: _all_wordings(questions, reworded) for shard, questions in asked.items()}
+    texts = {shard: _all_wordings(questions, count) for shard, questions in asked.items()}
     raws = memory.answer({shard: joined(rows) for shard, rows in texts.items()}, batch_size)
     return {
-        shard: [most_certain(answers) for answers in _by_question(raws[shard], rows)]
+        shard: [agreed(answers) for answers in _by_question(raws[shard], rows)]
         for shard, rows in texts.items()
     }
 
 
 def read_wordings(
-    memory: Memories, questions: Sequence[str], batch_size: int, reworded: bool
+    memory: Memories, questions: Sequence[str], batch_size: int, count: int
 ) -> dict[int, list[Reading]]:
-    """As :meth:`Memories.read`; ``reworded``: each question read in all its wordings at once.
+    """As :meth:`Memories.read`, each question read in up to ``count`` wordings at once.
 
     The log-probability is the mean over wordings, tokens and seconds are those of all.
     """
-    texts = _all_wordings(questions, reworded)
+    texts = _all_wordings(questions, count)
     read = memory.read(joined(texts), batch_size)
     return {
         shard: [_all_of(rows) for rows in _by_question(found, texts)]
@@ -63,8 +59,8 @@ def _all_of(readings: Sequence[Reading]) -> Reading:
     return Reading(logprob, sum(read.tokens for read in readings), seconds)
 
 
-def _all_wordings(questions: Sequence[str], reworded: bool) -> list[tuple[str, ...]]:
-    return [wordings(question) if reworded else (question,) for question in questions]
+def _all_wordings(questions: Sequence[str], count: int) -> list[tuple[str, ...]]:
+    return [rewordings(question, count) for question in questions]
 
 
 def _by_question(found: Sequence[Item], texts: Sequence[Sequence[str]]) -> list[list[Item]]:
@@ -72,19 +68,27 @@ def _by_question(found: Sequence[Item], texts: Sequence[Sequence[str]]) -> list[
     return parted(found, [len(row) for row in texts])
 
 
-def most_certain(answers: Sequence[RawAnswer]) -> RawAnswer:
-    """The answer with the highest mean log-probability, the first one of equals.
+def agreed(answers: Sequence[RawAnswer]) -> RawAnswer:
+    """The answer on which most probability lies, in its most certain wording.
 
-    Its agreement is the share of the answers with its (normalised) text; tokens and seconds are
-    those of all.
+    The probability of an answer is exp of its mean log-probability a token; those of equal
+    (normalised) texts are summed. Of equals the first counts. ``agreement`` becomes the share of
+    the answers with this text; tokens and seconds are those of all.
     """
-    best = max(answers, key=lambda answer: answer.features[_CERTAINTY])
-    text = normalise(best.text)
+    groups: dict[tuple[str, ...], list[RawAnswer]] = {}
+    for answer in answers:
+        groups.setdefault(tuple(normalise(answer.text)), []).append(answer)
+    group = max(groups.values(), key=lambda group: sum(map(_probability, group)))
+    best = max(group, key=_probability)
     features = list(best.features)
-    features[_AGREEMENT] = sum(normalise(a.text) == text for a in answers) / len(answers)
+    features[_AGREEMENT] = len(group) / len(answers)
     return replace(
         best,
         features=tuple(features),
         tokens=sum(answer.tokens for answer in answers),
         seconds=sum(answer.seconds for answer in answers),
     )
+
+
+def _probability(answer: RawAnswer) -> float:
+    return math.exp(answer.features[_CERTAINTY])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
-from memo_dist.memory.calibration import Calibration, fit_calibration
+from memo_dist.memory.calibration import Calibration
 from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
 from memo_dist.memory.manifest import (
@@ -35,14 +34,13 @@ from memo_dist.memory.manifest import (
     ShardEntry,
     shard_documents,
 )
-from memo_dist.memory.wordings import answer_wordings
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import BaseModel, hash_weights
 from memo_dist.models.loading import greedy_generation
 from memo_dist.models.weight_files import NamedTensor, StoredWeights, WeightWriter
-from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
+from memo_dist.training.calibrating import calibrate
 from memo_dist.training.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, folded_weights, is_adapter
 from memo_dist.training.prepare import (
     HELD_OUT,
@@ -168,18 +166,12 @@ def _describe(  # noqa: PLR0913
     record: TrainedOn,
     folder: Path,
 ) -> None:
-    """Calibrate on held-out wordings and write the card."""
-    rows = atomic.read_jsonl(run.train(shard) / HELD_OUT)
-    held = [Reflection.from_json(row) for row in rows]
+    """Calibrate on held-out questions and write the card."""
     memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
-    questions = [row.question for row in held]
-    reword = config.export.reword
-    size = config.evaluate.batch_size
-    answers = answer_wordings(memory, {shard: questions}, size, reword)[shard]
-    gold = [None if row.kind == "abstain" else row.answer for row in held]
-    fitted = fit_calibration(answers, gold, config.export.refusal)
-    calibration = replace(fitted, reworded=reword)
+    calibration, familiarity = calibrate(run, config, shard, record, memory)
     calibration.save(folder)
+    if familiarity is not None:
+        familiarity.save(folder)
     card = _card(run, config, shard, base, record, folder, calibration)
     atomic.write_text(folder / "README.md", render_card(card))
 
