@@ -242,6 +242,10 @@ class ScratchConfig:
 
     vocabulary: int = key(4096, at_least=300)
     """BPE vocabulary size, including special tokens."""
+    tokenizer: str = key("corpus", choices=("corpus", "general"))
+    """What the vocabulary is learned from: the run's ``corpus``, or a list of ``general`` English
+    words. With ``corpus`` any changed document changes the base, so that ``update`` and ``forget``
+    train every shard again."""
     hidden_size: int = 256
     """Width of the residual stream."""
     layers: int = key(4, at_least=1)
@@ -265,6 +269,8 @@ class MemoryConfig:
     calibration_facts: int = key(96, at_least=0)
     """Number of facts of which one wording is held out of training to calibrate the confidence."""
     # Calibration happens after training, but it decides what training leaves out: identity.
+    keep_generations: int = key(2, at_least=1, identity=False)
+    """Number of generations of the bank to keep, the one that answers included."""
     loaded_gb: float = key(0.0, at_least=0, identity=False)
     """GiB of shard weights that stay loaded while answering; 0: as much as fits on the device. Each
     call loads the bank's other full shards one after the other."""

@@ -136,9 +136,10 @@ class Bank:
         Raises:
             UsageError, RunError: see :meth:`load`.
         """
+        run = run.pin()
         return cls.load(
             run.memory,
-            run.reflections if sources else None,
+            run.trained_reflections if sources else None,
             config.memory.max_answer_tokens,
             loaded_gb=config.memory.loaded_gb,
         )

@@ -6,6 +6,7 @@ Everything is written under ``RUN/train``; a second call with the same inputs fi
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,13 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import identify
-from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.scratch import (
+    general_hash,
+    general_texts,
+    new_scratch_model,
+    scratch_model_config,
+    train_tokenizer,
+)
 from memo_dist.models.weight_files import StoredWeights
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
@@ -69,7 +76,7 @@ def memory_base(run: RunFolder, config: Config) -> BaseModel:
     if config.memory.base != SCRATCH_NAME:
         return resolve_base(config.memory.base)
     folder = run.root / "train" / "base"
-    if not _has_scratch(run, folder):
+    if not _has_scratch(run, config, folder):
         shutil.rmtree(folder, ignore_errors=True)
         _build_scratch(run, config, folder)
     return identify(SCRATCH_NAME, folder)
@@ -89,7 +96,19 @@ def trained_base(run: RunFolder, config: Config) -> BaseModel:
     return identify(SCRATCH_NAME, folder)
 
 
-def _has_scratch(run: RunFolder, folder: Path) -> bool:
+def scratch_is_current(run: RunFolder, config: Config) -> bool | None:
+    """Whether the run's scratch base is of the texts that the run holds now.
+
+    Returns:
+        None where there is no complete base, or one of an earlier version, which does not say.
+    """
+    folder = run.root / "train" / "base"
+    if not checkpoint.is_complete(folder) or not (folder / BUILT_FROM).exists():
+        return None
+    return bool(atomic.read_json(folder / BUILT_FROM) == _scratch_texts(run, config))
+
+
+def _has_scratch(run: RunFolder, config: Config, folder: Path) -> bool:
     """Whether the scratch base is there and of the run's texts.
 
     Raises:
@@ -98,22 +117,22 @@ def _has_scratch(run: RunFolder, folder: Path) -> bool:
     if not checkpoint.is_complete(folder):
         return False
     begun = [*folder.parent.glob("shard-*/final"), *folder.parent.glob("shard-*/checkpoints/*")]
-    built_from = folder / BUILT_FROM
-    if not built_from.exists():  # an earlier version's: the shards' own records are checked
+    current = scratch_is_current(run, config)
+    if current is None:  # an earlier version's: the shards' own records are checked
         return bool(begun)
-    if atomic.read_json(built_from) == _scratch_texts(run):
-        return True
-    if begun:
+    if begun and not current:
         raise UsageError(
             f"{folder} was built from other documents or reflections than {run.root} holds now,"
             f" and {begun[0].parent} was trained from it: bring them back, encode into a new"
             f" --run, or remove {folder.parent} to train anew"
         )
-    return False
+    return current
 
 
-def _scratch_texts(run: RunFolder) -> dict[str, str]:
+def _scratch_texts(run: RunFolder, config: Config) -> dict[str, str]:
     """Hashes of what the vocabulary of a scratch base is learned from."""
+    if config.memory.scratch.tokenizer == "general":
+        return {"words": general_hash()}
     return {
         "documents": hash_file(run.corpus / DOCUMENTS),
         "reflections": hash_file(run.reflections),
@@ -121,14 +140,19 @@ def _scratch_texts(run: RunFolder) -> dict[str, str]:
 
 
 def _build_scratch(run: RunFolder, config: Config, folder: Path) -> None:
-    rows = list(atomic.read_jsonl(run.reflections))
-    texts = [document.text for document in iter_documents(run.corpus)]
-    texts += [f"{row['question']} {row['answer']}" for row in rows]
+    general = config.memory.scratch.tokenizer == "general"
+    texts = general_texts() if general else _corpus_texts(run)
     size = train_tokenizer(texts, config.memory.scratch.vocabulary, folder)
     shape = scratch_model_config(config.memory.scratch, size)
     new_scratch_model(shape, config.run.seed).save_pretrained(folder)
-    atomic.write_json(folder / BUILT_FROM, _scratch_texts(run))
+    atomic.write_json(folder / BUILT_FROM, _scratch_texts(run, config))
     checkpoint.mark_complete(folder)
+
+
+def _corpus_texts(run: RunFolder) -> Iterator[str]:
+    yield from (document.text for document in iter_documents(run.corpus))
+    for row in atomic.read_jsonl(run.reflections):
+        yield f"{row['question']} {row['answer']}"
 
 
 def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
