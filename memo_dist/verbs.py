@@ -81,6 +81,15 @@ _TABLE = (
         value_options=("--config",),
     ),
     Verb(
+        "update",
+        "Bring a memory to the state of a changed corpus; only what changed is trained again.",
+        first="run",
+        saves=True,
+        launches=True,
+        reads_stored=True,
+        value_options=("--config", "--add", "--replace"),
+    ),
+    Verb(
         "fuse",
         "Fit the gate or connector that joins a memory to a frozen LLM.",
         first="run",

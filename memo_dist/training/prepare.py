@@ -124,7 +124,7 @@ def _has_scratch(run: RunFolder, config: Config, folder: Path) -> bool:
         raise UsageError(
             f"{folder} was built from other documents or reflections than {run.root} holds now,"
             f" and {begun[0].parent} was trained from it: bring them back, encode into a new"
-            f" --run, or remove {folder.parent} to train anew"
+            f" --run, remove {folder.parent} to train anew, or run `memo-dist update`"
         )
     return current
 
