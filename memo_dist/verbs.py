@@ -90,6 +90,16 @@ _TABLE = (
         value_options=("--config", "--add", "--replace"),
     ),
     Verb(
+        "forget",
+        "Remove documents from a memory, exactly, and write a receipt.",
+        first="run",
+        saves=True,
+        launches=True,
+        reads_stored=True,
+        value_options=("--config", "--why"),
+    ),
+    Verb("verify", "Recompute what the receipts of a memory claim.", first="run"),
+    Verb(
         "fuse",
         "Fit the gate or connector that joins a memory to a frozen LLM.",
         first="run",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memo_dist.change.difference import Difference, bank_documents, corpus_documents, difference
-from memo_dist.change.request import Request, apply
+from memo_dist.change.request import Request, preview
 from memo_dist.config.schema import Config
+from memo_dist.corpus.edit import edit_corpus
 from memo_dist.corpus.manifest import located_documents
 from memo_dist.io.generations import link_folder
 from memo_dist.io.runfolder import RunFolder
@@ -78,10 +79,20 @@ def forecast(run: RunFolder, config: Config, request: Request) -> Forecast:
     Raises:
         UsageError: the run has no bank, or see :func:`memo_dist.change.request.apply`.
     """
+    with preview(run, config, request) as folder:
+        return _forecast(run, config, folder)
+
+
+def forecast_without(run: RunFolder, config: Config, ids: Sequence[str]) -> Forecast:
+    """What forgetting the documents ``ids`` will cost; the run is only read.
+
+    Raises:
+        UsageError: a shard would have no document.
+    """
     with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
         folder = Path(name) / "corpus"
         link_folder(run.corpus, folder)
-        apply(request, folder, config.corpus)
+        edit_corpus(folder, config.corpus, remove=ids)
         return _forecast(run, config, folder)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from memo_dist.config.schema import CorpusConfig
+from memo_dist.config.schema import Config, CorpusConfig
 from memo_dist.corpus.build import build_corpus, load_documents
 from memo_dist.corpus.edit import edit_corpus
 from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError, suggest
+from memo_dist.io.generations import link_folder
+from memo_dist.io.runfolder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,20 @@ def apply(request: Request, folder: Path, config: CorpusConfig) -> None:
     for name, file in request.replace.items():
         put[name] = _replacement(name, file, known, config)
     edit_corpus(folder, config, put.values())
+
+
+@contextmanager
+def preview(run: RunFolder, config: Config, request: Request) -> Iterator[Path]:
+    """The folder of the corpus as ``request`` would leave it, while the block lasts.
+
+    Raises:
+        UsageError: see :func:`apply`.
+    """
+    with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
+        folder = Path(name) / "corpus"
+        link_folder(run.corpus, folder)
+        apply(request, folder, config.corpus)
+        yield folder
 
 
 def _read(file: Path, config: CorpusConfig) -> list[Document]:

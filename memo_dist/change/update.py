@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from memo_dist import pipeline
 from memo_dist.change.difference import Difference, bank_documents, corpus_documents, difference
-from memo_dist.change.request import Request, apply
+from memo_dist.change.pending import Pending
+from memo_dist.change.request import Request, apply, preview
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import Config
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import load_manifest
+from memo_dist.memory.tombstones import load_tombstones, refuse_forgotten
 from memo_dist.stages.records import EXPORT
 from memo_dist.stages.state import require
 from memo_dist.synthesis.stages import check_revisable
@@ -53,7 +55,11 @@ def update(run: RunFolder, config: Config, request: Request) -> Updated:
     """
     require(run, EXPORT)
     check_revisable(run)
+    Pending.refuse(run.generations)
     known = bank_documents(load_manifest(run.memory))
+    if load_tombstones(run.generations):
+        with preview(run, config, request) as folder:
+            refuse_forgotten(run.generations, corpus_documents(folder))
     apply(request, run.corpus, config.corpus)
     changes = difference(known, corpus_documents(run.corpus))
     return renew(run, config, changes)

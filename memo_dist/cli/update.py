@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from memo_dist.change.request import Request, parse_replacements
-from memo_dist.cli.options import dry_run_option, resolve, run_argument
+from memo_dist.cli.options import dry_run_option, resolve, run_argument, split_overrides
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
 from memo_dist.runs import check_open, existing_run, open_run
@@ -54,7 +54,10 @@ def command(  # noqa: PLR0913
     crash, the same command continues the work.
     """
     existing_run(run_folder)
-    corpus, overrides = _split(words)
+    plain, overrides = split_overrides(words)
+    if len(plain) > 1:
+        raise UsageError(f"one CORPUS is enough, {plain[1]!r} is another; --add takes single files")
+    corpus = Path(plain[0]) if plain else None
     request = Request(corpus, add, parse_replacements(replacements))
     request.check()
     config = resolve(config_files, overrides, run_folder)
@@ -79,16 +82,3 @@ def command(  # noqa: PLR0913
         click.echo(line)
     trained = ", ".join(map(str, done.shards)) or "none"
     click.echo(f"shards trained: {trained}; generation {done.generation} of {run.memory} answers")
-
-
-def _split(words: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
-    """CORPUS, where it is given, and the overrides behind it."""
-    if not words:
-        return None, ()
-    first, *rest = words
-    if "=" in first and not Path(first).exists():
-        return None, words
-    stray = [word for word in rest if "=" not in word]
-    if stray:
-        raise UsageError(f"one CORPUS is enough, {stray[0]!r} is another; --add takes single files")
-    return Path(first), tuple(rest)
