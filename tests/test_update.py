@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 from changing_corpus import encode, shard_ids, site, sites, state, write
-from cli import ENCODE_SECONDS, memo_dist
+from cli import ENCODE_SECONDS, kill_driver, memo_dist, start, wait_until
 
-from memo_dist.corpus.manifest import shard_of
+from memo_dist.corpus.manifest import load_manifest, shard_of
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank
+from memo_dist.training.checkpoint import read_state
+
+CHANGED = {**sites(), "site-y": site(9), "site-2": site(2, opened=1990)}
+QUESTION = "When was the Orlestad pumping station opened?"
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +25,13 @@ def first(tmp_path_factory) -> RunFolder:
     """A run over the corpus before its first change; tests change copies of it."""
     root = tmp_path_factory.mktemp("first")
     return encode(write(root / "corpus", sites()), root / "run")
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory) -> RunFolder:
+    """One encode of a later state of the corpus: a new document in shard 1, another text in 2."""
+    root = tmp_path_factory.mktemp("changed")
+    return encode(write(root / "corpus", CHANGED), root / "run")
 
 
 @pytest.fixture
@@ -70,13 +83,45 @@ def test_updates_in_a_row_equal_one_encode_of_the_final_corpus(run, tmp_path):
     assert run.memory.name == "gen-3"
 
 
-def test_single_documents_give_what_the_whole_corpus_would(run, tmp_path):
-    texts = {**sites(), "site-y": site(9), "site-2": site(2, opened=1990)}
-    corpus = write(tmp_path / "corpus", texts)
-    new = write(tmp_path / "new", {"site-y": texts["site-y"], "other": texts["site-2"]})
+def test_single_documents_give_what_the_whole_corpus_would(run, changed, tmp_path):
+    new = write(tmp_path / "new", {"site-y": CHANGED["site-y"], "other": CHANGED["site-2"]})
     printed = update(run, "--add", new / "site-y.md", "--replace", f"site-2={new / 'other.md'}")
-    assert "1 added: site-y; 1 changed" in printed.replace("\n", "; ")
-    assert state(run) == state(encode(corpus, tmp_path / "whole"))
+    assert "1 added: site-y" in printed
+    assert "1 changed: site-2" in printed
+    assert state(run) == state(changed)
+
+
+def test_kills_leave_a_bank_that_answers_and_the_same_command_ends_it(run, changed, tmp_path):
+    moments = {
+        "the corpus is changed": lambda: load_manifest(run.corpus).revision == 1,
+        "reflections are gone": lambda: not run.reflections.exists(),
+        "a training is dropped": lambda: not (run.train(2) / "final").exists(),
+        "a generation is begun": (run.generations / "gen-1").exists,
+    }
+    corpus = write(tmp_path / "corpus", CHANGED)
+    before = Bank.load(run.memory, run.trained_reflections).answer([QUESTION])
+    for moment in sorted(random.Random(23).sample(sorted(moments), 2), key=list(moments).index):
+        process = start("update", run.root, corpus, log=tmp_path / "log")
+        wait_until(moments[moment], ENCODE_SECONDS, moment, process)
+        kill_driver(process)
+        assert run.memory == run.generations
+        after = Bank.load(run.memory, run.trained_reflections, verify=True).answer([QUESTION])
+        assert [a.text for a in after] == [a.text for a in before]
+    update(run, corpus)
+    assert state(run) == state(changed)
+
+
+def test_continued_weights_are_marked_until_an_exact_update(run, changed, tmp_path):
+    corpus = write(tmp_path / "corpus", CHANGED)
+    update(run, corpus, "update.policy=continue")
+    cards = [(run.memory_shard(shard) / "README.md").read_text() for shard in range(3)]
+    assert ["not exact" in card for card in cards] == [False, True, True]
+    assert state(run)["reflections"] == state(changed)["reflections"]
+    assert state(run)["trained weights 1"] != state(changed)["trained weights 1"]
+    tokens = [read_state(one.train(1) / "final").consumed_tokens for one in (run, changed)]
+    assert tokens[0] < tokens[1]
+    update(run, corpus, "update.policy=retrain")
+    assert state(run) == state(changed)
 
 
 def test_a_dry_run_names_the_shards_and_changes_nothing(run, tmp_path):
@@ -113,5 +158,5 @@ def test_bad_requests_leave_the_run_as_it_was(run, tmp_path):
     nothing = memo_dist("update", tmp_path / "none", tmp_path / "new")
     assert nothing.returncode == 2
     assert state(run) == before
-    asked = memo_dist("ask", run.root, "When was the Orlestad pumping station opened?", "--json")
+    asked = memo_dist("ask", run.root, QUESTION, "--json")
     assert json.loads(asked.stdout)["mode"] == "direct"

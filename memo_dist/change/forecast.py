@@ -7,7 +7,7 @@ those that this run's own trainings took, in proportion to the text of each shar
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,8 @@ def _forecast(run: RunFolder, config: Config, folder: Path) -> Forecast:
     asked = config.generator.kind != "rules"
     steps = estimate(folder, config, make(), before) if asked else []
     tokens, seconds = _training(run, config, folder)
-    minutes = sum(seconds[shard] for shard in shards) / 60 + 60 * hours(steps, config.generator)
+    again = _again(config, folder, changes.touched())
+    minutes = sum(again[k] * seconds[k] for k in shards) / 60 + 60 * hours(steps, config.generator)
     return Forecast(
         difference=changes,
         shards=shards,
@@ -115,7 +116,7 @@ def _forecast(run: RunFolder, config: Config, folder: Path) -> Forecast:
         units=sum(1 for unit in after if unit not in before),
         all_units=len(after),
         steps=steps,
-        tokens=sum(tokens[shard] for shard in shards),
+        tokens=sum(again[shard] * tokens[shard] for shard in shards),
         all_tokens=sum(tokens),
         minutes=minutes,
     )
@@ -154,8 +155,20 @@ def _training(run: RunFolder, config: Config, folder: Path) -> tuple[list[float]
     return tokens, seconds
 
 
-def _characters(corpus: Path, config: Config) -> list[int]:
+def _again(config: Config, folder: Path, touched: Collection[str]) -> list[float]:
+    """The fraction of each shard's training that is done again, by ``update.policy``."""
+    shards = config.corpus.shards
+    if config.update.policy == "retrain":
+        return [1.0] * shards
+    new = _characters(folder, config, touched)
+    share = [n / max(a, 1) for n, a in zip(new, _characters(folder, config), strict=True)]
+    return [one + config.update.replay * (1 - one) for one in share]
+
+
+def _characters(corpus: Path, config: Config, only: Collection[str] | None = None) -> list[int]:
+    """Characters of each shard's documents, all or those named."""
     counts = [0] * config.corpus.shards
     for row in located_documents(corpus):
-        counts[row.shard] += len(row.document.text)
+        if only is None or row.document.id in only:
+            counts[row.shard] += len(row.document.text)
     return counts

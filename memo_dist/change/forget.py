@@ -107,7 +107,8 @@ def forget(run: RunFolder, config: Config, patterns: Sequence[str], why: str) ->
         {k: v for k, v in corpus_documents(run.corpus).items() if k not in ids},
     )
     edit_corpus(run.corpus, config.corpus, remove=ids)
-    done = renew(run, config, changes)
+    exact = replace(config, update=replace(config.update, policy="retrain"))
+    done = renew(run, exact, changes)
     clean = time.time() - pending.started
     cleared |= clear_rest(run, config, pending.fingerprints)
     base = run.memory_shard(0)

@@ -405,6 +405,18 @@ class EvaluateConfig:
 
 
 @dataclass
+class UpdateConfig:
+    """How ``update`` brings a shard to the state of a changed corpus."""
+
+    policy: str = key("retrain", choices=("retrain", "continue"), identity=False)
+    """``retrain``: from the base, equal to one encode of the final corpus. ``continue``: the old
+    weights are trained on new reflections and a sample of the others; faster, not exact: what was
+    removed or replaced may still be answered."""
+    replay: float = key(0.25, fraction=True, identity=False)
+    """Fraction of a shard's earlier reflections that ``continue`` trains again."""
+
+
+@dataclass
 class PlanConfig:
     """Assumptions of ``memo-dist plan``; never part of a result's identity."""
 
@@ -548,6 +560,7 @@ class Config:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

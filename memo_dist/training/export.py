@@ -176,7 +176,7 @@ def _card(  # noqa: PLR0913
         kinds=Counter(record.kinds),
         generator=record.generator,
         generator_limits=record.generator_limits,
-        hyperparameters=_hyperparameters(run, config, shard, base),
+        hyperparameters=_hyperparameters(run, config, shard, base) | _continued(record),
         calibration=calibration,
         parameters=StoredWeights(folder).parameters(),
         adapter=is_adapter(folder),
@@ -208,6 +208,14 @@ def _hyperparameters(
         "seed": state.seed,
         **dict(sorted(state.versions.items())),
     }
+
+
+def _continued(record: TrainedOn) -> dict[str, object]:
+    """The card's remark on weights that are not those of one training from the base."""
+    if not record.continued:
+        return {}
+    remark = f"weights {record.continued[:16]}, on new and replayed reflections; **not exact**"
+    return {"continued from": f"{remark}: removed or replaced facts may still be answered"}
 
 
 def _final_loss(run: RunFolder, shard: int) -> float | None:

@@ -36,6 +36,7 @@ from memo_dist.models.scratch import (
 from memo_dist.models.weight_files import StoredWeights
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
+from memo_dist.training.continued import Start, load_start, replayed
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
 from memo_dist.training.documents import tokenize_documents
 from memo_dist.training.examples import Examples, split_held_out, tokenize
@@ -188,17 +189,20 @@ def prepare_job(
         resolved_recipe(config.train, base),
         question_loss="yes" if trains_questions(config) else "no",
     )
+    start = load_start(folder)
+    begins = base.path if start is None else run.root / start.folder
     job = TrainJob(
         folder=str(folder.absolute()),
-        base=str(base.path.absolute()),
+        base=str(begins.absolute()),
         examples=str((folder / EXAMPLES).absolute()),
         probe=made.probe,
         train=_with_own_file(recipe, folder),
         seed=config.run.seed,
-        identity=training_identity(config, base, folder / EXAMPLES),
+        identity=training_identity(config, base, folder / EXAMPLES, start),
         threads=plan_placement(config, resources).threads,
     )
-    current_inputs(run, config, base)[shard].save(folder, job.identity)
+    record = current_inputs(run, config, base)[shard]
+    replace(record, continued=start.weights if start else "").save(folder, job.identity)
     atomic.write_json(folder / JOB, job.to_json())
     return job
 
@@ -211,6 +215,9 @@ def shard_examples(run: RunFolder, config: Config, shard: int, base: BaseModel) 
     """
     reflections = shard_reflections(run, shard)
     trained, held = split_held_out(reflections, config.memory.calibration_facts, config.run.seed)
+    start = load_start(run.train(shard))
+    if start is not None:
+        trained = replayed(trained, start.known(run, shard), start.replay, config.run.seed)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     chat = ChatFormat.from_tokenizer(tokenizer)
     examples, too_long = tokenize(
@@ -228,9 +235,12 @@ def trained_job(run: RunFolder, shard: int) -> TrainJob:
     return TrainJob.from_json(atomic.read_json(run.train(shard) / JOB))
 
 
-def training_identity(config: Config, base: BaseModel, examples: Path) -> str:
+def training_identity(
+    config: Config, base: BaseModel, examples: Path, start: Start | None = None
+) -> str:
     """Hash of everything that decides the trained weights, the cluster's shape aside."""
-    return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples)])
+    begins = base.weights_hash if start is None else start.weights
+    return hash_value([stage_hash(config, "train"), begins, hash_file(examples)])
 
 
 def resolved_recipe(train: TrainConfig, base: BaseModel) -> TrainConfig:
