@@ -40,14 +40,23 @@ class Pending:
 
     @classmethod
     def load(cls, folder: Path) -> Pending | None:
-        """What is in the file; None: nothing is pending."""
+        """What is in the file; None: nothing is pending.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
         path = folder / PENDING
         if not path.exists():
             return None
-        row = atomic.read_json(path)
-        row["documents"] = [Tombstone(**one) for one in row["documents"]]
-        row["fingerprints"] = [Fingerprint.from_json(one) for one in row["fingerprints"]]
-        return cls(**row)
+        try:
+            row = atomic.read_json(path)
+            row["documents"] = [Tombstone(**one) for one in row["documents"]]
+            row["fingerprints"] = [Fingerprint.from_json(one) for one in row["fingerprints"]]
+            return cls(**row)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"'{path}' cannot be read ({error!r}); remove it and run `memo-dist forget` again"
+            ) from error
 
     @staticmethod
     def clear(folder: Path) -> None:

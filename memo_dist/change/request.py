@@ -62,7 +62,7 @@ def parse_replacements(values: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def apply(request: Request, folder: Path, config: CorpusConfig) -> None:
+def apply(request: Request, folder: Path, config: Config) -> None:
     """Bring the corpus in ``folder`` to the state that is asked for; nothing where it is there.
 
     Raises:
@@ -70,17 +70,17 @@ def apply(request: Request, folder: Path, config: CorpusConfig) -> None:
         RunError: ``folder`` cannot be written.
     """
     if request.corpus is not None:
-        build_corpus(request.corpus, folder, config, revise=True)
+        build_corpus(request.corpus, folder, config.corpus, revise=True)
         return
     known = {document.id: document for document in load_documents(folder)}
     put: dict[str, Document] = {}
     for file in request.add:
-        for document in _read(file, config):
+        for document in _read(file, config.corpus):
             _check_new(document, {**known, **put}, file)
             put[document.id] = document
     for name, file in request.replace.items():
-        put[name] = _replacement(name, file, known, config)
-    edit_corpus(folder, config, put.values())
+        put[name] = _replacement(name, file, known, config.corpus)
+    edit_corpus(folder, config.corpus, put.values())
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def preview(run: RunFolder, config: Config, request: Request) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:
         folder = Path(name) / "corpus"
         link_folder(run.corpus, folder)
-        apply(request, folder, config.corpus)
+        apply(request, folder, config)
         yield folder
 
 

@@ -60,7 +60,7 @@ def update(run: RunFolder, config: Config, request: Request) -> Updated:
     if load_tombstones(run.generations):
         with preview(run, config, request) as folder:
             refuse_forgotten(run.generations, corpus_documents(folder))
-    apply(request, run.corpus, config.corpus)
+    apply(request, run.corpus, config)
     changes = difference(known, corpus_documents(run.corpus))
     return renew(run, config, changes)
 

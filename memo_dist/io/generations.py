@@ -149,3 +149,5 @@ def link_file(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # no links here, or too many of one file
         shutil.copyfile(source, target)
+        with open(target, "rb") as stream:  # noqa: PTH123 - copytree gives names
+            os.fsync(stream.fileno())

@@ -8,6 +8,7 @@ documents is not unlearned: the result is not that of one encode, and the card s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from memo_dist.synthesis.types import Reflection
 
 FILE = "continued-from.json"
 _BUCKETS = 1 << 32
+_MEMORY = re.compile(r"memory(/gen-\d+)?/shard-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,23 @@ def begin(run: RunFolder, config: Config, shard: int) -> None:
 
 
 def load_start(folder: Path) -> Start | None:
-    """Where the training in a shard's folder begins; None: at the base."""
+    """Where the training in a shard's folder begins; None: at the base.
+
+    Raises:
+        UsageError: the file is damaged, or names a folder outside of the bank.
+    """
     path = folder / FILE
-    return Start(**atomic.read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        start = Start(**atomic.read_json(path))
+        if not _MEMORY.fullmatch(start.folder):
+            raise ValueError(f"{start.folder!r} is no shard of a bank")
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"'{path}' cannot be read ({error}); remove {folder} to train anew"
+        ) from error
+    return start
 
 
 def replayed(
