@@ -64,14 +64,14 @@ def encode(corpus: Path, run: Path, *more: str) -> RunFolder:
     return RunFolder(run)
 
 
-def state(run: RunFolder) -> dict[str, str]:
+def state(run: RunFolder, shards: int = SHARDS) -> dict[str, str]:
     """Hashes of all that one encode of the same corpus has to have in common with a run."""
     hashes = {
         "reflections": hash_file(run.reflections),
         "reflections of the bank": hash_file(run.trained_reflections),
         "bank.json": hash_file(run.memory / "bank.json"),
     }
-    for shard in range(SHARDS):
+    for shard in range(shards):
         trained = run.train(shard) / "final" / "model.safetensors"
         hashes[f"trained weights {shard}"] = hash_file(trained)
         for name in ("model.safetensors", "calibration.json"):
