@@ -81,4 +81,4 @@ def command(  # noqa: PLR0913
     for line in done.difference.lines():
         click.echo(line)
     trained = ", ".join(map(str, done.shards)) or "none"
-    click.echo(f"shards trained: {trained}; generation {done.generation} of {run.memory} answers")
+    click.echo(f"shards trained: {trained}; generation {done.generation} answers: {run.memory}")
