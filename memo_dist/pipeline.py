@@ -20,9 +20,10 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.manifest import FILE_NAME
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.stages.records import CORPUS, EXPORT, SYNTHESIS, TRAIN
-from memo_dist.stages.state import done_parts, is_done, require
+from memo_dist.stages.state import is_done, require
 from memo_dist.synthesis.engine import synthesize
 from memo_dist.synthesis.finish import SynthesisSummary
 from memo_dist.synthesis.generators import generator_factory
@@ -76,8 +77,8 @@ def run_export(run: RunFolder, config: Config) -> None:
     quiet_libraries()
     from memo_dist.training import checkpoint
     from memo_dist.training.done import check_base, trained_on
-    from memo_dist.training.export import export_shard, write_bank
     from memo_dist.training.prepare import trained_base
+    from memo_dist.training.publish import publish
 
     shards = range(config.corpus.shards)
     for shard in shards:
@@ -87,8 +88,7 @@ def run_export(run: RunFolder, config: Config) -> None:
     records = [trained_on(run, config, shard, base) for shard in shards]
     for shard, record in enumerate(records):
         check_base(run, shard, record, base)
-    entries = [export_shard(run, config, k, base, record) for k, record in enumerate(records)]
-    write_bank(run, base, entries)
+    publish(run, config, base, records)
 
 
 def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -> None:
@@ -104,7 +104,6 @@ def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -
 def fingerprint(run: RunFolder) -> dict[str, str]:
     """Hashes of what an encode made: equal for equal inputs, configuration and machine shape."""
     require(run, EXPORT)
-    (path,) = done_parts(run, EXPORT)
-    bank = atomic.read_json(path)
+    bank = atomic.read_json(run.memory / FILE_NAME)
     weights = {f"shard-{row['id']}": row["weights_hash"] for row in bank["shards"]}
     return {"reflections": hash_file(run.reflections), **weights}

@@ -304,6 +304,7 @@ GROUP_REACHES = {
     "cluster": (),
     "launch": (),
     "plan": (),
+    "update": (),
     "scale": (),
     "track": (),
 }
@@ -349,6 +350,16 @@ def test_the_weight_of_questions_is_identity_where_they_are_trained():
     assert _hash_of(3, 0.1) != _hash_of(3, 0.5)
 
 
+def test_the_source_of_a_vocabulary_is_identity_where_one_is_learned():
+    def hash_of(base, source):
+        config = with_value("memory.scratch.tokenizer", source)
+        config.memory.base = base
+        return stage_hash(config, "train")
+
+    assert hash_of("smollm2-135m", "corpus") == hash_of("smollm2-135m", "general")
+    assert hash_of("scratch", "corpus") != hash_of("scratch", "general")
+
+
 def _hash_of(shards, weight):
     config = with_value("train.question_weight", weight)
     config.corpus.shards = shards
@@ -357,8 +368,9 @@ def _hash_of(shards, weight):
 
 @pytest.mark.parametrize("key", known_keys())
 def test_a_key_changes_the_hash_of_exactly_its_stages(key):
-    # The weight of questions is not identity here: one shard does not train on them.
-    identity = key_specs(Config)[key].identity and key != "train.question_weight"
+    # Not identity here: one shard does not train on questions, and no base is built.
+    unread = ("train.question_weight", "memory.scratch.tokenizer")
+    identity = key_specs(Config)[key].identity and key not in unread
     reaches = GROUP_REACHES[key.split(".")[0]] if identity else ()
     default = lookup(Config(), key)
     other = with_value(key, changed(default))

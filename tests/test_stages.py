@@ -25,7 +25,7 @@ from memo_dist.fusion.latent.prepare import connector_job
 from memo_dist.fusion.logits.answering import gate_identity
 from memo_dist.fusion.logits.gates import FEATURES, LearnedGate
 from memo_dist.fusion.logits.stage import fit_run_gate
-from memo_dist.io import atomic
+from memo_dist.io import atomic, generations
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.requeue import progress_mark
@@ -231,12 +231,14 @@ def test_an_export_follows_its_held_out_set_and_is_else_left_alone(run, monkeypa
     assert rows
     atomic.write_jsonl(held, rows[:-1])
     with monkeypatch.context() as patched:
-        patched.setattr(export, "_entry", lambda *_: pytest.fail("as if killed here"))
+        patched.setattr(generations, "switch", lambda *_: pytest.fail("as if killed here"))
         with pytest.raises(pytest.fail.Exception):
             pipeline.run_export(run, config)
-    assert not is_done(run, EXPORT)  # no list of what is not there
+    assert run.memory_shard(0) / weights.name == weights  # the old bank holds until then
+    assert Bank.load(run.memory, verify=True).answer(["Who?"])
     pipeline.run_export(run, config)
-    assert weights.stat().st_mtime_ns != before
+    assert run.memory.name == "gen-1"
+    assert not run.memory_shard(0).samefile(weights.parent)
     record = atomic.read_json(run.memory_shard(0) / export.EXPORT_RECORD)
     assert set(record["read"]) == set(EXPORT.reads)
     assert record["read"]["held-out questions"] == hash_file(held)

@@ -16,6 +16,7 @@ from memo_dist.models.scratch import new_scratch_model, scratch_model_config, tr
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import attention, loss
 from memo_dist.training.batch import full_row, pack_row
+from memo_dist.training.continued import replayed
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.model import load_rank_model
 from memo_dist.training.packing import pack, plan_training
@@ -332,3 +333,15 @@ def test_sliding_windows_end_where_the_model_says():
     seen = (example[:, None] == example) & (distance >= 0) & (distance < 3)
     wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
     assert torch.allclose(windowed, wanted.transpose(1, 2), atol=1e-6)
+
+
+def test_a_continued_training_replays_a_seeded_sample_of_what_is_known():
+    rows = [Reflection(f"q{i}", f"a{i}", "direct", ("d",), (), 0, "t", "1", "0") for i in range(40)]
+    known = {row.id for row in rows[:32]}
+    chosen = replayed(rows, known, 0.25, seed=17)
+    assert [row for row in chosen if row.id not in known] == rows[32:]
+    assert len([row for row in chosen if row.id in known]) == 8
+    assert chosen == [row for row in rows if row in chosen]  # in the file's order
+    assert replayed(rows, known, 0.25, seed=18) != chosen
+    assert replayed(rows, known, 1.0, seed=17) == rows
+    assert replayed(rows, known, 0.0, seed=17) == rows[32:]

@@ -77,6 +77,10 @@ class Answerer(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def holds(self, more: ExitStack) -> None:
+        """Close ``more`` when this is closed."""
+        self._held.push(more)
+
     def close(self) -> None:
         """End what it holds open; a second call does nothing."""
         self._held.close()

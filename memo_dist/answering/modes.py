@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from memo_dist.answering.answerer import Answered, Answerer, Options
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
+from memo_dist.io.generations import held
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.manifest import FILE_NAME
 
 if TYPE_CHECKING:
     from memo_dist.fusion.types import FusedText
@@ -64,8 +67,8 @@ class HybridAnswerer(DirectAnswerer):
         super().__init__(run, config, options)
         if any(shard.sources.empty for shard in self._bank.shards):
             raise UsageError(
-                f"mode 'hybrid' looks up trained questions, and '{run.reflections}' does not hold"
-                " those of every shard; use --mode direct, or bring them back"
+                f"mode 'hybrid' looks up trained questions, and '{run.trained_reflections}' does not"
+                " hold those of every shard; use --mode direct, or bring them back"
             )
 
 
@@ -225,7 +228,13 @@ def open_answerer(
         RunError: the base of the bank's adapters is another one.
     """
     check_mode(mode, config)
-    return MODES[mode].open(run, config, options or Options())
+    run = run.pin()
+    with ExitStack() as stack:
+        if (run.memory / FILE_NAME).is_file():  # a missing one is refused where it is loaded
+            stack.enter_context(held(run.memory, FILE_NAME))
+        answerer = MODES[mode].open(run, config, options or Options())
+        answerer.holds(stack.pop_all())
+    return answerer
 
 
 def _bank(run: RunFolder, config: Config, options: Options) -> Bank:

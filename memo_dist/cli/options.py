@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from memo_dist.config import Config, load_config
 from memo_dist.errors import UsageError
 from memo_dist.training.job import RESUME_CHOICES
 
+_OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 run_option = click.option(
@@ -48,6 +50,15 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     return files(overrides(function))
+
+
+def split_overrides(words: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+    """Plain words, and ``group.key=value`` words, for verbs whose arguments both end.
+
+    A path or an id that looks like a key is given as ``./PATH`` or in a file.
+    """
+    overrides = tuple(word for word in words if _OVERRIDE.match(word))
+    return [word for word in words if word not in overrides], overrides
 
 
 def resolve(

@@ -15,11 +15,12 @@ from memo_dist.corpus.manifest import by_reason, load_manifest
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.manifest import FILE_NAME
 from memo_dist.observability.progress import duration
 from memo_dist.observability.status import read_status
 from memo_dist.runs import existing_run
 from memo_dist.stages.records import CONNECTOR, CORPUS, EVALUATE, EXPORT
-from memo_dist.stages.state import done_parts, is_done, status_folders
+from memo_dist.stages.state import is_done, status_folders
 
 _HIDDEN = ("state", "time")
 
@@ -84,8 +85,9 @@ def run_state(run: RunFolder, shards: int) -> dict[str, dict[str, Any]]:
 def _memory(run: RunFolder) -> dict[str, Any]:
     if not is_done(run, EXPORT):
         return {"state": "missing"}
-    (bank,) = done_parts(run, EXPORT)
-    return {"state": "done", "shards": len(atomic.read_json(bank)["shards"])}
+    run = run.pin()
+    shards = len(atomic.read_json(run.memory / FILE_NAME)["shards"])
+    return {"state": "done", "shards": shards, "generation": run.pinned}
 
 
 def _corpus(run: RunFolder) -> dict[str, Any]:

@@ -268,6 +268,10 @@ class ScratchConfig:
 
     vocabulary: int = key(4096, at_least=300)
     """BPE vocabulary size, including special tokens."""
+    tokenizer: str = key("corpus", choices=("corpus", "general"))
+    """What the vocabulary is learned from: the run's ``corpus``, or a list of ``general`` English
+    words. With ``corpus`` any changed document changes the base, so that ``update`` and ``forget``
+    train every shard again."""
     hidden_size: int = 256
     """Width of the residual stream."""
     layers: int = key(4, at_least=1)
@@ -291,6 +295,8 @@ class MemoryConfig:
     calibration_facts: int = key(96, at_least=0)
     """Number of facts of which one wording is held out of training to calibrate the confidence."""
     # Calibration happens after training, but it decides what training leaves out: identity.
+    keep_generations: int = key(2, at_least=1, identity=False)
+    """Number of generations of the bank to keep, the one that answers included."""
     loaded_gb: float = key(0.0, at_least=0, identity=False)
     """GiB of shard weights that stay loaded while answering; 0: as much as fits on the device. Each
     call loads the bank's other full shards one after the other."""
@@ -430,6 +436,18 @@ class EvaluateConfig:
     """Bootstrap resamples for the 95 % confidence intervals."""
     batch_size: int = key(16, at_least=1)
     """Questions per batch."""
+
+
+@dataclass
+class UpdateConfig:
+    """How ``update`` brings a shard to the state of a changed corpus."""
+
+    policy: str = key("retrain", choices=("retrain", "continue"), identity=False)
+    """``retrain``: from the base, equal to one encode of the final corpus. ``continue``: the old
+    weights are trained on new reflections and a sample of the others; faster, not exact: what was
+    removed or replaced may still be answered."""
+    replay: float = key(0.25, fraction=True, identity=False)
+    """Fraction of a shard's earlier reflections that ``continue`` trains again."""
 
 
 @dataclass
@@ -576,6 +594,7 @@ class Config:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -14,8 +14,9 @@ from memo_dist.config.schema import Config, CorpusConfig
 from memo_dist.io.hashing import hash_value
 from memo_dist.stages import records
 
-# Identity only where questions are trained: elsewhere nothing reads it.
+# Identity only where questions are trained or a base is built: elsewhere nothing reads them.
 _QUESTION_WEIGHT = "train.question_weight"
+_TOKENIZER = "memory.scratch.tokenizer"
 
 
 ENGLISH_GENERATORS = ("rules",)
@@ -36,12 +37,17 @@ def corpus_settings(config: Config) -> CorpusConfig:
     return replace(config.corpus, languages=["en"])
 
 
+def _builds_base(config: Config) -> bool:
+    return config.memory.base == "scratch"
+
+
 def stage_keys(config: Config, stage: str) -> dict[str, Any]:
     """The dotted keys and values that identify a stage's result."""
     tree = asdict(config)
     flat = flatten({group: tree[group] for group in records.stage(stage).groups})
     specs = key_specs(Config)
-    without = () if trains_questions(config) else (_QUESTION_WEIGHT,)
+    read = {_QUESTION_WEIGHT: trains_questions(config), _TOKENIZER: _builds_base(config)}
+    without = [key for key, is_read in read.items() if not is_read]
     return {key: value for key, value in flat.items() if specs[key].identity and key not in without}
 
 

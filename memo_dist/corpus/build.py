@@ -140,7 +140,7 @@ def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) 
             collected = _collect(source.listing, spool, config)
             _check_yield(collected, source.path, config)
             shards = _shards(_chosen(collected, config), config.shards, before)
-            counts = _shard_counts(shards, config.shards)
+            counts = shard_counts(shards, config.shards)
             rows = (
                 document_row(item, shards[item.id]) for item in _selected(collected, spool, config)
             )
@@ -151,7 +151,7 @@ def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) 
         raise
     atomic.write_jsonl(folder / SOURCE, source.state)
     atomic.write_jsonl(folder / QUARANTINE, (entry.to_json() for entry in collected.quarantined))
-    atomic.write_jsonl(folder / CHUNKS, _chunk_rows(folder, config))
+    atomic.write_jsonl(folder / CHUNKS, chunk_rows(folder, config))
     manifest = _manifest(source, folder, config, collected, counts)
     manifest = replace(manifest, revision=before.revision)
     atomic.write_json(folder / MANIFEST, manifest.to_json())
@@ -258,7 +258,7 @@ def _shards(ids: Iterable[str], shards: int, before: Before) -> dict[str, int]:
     }
 
 
-def _shard_counts(placed: Mapping[str, int], shards: int) -> list[int]:
+def shard_counts(placed: Mapping[str, int], shards: int) -> list[int]:
     """Documents in each shard.
 
     Raises:
@@ -274,7 +274,8 @@ def _shard_counts(placed: Mapping[str, int], shards: int) -> list[int]:
     return [counts[shard] for shard in range(shards)]
 
 
-def _chunk_rows(folder: Path, config: CorpusConfig) -> Iterator[dict[str, Any]]:
+def chunk_rows(folder: Path, config: CorpusConfig) -> Iterator[dict[str, Any]]:
+    """The lines of ``chunks.jsonl`` for the documents in ``folder``."""
     for document in iter_documents(folder):
         for chunk in chunk_document(document, config.chunk_chars, config.overlap_sentences):
             yield chunk.to_json()

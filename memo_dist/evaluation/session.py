@@ -56,6 +56,7 @@ def evaluate_run(  # noqa: PLR0913 - the seam of the evaluate verb
         The scores and the tables for a terminal.
     """
     check_modes(modes, config)
+    run = run.pin()
     bank = Bank.of_run(run, config)
     options = Options(bank, config.evaluate.batch_size, should_stop=should_stop)
     with ExitStack() as stack:

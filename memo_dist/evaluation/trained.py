@@ -51,10 +51,10 @@ def load_trained(run: RunFolder) -> Trained:
     kept out (held out for the calibration, too long) do not count. A part of the shards would
     mislead, so one shard whose questions are not known makes all of them unknown.
     """
-    if not run.reflections.exists():
-        return Trained(missing=f"{run.reflections} is missing")
+    if not run.trained_reflections.exists():
+        return Trained(missing=f"{run.trained_reflections} is missing")
     shards: dict[int, list[Reflection]] = defaultdict(list)
-    for row in atomic.read_jsonl(run.reflections):
+    for row in atomic.read_jsonl(run.trained_reflections):
         reflection = Reflection.from_json(row)
         shards[reflection.shard].append(reflection)
     rows: list[Reflection] = []
@@ -76,7 +76,7 @@ def _unknown(run: RunFolder, entry: ShardEntry, rows: Sequence[Reflection]) -> s
     if reflections_hash(rows) != entry.reflections_hash:
         return (
             f"shard {entry.id} of the memory was trained on other reflections than"
-            f" {run.reflections} holds now"
+            f" {run.trained_reflections} holds now"
         )
     held_out = run.train(entry.id) / HELD_OUT
     if not held_out.exists():

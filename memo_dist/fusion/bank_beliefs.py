@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from memo_dist.answers.answer import Answer
 from memo_dist.answers.text import normalise
+from memo_dist.errors import UsageError
 from memo_dist.fusion.types import Belief, Fused, FusedText, Request
 from memo_dist.memory.bank import Bank, Vote
 from memo_dist.memory.calibration import is_abstention
@@ -15,7 +16,17 @@ from memo_dist.memory.calibration import is_abstention
 def requests_of(
     bank: Bank, questions: Sequence[str], votes: Sequence[Sequence[Vote]]
 ) -> list[Request]:
-    """A request for each question, with a belief for each of the bank's shards, in their order."""
+    """A request for each question, with a belief for each of the bank's shards, in their order.
+
+    Raises:
+        UsageError: a document is being forgotten: a fusion reads the states of all shards, so no
+            part of its text could be told to come from other documents alone.
+    """
+    if bank.withheld is not None and bank.withheld.documents():
+        raise UsageError(
+            "documents of this memory were forgotten and their shards are not trained again yet:"
+            " ask with --mode direct until `memo-dist forget` has ended, then run `memo-dist fuse`"
+        )
     found = []
     for question, row in zip(questions, votes, strict=True):
         by_shard = {vote.shard.id: vote for vote in row}

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from memo_dist.io.generations import current_number, generation
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside ``RUN``; creates nothing by itself."""
+    """Paths inside ``RUN``; creates nothing by itself.
+
+    Attributes:
+        root: the folder.
+        pinned: number of the generation whose memory it shows; None: the one that holds, which
+            ``update`` and ``forget`` may change at any moment.
+    """
 
     root: Path
+    pinned: int | None = None
+
+    def pin(self) -> RunFolder:
+        """The run with the memory that holds now, for whoever reads several of its files.
+
+        Raises:
+            UsageError: see :attr:`memory`.
+        """
+        return self if self.pinned is not None else replace(self, pinned=self._holding())
 
     @property
     def config(self) -> Path:
@@ -56,9 +73,28 @@ class RunFolder:
         return self.root / "train" / f"shard-{shard}"
 
     @property
-    def memory(self) -> Path:
-        """The bank: ``bank.json`` and one Hugging Face folder a shard."""
+    def generations(self) -> Path:
+        """Every generation of the bank; see memo_dist.io.generations."""
         return self.root / "memory"
+
+    @property
+    def memory(self) -> Path:
+        """The bank that holds: ``bank.json`` and one Hugging Face folder a shard.
+
+        Raises:
+            UsageError: the pointer to it is damaged.
+        """
+        number = self._holding() if self.pinned is None else self.pinned
+        return generation(self.generations, number)
+
+    def _holding(self) -> int:
+        return current_number(self.generations)
+
+    @property
+    def trained_reflections(self) -> Path:
+        """The reflections of the bank: its own, or the run's where an earlier version has none."""
+        own = self.memory / "reflections.jsonl"
+        return own if own.exists() else self.reflections
 
     def memory_shard(self, shard: int) -> Path:
         """The exported memory of one shard."""

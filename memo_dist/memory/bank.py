@@ -23,7 +23,10 @@ from memo_dist.memory.manifest import (
     load_manifest,
 )
 from memo_dist.memory.provenance import SourceIndex, load_sources
+from memo_dist.memory.tombstones import Withheld
 from memo_dist.memory.wordings import answer_wordings, read_wordings
+
+_EVERY_SOURCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Bank:
         shards: the shards, sorted by id.
         streams: whether some shards are loaded anew for every call of :meth:`answer`; then
             many questions a call are much faster.
+        withheld: documents that were forgotten since the bank was trained; None: not of a run.
         lock: held while the bank's models run; :meth:`answer` and :meth:`votes` take it. Whoever
             runs the models of :meth:`voices` takes it too: adapters share one model, and hooks
             and adapter names are state of that model, not of a call.
@@ -93,6 +97,7 @@ class Bank:
         self.streams = any(memory.streams for memory in memories)
         self._wordings = max((s.calibration.wordings for s in shards), default=1)
         self.lock = threading.RLock()
+        self.withheld: Withheld | None = None
 
     @classmethod
     def load(  # noqa: PLR0913 - each is a choice of the verb that asks
@@ -128,7 +133,9 @@ class Bank:
             for entry in manifest.shards
         ]
         memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb)
-        return cls(shards, memories, manifest.composition)
+        bank = cls(shards, memories, manifest.composition)
+        bank.withheld = Withheld.of_bank(folder, manifest)
+        return bank
 
     @classmethod
     def of_run(cls, run: RunFolder, config: Config, sources: bool = True) -> Bank:
@@ -142,9 +149,10 @@ class Bank:
         Raises:
             UsageError, RunError: see :meth:`load`.
         """
+        run = run.pin()
         return cls.load(
             run.memory,
-            run.reflections if sources else None,
+            run.trained_reflections if sources else None,
             config.memory.max_answer_tokens,
             loaded_gb=config.memory.loaded_gb,
         )
@@ -197,8 +205,25 @@ class Bank:
         texts = {s.id: _asked(questions, s.sources if nearest else None) for s in self.shards}
         with self.lock:
             if self._likelihood:
-                return self._likeliest(questions, texts, batch_size, all_write)
-            return self._most_confident(questions, texts, batch_size)
+                found = self._likeliest(questions, texts, batch_size, all_write)
+            else:
+                found = self._most_confident(questions, texts, batch_size)
+        return self._without_forgotten(questions, found)
+
+    def _without_forgotten(
+        self, questions: Sequence[str], votes: list[list[Vote]]
+    ) -> list[list[Vote]]:
+        """Votes that only a forgotten document can have led to count as abstaining."""
+        gone = self.withheld.documents() if self.withheld else {}
+        if not gone:
+            return votes
+        rows = [
+            [_judged_again(question, vote, gone.get(vote.shard.id)) for vote in row]
+            for question, row in zip(questions, votes, strict=True)
+        ]
+        # Of equally trusted votes the order stays: by question likelihood the first one decides.
+        key = (lambda _: 0) if self._likelihood else (lambda vote: vote.verdict.abstained)
+        return [sorted(row, key=key) for row in rows]
 
     def _most_confident(
         self, questions: Sequence[str], texts: Mapping[int, Sequence[str]], batch_size: int
@@ -299,6 +324,17 @@ def _shard(folder: Path, shard: int, sources: SourceIndex | None) -> BankShard:
             " calibrated with it: bring it back, or export again with export.familiarity=false"
         )
     return BankShard(shard, calibration, sources or SourceIndex(()), familiarity)
+
+
+def _judged_again(question: str, vote: Vote, gone: frozenset[str] | None) -> Vote:
+    """A vote of a shard that was trained on documents that are ``gone`` (None: on none)."""
+    if gone is None:
+        return vote
+    sources = vote.shard.sources.find(question, vote.raw.text, _EVERY_SOURCE)
+    if sources and gone.isdisjoint(sources):
+        return vote
+    silent = replace(vote.raw, text="")
+    return replace(vote, raw=silent, verdict=Verdict(0.0, True), heard=False)
 
 
 def _likely_vote(

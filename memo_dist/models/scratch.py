@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.errors import UsageError
+from memo_dist.io.hashing import sha256_text
 from memo_dist.models.chat_format import CHATML_END, CHATML_START
 
 PADDING = "<|endoftext|>"
@@ -53,6 +56,28 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> int:
     bpe.train_from_iterator(texts, _trainer(vocabulary))
     _wrap(bpe).save_pretrained(folder)
     return int(bpe.get_vocab_size())
+
+
+def general_texts() -> Iterator[str]:
+    """Texts that a vocabulary can be learned from without any corpus: common English words.
+
+    The package's list has the most frequent words first; each counts in proportion to one over
+    its rank, as words of a language do (Zipf, The psycho-biology of language, 1935). Further
+    repeats stand for the capital at a sentence's start.
+    """
+    words = _words_file().read_text(encoding="utf-8").split()
+    for rank, word in enumerate(words, start=1):
+        count = 2 + len(words) // rank
+        yield f" {word}" * count + f" {word.capitalize()}" * (count // 2)
+
+
+def general_hash() -> str:
+    """SHA-256 of what :func:`general_texts` reads."""
+    return sha256_text(_words_file().read_text(encoding="utf-8"))
+
+
+def _words_file() -> Traversable:
+    return files("memo_dist.models") / "common_words.txt"
 
 
 def scratch_model_config(scratch: ScratchConfig, vocab_size: int) -> LlamaConfig:

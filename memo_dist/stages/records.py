@@ -115,9 +115,10 @@ EXPORT = Stage(
     reads=("trained weights", "held-out questions", "trained on"),
     writes=("memory/**/*",),
     begun="memory",
-    done=("memory/bank.json",),
-    progress=("memory/shard-*/COMPLETE", "memory/bank.json"),
-    encoded=("memory/shard-*/*.safetensors", "memory/shard-*/tokenizer*.json"),
+    done=("memory/**/bank.json",),
+    progress=("memory/**/COMPLETE", "memory/**/bank.json", "memory/CURRENT"),
+    texts=("memory/**/reflections.jsonl",),
+    encoded=("memory/**/*.safetensors", "memory/**/tokenizer*.json"),
     missing="has no memory yet; `memo-dist encode` makes one",
 )
 GATE = Stage(

@@ -7,8 +7,8 @@ answers, are estimated by :func:`expected_work`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -105,18 +105,22 @@ class StepEstimate:
         return Spending(self.calls, self.calls, 0, self.prompt, 0, self.completion)
 
 
-def estimate(corpus: Path, config: Config, generator: Generator) -> list[StepEstimate]:
+def estimate(
+    corpus: Path, config: Config, generator: Generator, known: Collection[str] = ()
+) -> list[StepEstimate]:
     """One estimate for each step that asks a model.
 
     Args:
         corpus: a corpus folder (documents.jsonl, chunks.jsonl, manifest.json).
         config: steps and sizes of units.
         generator: whose requests.
+        known: ids of units that are answered already, of an earlier revision.
 
     Raises:
         UsageError: no corpus, or a step that the generator does not have.
     """
-    plan = make_plan(corpus, config, generator)
+    whole = make_plan(corpus, config, generator)
+    plan = replace(whole, units=tuple(unit for unit in whole.units if unit.id not in known))
     steps = generator.steps()
     size = _size(corpus, plan, config)
     rows = []

@@ -118,7 +118,8 @@ def _stale(run: RunFolder, shard: int, changes: list[str]) -> UsageError:
     return UsageError(
         f"shard {shard} of {run.root} was trained on something else than the run holds now:\n  "
         + "\n  ".join(changes)
-        + f"\nbring that back, encode into a new --run, or remove {run.train(shard)} to train anew"
+        + f"\nbring that back, encode into a new --run, remove {run.train(shard)} to train anew,"
+        " or let `memo-dist update` train what changed"
     )
 
 

@@ -25,16 +25,7 @@ from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.calibration import Calibration
 from memo_dist.memory.card import MemoryCard, render_card
 from memo_dist.memory.loading import AdapterShards, LoadedShard, Memories
-from memo_dist.memory.manifest import (
-    CONFIDENCE,
-    FILE_NAME,
-    QUESTION_LIKELIHOOD,
-    BankManifest,
-    BaseRef,
-    ShardEntry,
-    shard_documents,
-)
-from memo_dist.models.base import SCRATCH_NAME
+from memo_dist.memory.manifest import ShardEntry, shard_documents
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import BaseModel, hash_weights
 from memo_dist.models.loading import greedy_generation
@@ -56,13 +47,10 @@ EXPORT_RECORD = "export.json"
 """In a shard's memory: what it was made from."""
 
 
-def export_shard(
-    run: RunFolder, config: Config, shard: int, base: BaseModel, record: TrainedOn
-) -> ShardEntry:
-    """Verify, calibrate and publish one shard's memory; skips what is done.
-
-    Done is an export of these weights, this held-out set and this configuration. Another one is
-    replaced, and ``bank.json`` goes before it: it would list what is not there.
+def export_shard(  # noqa: PLR0913
+    run: RunFolder, config: Config, shard: int, base: BaseModel, record: TrainedOn, target: Path
+) -> None:
+    """Verify, calibrate and write one shard's memory.
 
     Args:
         run: the run.
@@ -70,35 +58,20 @@ def export_shard(
         shard: which shard.
         base: what it was trained from.
         record: what it was trained on.
+        target: the folder, which must not be of a bank that holds.
 
     Raises:
         RunError: the reloaded weights are not the trained ones.
     """
-    made_from = _made_from(run, config, shard)
-    target = run.memory_shard(shard)
-    trained = run.train(shard) / "final"
-    if not checkpoint.is_complete(target) or _export_record(target) != made_from:
-        building = target.with_name(f".building-{target.name}")
-        shutil.rmtree(building, ignore_errors=True)
-        build_folder(trained, building, config, base)
-        _describe(run, config, shard, base, record, building)
-        atomic.write_json(building / EXPORT_RECORD, made_from)
-        checkpoint.mark_complete(building)
-        (run.memory / FILE_NAME).unlink(missing_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        building.replace(target)
-        atomic.fsync_folder(target.parent)
-    return _entry(shard, target, record, made_from["recipe"])
-
-
-def write_bank(run: RunFolder, base: BaseModel, entries: list[ShardEntry]) -> None:
-    """Write ``memory/bank.json``: the bank exists from here on."""
-    # The scratch base has no name that would lead to it; adapters need its folder.
-    own = base.name == SCRATCH_NAME and any(entry.kind == "adapter" for entry in entries)
-    path = "../train/base" if own else None
-    asked = all(trained_job(run, entry.id).train.question_loss == "yes" for entry in entries)
-    how = QUESTION_LIKELIHOOD if asked and len(entries) > 1 else CONFIDENCE
-    BankManifest(BaseRef.of(base, path), tuple(entries), how).save(run.memory)
+    building = target.with_name(f".building-{target.name}")
+    shutil.rmtree(building, ignore_errors=True)
+    build_folder(run.train(shard) / "final", building, config, base)
+    _describe(run, config, shard, base, record, building)
+    atomic.write_json(building / EXPORT_RECORD, made_from(run, config, shard))
+    checkpoint.mark_complete(building)
+    shutil.rmtree(target, ignore_errors=True)
+    building.replace(target)
+    atomic.fsync_folder(target.parent)
 
 
 def build_folder(trained: Path, target: Path, config: Config, base: BaseModel) -> None:
@@ -195,7 +168,7 @@ def _card(  # noqa: PLR0913
         kinds=Counter(record.kinds),
         generator=record.generator,
         generator_limits=record.generator_limits,
-        hyperparameters=_hyperparameters(run, config, shard, base),
+        hyperparameters=_hyperparameters(run, config, shard, base) | _continued(record),
         calibration=calibration,
         parameters=StoredWeights(folder).parameters(),
         adapter=is_adapter(folder),
@@ -229,6 +202,14 @@ def _hyperparameters(
     }
 
 
+def _continued(record: TrainedOn) -> dict[str, object]:
+    """The card's remark on weights that are not those of one training from the base."""
+    if not record.continued:
+        return {}
+    remark = f"weights {record.continued[:16]}, on new and replayed reflections; **not exact**"
+    return {"continued from": f"{remark}: removed or replaced facts may still be answered"}
+
+
 def _final_loss(run: RunFolder, shard: int) -> float | None:
     """Loss of the last optimizer step, in nats per trained token."""
     metrics = run.train(shard) / "metrics.jsonl"
@@ -236,7 +217,8 @@ def _final_loss(run: RunFolder, shard: int) -> float | None:
     return losses[-1] if losses else None
 
 
-def _entry(shard: int, folder: Path, record: TrainedOn, recipe: str) -> ShardEntry:
+def shard_entry(shard: int, folder: Path, record: TrainedOn, recipe: str) -> ShardEntry:
+    """The bank's entry of an exported shard."""
     return ShardEntry(
         id=shard,
         path=folder.name,
@@ -248,7 +230,7 @@ def _entry(shard: int, folder: Path, record: TrainedOn, recipe: str) -> ShardEnt
     )
 
 
-def _made_from(run: RunFolder, config: Config, shard: int) -> dict[str, Any]:
+def made_from(run: RunFolder, config: Config, shard: int) -> dict[str, Any]:
     """What identifies a shard's export: configuration, weights, held-out set, and their record."""
     folder = run.train(shard)
     read = {
@@ -259,6 +241,7 @@ def _made_from(run: RunFolder, config: Config, shard: int) -> dict[str, Any]:
     return {"recipe": stage_hash(config, "export"), "read": read}
 
 
-def _export_record(folder: Path) -> dict[str, Any] | None:
+def is_export_of(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a folder is the complete export of what :func:`made_from` gives."""
     path = folder / EXPORT_RECORD
-    return atomic.read_json(path) if path.exists() else None
+    return checkpoint.is_complete(folder) and path.exists() and atomic.read_json(path) == wanted

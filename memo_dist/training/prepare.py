@@ -6,6 +6,7 @@ Everything is written under ``RUN/train``; a second call with the same inputs fi
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,10 +26,17 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import identify
-from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
+from memo_dist.models.scratch import (
+    general_hash,
+    general_texts,
+    new_scratch_model,
+    scratch_model_config,
+    train_tokenizer,
+)
 from memo_dist.models.weight_files import StoredWeights
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
+from memo_dist.training.continued import Start, load_start, replayed
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
 from memo_dist.training.documents import tokenize_documents
 from memo_dist.training.examples import Examples, split_held_out, tokenize
@@ -69,7 +77,7 @@ def memory_base(run: RunFolder, config: Config) -> BaseModel:
     if config.memory.base != SCRATCH_NAME:
         return resolve_base(config.memory.base)
     folder = run.root / "train" / "base"
-    if not _has_scratch(run, folder):
+    if not _has_scratch(run, config, folder):
         shutil.rmtree(folder, ignore_errors=True)
         _build_scratch(run, config, folder)
     return identify(SCRATCH_NAME, folder)
@@ -89,7 +97,19 @@ def trained_base(run: RunFolder, config: Config) -> BaseModel:
     return identify(SCRATCH_NAME, folder)
 
 
-def _has_scratch(run: RunFolder, folder: Path) -> bool:
+def scratch_is_current(run: RunFolder, config: Config) -> bool | None:
+    """Whether the run's scratch base is of the texts that the run holds now.
+
+    Returns:
+        None where there is no complete base, or one of an earlier version, which does not say.
+    """
+    folder = run.root / "train" / "base"
+    if not checkpoint.is_complete(folder) or not (folder / BUILT_FROM).exists():
+        return None
+    return bool(atomic.read_json(folder / BUILT_FROM) == _scratch_texts(run, config))
+
+
+def _has_scratch(run: RunFolder, config: Config, folder: Path) -> bool:
     """Whether the scratch base is there and of the run's texts.
 
     Raises:
@@ -98,22 +118,22 @@ def _has_scratch(run: RunFolder, folder: Path) -> bool:
     if not checkpoint.is_complete(folder):
         return False
     begun = [*folder.parent.glob("shard-*/final"), *folder.parent.glob("shard-*/checkpoints/*")]
-    built_from = folder / BUILT_FROM
-    if not built_from.exists():  # an earlier version's: the shards' own records are checked
+    current = scratch_is_current(run, config)
+    if current is None:  # an earlier version's: the shards' own records are checked
         return bool(begun)
-    if atomic.read_json(built_from) == _scratch_texts(run):
-        return True
-    if begun:
+    if begun and not current:
         raise UsageError(
             f"{folder} was built from other documents or reflections than {run.root} holds now,"
             f" and {begun[0].parent} was trained from it: bring them back, encode into a new"
-            f" --run, or remove {folder.parent} to train anew"
+            f" --run, remove {folder.parent} to train anew, or run `memo-dist update`"
         )
-    return False
+    return current
 
 
-def _scratch_texts(run: RunFolder) -> dict[str, str]:
+def _scratch_texts(run: RunFolder, config: Config) -> dict[str, str]:
     """Hashes of what the vocabulary of a scratch base is learned from."""
+    if config.memory.scratch.tokenizer == "general":
+        return {"words": general_hash()}
     return {
         "documents": hash_file(run.corpus / DOCUMENTS),
         "reflections": hash_file(run.reflections),
@@ -121,14 +141,19 @@ def _scratch_texts(run: RunFolder) -> dict[str, str]:
 
 
 def _build_scratch(run: RunFolder, config: Config, folder: Path) -> None:
-    rows = list(atomic.read_jsonl(run.reflections))
-    texts = [document.text for document in iter_documents(run.corpus)]
-    texts += [f"{row['question']} {row['answer']}" for row in rows]
+    general = config.memory.scratch.tokenizer == "general"
+    texts = general_texts() if general else _corpus_texts(run)
     size = train_tokenizer(texts, config.memory.scratch.vocabulary, folder)
     shape = scratch_model_config(config.memory.scratch, size)
     new_scratch_model(shape, config.run.seed).save_pretrained(folder)
-    atomic.write_json(folder / BUILT_FROM, _scratch_texts(run))
+    atomic.write_json(folder / BUILT_FROM, _scratch_texts(run, config))
     checkpoint.mark_complete(folder)
+
+
+def _corpus_texts(run: RunFolder) -> Iterator[str]:
+    yield from (document.text for document in iter_documents(run.corpus))
+    for row in atomic.read_jsonl(run.reflections):
+        yield f"{row['question']} {row['answer']}"
 
 
 def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
@@ -164,17 +189,20 @@ def prepare_job(
         resolved_recipe(config.train, base),
         question_loss="yes" if trains_questions(config) else "no",
     )
+    start = load_start(folder)
+    begins = base.path if start is None else run.root / start.folder
     job = TrainJob(
         folder=str(folder.absolute()),
-        base=str(base.path.absolute()),
+        base=str(begins.absolute()),
         examples=str((folder / EXAMPLES).absolute()),
         probe=made.probe,
         train=_with_own_file(recipe, folder),
         seed=config.run.seed,
-        identity=training_identity(config, base, folder / EXAMPLES),
+        identity=training_identity(config, base, folder / EXAMPLES, start),
         threads=plan_placement(config, resources).threads,
     )
-    current_inputs(run, config, base)[shard].save(folder, job.identity)
+    record = current_inputs(run, config, base)[shard]
+    replace(record, continued=start.weights if start else "").save(folder, job.identity)
     atomic.write_json(folder / JOB, job.to_json())
     return job
 
@@ -187,6 +215,9 @@ def shard_examples(run: RunFolder, config: Config, shard: int, base: BaseModel) 
     """
     reflections = shard_reflections(run, shard)
     trained, held = split_held_out(reflections, config.memory.calibration_facts, config.run.seed)
+    start = load_start(run.train(shard))
+    if start is not None:
+        trained = replayed(trained, start.known(run, shard), start.replay, config.run.seed)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     chat = ChatFormat.from_tokenizer(tokenizer)
     examples, too_long = tokenize(
@@ -204,9 +235,12 @@ def trained_job(run: RunFolder, shard: int) -> TrainJob:
     return TrainJob.from_json(atomic.read_json(run.train(shard) / JOB))
 
 
-def training_identity(config: Config, base: BaseModel, examples: Path) -> str:
+def training_identity(
+    config: Config, base: BaseModel, examples: Path, start: Start | None = None
+) -> str:
     """Hash of everything that decides the trained weights, the cluster's shape aside."""
-    return hash_value([stage_hash(config, "train"), base.weights_hash, hash_file(examples)])
+    begins = base.weights_hash if start is None else start.weights
+    return hash_value([stage_hash(config, "train"), begins, hash_file(examples)])
 
 
 def resolved_recipe(train: TrainConfig, base: BaseModel) -> TrainConfig:

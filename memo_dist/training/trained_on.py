@@ -40,6 +40,7 @@ class TrainedOn:
         corpus: fingerprint of the whole corpus.
         generator: name and version of what wrote the reflections.
         generator_limits: what it says it cannot do.
+        continued: hash of the old weights that it continued; empty: it began at the base.
     """
 
     settings: dict[str, Any]
@@ -50,6 +51,7 @@ class TrainedOn:
     corpus: str
     generator: str
     generator_limits: list[str]
+    continued: str = ""
 
     def changes(self, now: TrainedOn) -> list[str]:
         """What differs between the training and ``now``, a line each; empty: nothing that counts.

@@ -1,0 +1,176 @@
+"""Updates and deletions of a bank against encodes of the final corpus, byte by byte, with kills.
+
+    python benchmarks/change_exact.py updates [--count 10]     one chain of changes, one encode
+    python benchmarks/change_exact.py forget [--count 5]       each document alone, and its receipt
+    python benchmarks/change_exact.py kills [--count 20]       kill -9 in update and forget
+    ... [--shards 4] [--documents 24] [--seed 1] [--out FILE]
+
+A scratch memory over generated documents. Every comparison covers reflections.jsonl, bank.json, and
+the trained and exported weights and the calibration of every shard. After every kill the bank must
+answer as one of its two generations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from changing_corpus import encode, site, sites, state, write
+from cli import ENCODE_SECONDS, kill_driver, memo_dist, start
+
+from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank
+from memo_dist.runs import library_versions
+
+QUESTION = "When was the Orlestad pumping station opened?"
+Texts = dict[str, str]
+
+
+def main() -> None:
+    """Run one part; exit 1 if anything differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("part", choices=("updates", "forget", "kills"))
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--documents", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    options.count = options.count or {"updates": 10, "forget": 5, "kills": 20}[options.part]
+    part: Callable[..., dict[str, Any]] = globals()[f"_{options.part}"]
+    with tempfile.TemporaryDirectory(prefix="memo-change-") as name:
+        report = part(Path(name), options, random.Random(options.seed))
+    report |= {"options": {k: str(v) for k, v in vars(options).items()}}
+    report |= {"versions": library_versions(), "machine": platform.machine()}
+    print(json.dumps(report, indent=2))
+    if options.out:
+        atomic.write_json(options.out, report)
+    sys.exit(0 if report["equal"] else 1)
+
+
+def _first(folder: Path, options: argparse.Namespace) -> tuple[Texts, RunFolder]:
+    texts = sites(options.documents)
+    run = encode(write(folder / "corpus", texts), folder / "run", _shards(options))
+    return texts, run
+
+
+def _shards(options: argparse.Namespace) -> str:
+    return f"corpus.shards={options.shards}"
+
+
+def _equal(run: RunFolder, texts: Texts, folder: Path, options: argparse.Namespace) -> bool:
+    whole = encode(write(folder / "final", texts), folder / "whole", _shards(options))
+    same = state(run, options.shards) == state(whole, options.shards)
+    shutil.rmtree(whole.root)
+    return same
+
+
+def _changed(texts: Texts, chance: random.Random, index: int) -> Texts:
+    """One more change: a document comes, goes, changes or is renamed."""
+    kind = ("add", "change", "remove", "rename")[index % 4]
+    name = chance.choice(sorted(texts))
+    new = dict(texts)
+    if kind == "add":
+        new[f"new-{index}"] = site(100 + index)
+    elif kind == "change":
+        new[name] = site(chance.randrange(100), opened=1950 + index)
+    elif kind == "remove":
+        del new[name]
+    else:
+        new[f"renamed-{index}"] = new.pop(name)
+    return new
+
+
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = memo_dist(*arguments, seconds=ENCODE_SECONDS)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done
+
+
+def _updates(folder: Path, options: argparse.Namespace, chance: random.Random) -> dict[str, Any]:
+    texts, run = _first(folder, options)
+    seconds = []
+    for index in range(options.count):
+        texts = _changed(texts, chance, index)
+        began = time.monotonic()
+        _run("update", run.root, write(folder / "corpus", texts))
+        seconds.append(round(time.monotonic() - began, 1))
+    return {"equal": _equal(run, texts, folder, options), "seconds": seconds}
+
+
+def _forget(folder: Path, options: argparse.Namespace, chance: random.Random) -> dict[str, Any]:
+    texts, first = _first(folder, options)
+    rows = []
+    for name in chance.sample(sorted(texts), options.count):
+        run = RunFolder(Path(shutil.copytree(first.root, folder / "copy")))
+        began = time.monotonic()
+        _run("forget", run.root, name)
+        seconds = round(time.monotonic() - began, 1)
+        rest = {key: text for key, text in texts.items() if key != name}
+        checked = memo_dist("verify", run.root, seconds=ENCODE_SECONDS)
+        same = _equal(run, rest, folder, options)
+        rows.append({"document": name, "equal": same, "seconds": seconds,
+                     "verified": checked.returncode == 0})  # fmt: skip
+        shutil.rmtree(run.root)
+    return {"equal": all(row["equal"] and row["verified"] for row in rows), "forgotten": rows}
+
+
+def _kills(folder: Path, options: argparse.Namespace, chance: random.Random) -> dict[str, Any]:
+    texts, run = _first(folder, options)
+    began = time.monotonic()
+    texts = _changed(texts, chance, 0)
+    _run("update", run.root, write(folder / "corpus", texts))
+    longest = time.monotonic() - began
+    kills, silent, round_ = 0, 0, 0
+    while kills < options.count:
+        round_ += 1
+        if round_ % 2:
+            texts = _changed(texts, chance, round_)
+            change: tuple[str | Path, ...] = ("update", run.root, write(folder / "corpus", texts))
+        else:
+            name = chance.choice(sorted(texts))
+            texts = {key: text for key, text in texts.items() if key != name}
+            change = ("forget", run.root, name)
+        for _ in range(min(3, options.count - kills)):
+            process = start(*change, log=folder / "log")
+            try:
+                process.wait(chance.uniform(1.0, longest))
+            except subprocess.TimeoutExpired:
+                kill_driver(process)
+                kills += 1
+                silent += not _answers(run)
+        _finish(change)
+    same = _equal(run, texts, folder, options)
+    return {"equal": same and not silent, "kills": kills, "moments without a bank": silent}
+
+
+def _finish(change: tuple[str | Path, ...]) -> None:
+    """Run a change to its end; one that had ended before its kill has nothing left to forget."""
+    done = memo_dist(*change, seconds=ENCODE_SECONDS)
+    if done.returncode and "there is no document" not in done.stderr:
+        raise SystemExit(done.stderr)
+
+
+def _answers(run: RunFolder) -> bool:
+    bank = Bank.load(run.memory, run.trained_reflections, verify=True)
+    return len(bank.answer([QUESTION])) == 1
+
+
+if __name__ == "__main__":
+    main()

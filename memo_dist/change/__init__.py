@@ -1,0 +1,1 @@
+"""A bank that changes: what differs, what that costs, and the new generation."""

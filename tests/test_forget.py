@@ -1,0 +1,123 @@
+"""A document is forgotten: withheld at once, out of the weights, and found nowhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from changing_corpus import encode, site, sites, state, write
+from cli import ENCODE_SECONDS, memo_dist
+from safetensors.numpy import load_file
+from transformers import AutoTokenizer
+
+from memo_dist.change.receipt import Receipt
+from memo_dist.change.verify import receipts_of
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.runs import existing_run, open_run
+
+PLANTED = "The keeper of the Quorvenhaal archive was Ysolde Brackenthwaite from 1911 to 1934."
+RARE = ("quorvenhaal", "brackenthwaite")
+GONE = "site-3"
+
+
+def planted() -> dict[str, str]:
+    texts = sites()
+    return {**texts, GONE: f"{texts[GONE]} {PLANTED}"}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> RunFolder:
+    root = tmp_path_factory.mktemp("first")
+    return encode(write(root / "corpus", planted()), root / "run")
+
+
+@pytest.fixture
+def run(first, tmp_path) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(first.root, tmp_path / "run")))
+
+
+def forget(run: RunFolder, *arguments: str | Path) -> str:
+    done = memo_dist("forget", run.root, *arguments, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def words_in(path: Path, tokenizer) -> str:
+    """All that a file says, whatever its format, in lower case."""
+    if path.suffix == ".parquet":
+        return json.dumps(pq.read_table(path).to_pylist()).casefold()
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    text = data.decode("utf-8", "ignore")
+    if path.name == "examples.safetensors":
+        text += tokenizer.decode(load_file(path)["ids"].tolist())
+    return text.casefold()
+
+
+def holders(run: RunFolder) -> set[str]:
+    """Files of a run that hold a rare word of the planted sentence."""
+    tokenizer = AutoTokenizer.from_pretrained(run.memory_shard(0))
+    return {
+        path.relative_to(run.root).as_posix()
+        for path in run.root.rglob("*")
+        if path.is_file() and any(word in words_in(path, tokenizer) for word in RARE)
+    }
+
+
+def test_a_forgotten_document_equals_one_that_was_never_there(run, tmp_path):
+    before = holders(run)
+    assert {"corpus/documents.jsonl", "reflections.jsonl", "synth/direct/part-0.jsonl"} & before
+    assert any("examples.safetensors" in name for name in before)
+    asked = memo_dist("ask", run.root, "Who was the keeper of the Quorvenhaal archive?")
+    assert asked.returncode == 0
+    printed = forget(run, GONE, "--why", "withdrawn by its author")
+    assert f"forgotten: {GONE}" in printed
+    assert "shards trained again: 2" in printed
+    texts = planted()
+    del texts[GONE]
+    assert state(run) == state(encode(write(tmp_path / "corpus", texts), tmp_path / "whole"))
+    assert holders(run) == set()
+    (path,) = receipts_of(run)
+    text = path.read_text() + path.with_suffix(".html").read_text()
+    assert "withdrawn by its author" in text
+    assert not any(word in text.casefold() for word in RARE)
+    assert Receipt.load(path).found == []
+    checked = memo_dist("verify", run.root, "--never-saw", seconds=ENCODE_SECONDS)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "weights of shard 2 equal" in checked.stdout
+    # It does not come back with a corpus that still has it.
+    back = write(tmp_path / "corpus", {**planted(), "site-9": site(9)})
+    refused = memo_dist("update", run.root, back)
+    assert refused.returncode == 2
+    assert GONE in refused.stderr
+    (run.root / "notes.txt").write_text(f"As I said: {PLANTED}")
+    found = memo_dist("verify", run.root)
+    assert found.returncode == 1
+    assert "notes.txt" in found.stdout
+
+
+def test_bad_requests_withhold_nothing(run, tmp_path):
+    known = state(run)
+    for arguments, message in {
+        ("sitee-3",): "did you mean 'site-3'",
+        ("nothing-*",): "there is no document 'nothing-*'",
+        ("site-4", "site-6"): "shard 0 would have no document left",
+        (f"@{tmp_path / 'missing'}",): "cannot be read",
+    }.items():
+        refused = memo_dist("forget", run.root, *arguments)
+        assert refused.returncode == 2, arguments
+        assert message in refused.stderr
+    assert not (run.generations / "tombstones.json").exists()
+    assert state(run) == known
+    config = existing_run(run.root)[1]
+    with open_run(run.root, config, "must"):
+        refused = memo_dist("forget", run.root, GONE)
+        assert "is in use by process" in refused.stderr
+    printed = memo_dist("forget", run.root, "site-[35]", "--dry-run").stdout
+    assert "2 removed: site-3, site-5" in printed
+    assert "1 of 3 trained again: 2" in printed
