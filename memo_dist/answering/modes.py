@@ -67,8 +67,8 @@ class HybridAnswerer(DirectAnswerer):
         super().__init__(run, config, options)
         if any(shard.sources.empty for shard in self._bank.shards):
             raise UsageError(
-                f"mode 'hybrid' looks up trained questions, and '{run.trained_reflections}' does not"
-                " hold those of every shard; use --mode direct, or bring them back"
+                f"mode 'hybrid' looks up trained questions, and '{run.trained_reflections}' does"
+                " not hold those of every shard; use --mode direct, or bring them back"
             )
 
 
