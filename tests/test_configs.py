@@ -312,7 +312,7 @@ DEFAULT_IDENTITY = {
     "corpus": "2e525cbd131a8c6c8dfa2bb1ea8e03b1a38055546c6a2780cd3e28759e725594",
     "synthesis": "499f1c7f1393baac9c59dad5e01a6ab5fad8b786c72dc6ed0a53d54f56aae078",
     "train": "09f30960a54ab450014880dc76352032810ef49e2d8c6abee2bec18fc439e6e5",
-    "export": "b42a69b704fb48ddd3c8bda8f1618971c31f07778119a90484f7de6a35a39d01",
+    "export": "144aaa12d22f5527ca8739aba6124ba6dbac151c979e3ab906ddb8862b71c7f6",
 }
 """``stage_hash`` of the default configuration.
 

@@ -18,7 +18,7 @@ def verdict(name: str, kind: str, said: str, gold: str = ""):
 
 
 def evaluation(*verdicts):
-    return Evaluation("held-back", {}, {"direct": list(verdicts), "bm25": []}, [])
+    return Evaluation("held-back", {}, {"direct": list(verdicts), "bm25": []}, [], {}, None)
 
 
 def test_examples_are_right_answers_of_each_type_in_turn_and_one_refusal():

@@ -50,7 +50,7 @@ def command(  # noqa: PLR0913
 
     direct: the memory answers alone.
 
-    hybrid: the memory is asked the trained question that a search index finds nearest to QUESTION.
+    hybrid: the memory gets the trained question that a search index finds nearest to QUESTION.
 
     protocol: a frozen LLM (keys executive.*) queries the memory turn by turn; the transcript is in
     RUN/ask. protocol-full, protocol-one-turn and protocol-multi-turn set protocol.variant.

@@ -403,7 +403,7 @@ class ExportConfig:
     """Export of LoRA training: ``folded`` into the base weights (a full model), or ``kept`` as a
     PEFT adapter. The adapters of a bank share one base in memory."""
     wordings: int = key(2, between=(1, 7))
-    """Number of wordings in which the memory is asked each question, from 1 to 7. The answer that
+    """Number of wordings in which the memory gets each question, from 1 to 7. The answer that
     most of them give, by summed probability, counts. More wordings raise recall and multiply the
     work. Set it before ``export``, because the calibration depends on it."""
     familiarity: bool = True

@@ -30,10 +30,15 @@ def language_of(text: str) -> str:
     wide = sum(1 for character in prose if character >= "\u3040" and character.isalpha())
     if letters < _FEWEST_LETTERS and wide < _FEWEST_IDEOGRAMS:
         return ""
-    language, probability = _identifier().classify(prose)
+    language, probability = load_identifier().classify(prose)
     return str(language) if probability >= _SURE else ""
 
 
 @cache
-def _identifier() -> LanguageIdentifier:
+def load_identifier() -> LanguageIdentifier:
+    """The model, loaded once.
+
+    Raises:
+        OSError: it cannot be unpacked into the folder of temporary files.
+    """
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,12 +25,14 @@ from typing import Any, BinaryIO
 
 from memo_dist.corpus.listing import SourceFile
 from memo_dist.corpus.types import Document, Quarantined
+from memo_dist.errors import RunError
 
 _START_SECONDS = 120.0
 """Patience with a process that starts: imports on a slow disk."""
 _READ_BYTES = 2**20
 _MIB = 2**20
 _END = "end"
+_READY, _FAILED = "ready", "failed"
 _PR_SET_PDEATHSIG = 1
 
 Item = Document | Quarantined
@@ -120,7 +123,11 @@ class ReaderProcess:
             start_new_session=True,  # Ctrl-C is the parent's to answer
         )
         self._megabytes = limits.megabytes
-        self._line(_START_SECONDS, limits)
+        if self._line(_START_SECONDS, limits) != _READY:
+            raise RunError(
+                "cannot unpack the model that recognises languages into"
+                f" {tempfile.gettempdir()} (TMPDIR): {self._line(_START_SECONDS, limits)}"
+            )
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._process is not None
@@ -177,11 +184,18 @@ def _item(row: dict[str, Any]) -> Item:
 
 def main() -> None:
     """The process: answers requests until its standard input ends."""
+    from memo_dist.corpus.language import load_identifier
     from memo_dist.corpus.readers import read_file
 
     requests, answers = _streams()
+    try:
+        load_identifier()  # before the first file: a full disk is no fault of a document
+    except OSError as error:
+        _answer(answers, _FAILED)
+        _answer(answers, error.strerror or str(error))
+        return
     _limit(int(sys.argv[1]), int(sys.argv[2]))
-    _answer(answers, {"ready": True})
+    _answer(answers, _READY)
     for line in requests:
         request = json.loads(line)
         max_bytes = request.pop("max_bytes")
