@@ -138,11 +138,12 @@ def test_the_memory_is_compared_with_lookup(memory, lookup, told, tmp_path):
     questions = [Question(str(n), f"What is {n}?", f"fact {n}") for n in range(40)]
     methods = {"direct": Knows(memory), "lookup": Knows(lookup)}
     score_all(run, Config(), questions, "q", methods, trained=Trained(TAUGHT))
-    against, recall = findings(load_evaluation(run.eval("q")))
+    against, confidence, recall = findings(load_evaluation(run.eval("q")))
     assert f"has {memory} of 40 answerable questions right" in against
     assert f"{2.5 * (memory - lookup):+.1f} points" in against
     assert told in against
     assert ("has learned nothing" in against) == (memory != 30)
+    assert f"tells {memory} right answers from {40 - memory} wrong" in confidence
     assert "answers 0 of 5 (0.0 %, 95 % interval 0–43) rightly" in recall
 
 

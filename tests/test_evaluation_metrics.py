@@ -10,7 +10,7 @@ from memo_dist.answers.answer import Answer
 from memo_dist.answers.text import contains, exact_match, normalise, rouge_l, token_f1
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import Comparison, compare, judge, score
-from memo_dist.evaluation.statistics import bootstrap_interval, mcnemar, wilson_interval
+from memo_dist.evaluation.statistics import auroc, bootstrap_interval, mcnemar, wilson_interval
 
 
 def said(text, abstained=False, confidence=0.5, shards=(0,)):
@@ -143,3 +143,21 @@ def test_compare_uses_answerable_questions_that_both_answered():
     assert (comparison.right_first, comparison.right_second) == (1.0, 0.0)
     assert (comparison.only_first, comparison.only_second) == (2, 0)
     assert comparison.p_value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "area"),
+    [((0.9, 0.8), (0.1, 0.2), 1.0), ((0.1,), (0.9,), 0.0), ((0.5,), (0.5,), 0.5)]
+    + [((0.3, 0.7), (0.1, 0.5, 0.7), 3.5 / 6)],
+)
+def test_auroc_is_the_share_of_pairs_in_order(positives, negatives, area):
+    found = auroc(positives, negatives)
+    assert found is not None
+    assert found.value == pytest.approx(area)
+    assert found.low <= found.value <= found.high
+    assert (found.positives, found.negatives) == (len(positives), len(negatives))
+
+
+def test_auroc_needs_both_kinds():
+    assert auroc((), (0.5,)) is None
+    assert auroc((0.5,), ()) is None

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from memo_dist.answering import MODES
 from memo_dist.evaluation.baselines import LOOKUP
 from memo_dist.evaluation.results import Evaluation, TrainedRecall
-from memo_dist.evaluation.scoring import Comparison, Verdict
-from memo_dist.evaluation.statistics import wilson_interval
+from memo_dist.evaluation.scoring import Comparison, Verdict, knows
+from memo_dist.evaluation.statistics import auroc, wilson_interval
 
 _MEANING = (
     "A memory that does not beat it has learned nothing that a search over the training"
@@ -19,24 +19,44 @@ _MEANING = (
 def findings(evaluation: Evaluation) -> list[str]:
     """Every mode of the memory against lookup, and people's wordings against trained ones."""
     trained = evaluation.trained
+    confidence = [
+        _confidence(mode, rows) for mode, rows in evaluation.verdicts.items() if mode in MODES
+    ]
     if trained is None:
-        return []
+        return confidence
     if trained.missing:
         return [
+            *confidence,
             f"The trained questions of this memory are not known: {trained.missing}."
             f" Therefore the baseline {LOOKUP}, the causes of wrong answers and the recall of"
-            " trained wordings are left out."
+            " trained wordings are left out.",
         ]
     found = [
         _against_lookup(evaluation, pair)
         for pair in evaluation.comparisons
         if pair.first in MODES and pair.second == LOOKUP
     ]
+    found += confidence
     found += [
         _trained_recall(mode, recall, trained.questions, evaluation.verdicts[mode])
         for mode, recall in trained.recall.items()
     ]
     return found
+
+
+def _confidence(mode: str, verdicts: Sequence[Verdict]) -> str:
+    """How well the confidence tells right answers from the others, refused ones included."""
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    for verdict in verdicts:
+        groups[knows(verdict)].append(verdict.answer.confidence)
+    area = auroc(groups[True], groups[False])
+    if area is None:
+        return f"The confidence of {mode} cannot be judged: its answers are all right or all wrong."
+    return (
+        f"The confidence of {mode} tells {area.positives} right answers from"
+        f" {area.negatives} wrong or unanswerable questions with an AUROC of {area.value:.3f}"
+        f" (95 % interval {area.low:.3f} to {area.high:.3f}), refused answers counted as written."
+    )
 
 
 def _against_lookup(evaluation: Evaluation, pair: Comparison) -> str:

@@ -83,6 +83,12 @@ def judge(question: Question, answer: Answer) -> Verdict:
     )
 
 
+def knows(verdict: Verdict) -> bool:
+    """Whether the answer is right as it was written, also where it was refused."""
+    question, answer = verdict.question, verdict.answer
+    return question.answerable and contains(answer.text or answer.refused, question.golds) == 1.0
+
+
 def metric_values(verdicts: Sequence[Verdict]) -> dict[str, list[float]]:
     """For every metric the values whose mean it is; an empty list where it is undefined."""
     answerable = [v for v in verdicts if v.question.answerable]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_Z95 = 1.959964
 _BLOCK = 2_000_000
 """Resampled indices held in memory at a time."""
 
@@ -76,9 +77,42 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """
     if total < 1:
         raise ValueError("a proportion needs at least one case")
-    z = 1.959964
+    z = _Z95
     share = right / total
     scale = 1 + z * z / total
     centre = (share + z * z / (2 * total)) / scale
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Auroc:
+    """How well a number tells two kinds apart.
+
+    Attributes:
+        value: probability that a positive one has the larger number, ties counted half.
+        low, high: 95 % interval (Hanley and McNeil 1982).
+        positives, negatives: how many of each kind.
+    """
+
+    value: float
+    low: float
+    high: float
+    positives: int
+    negatives: int
+
+
+def auroc(positives: Sequence[float], negatives: Sequence[float]) -> Auroc | None:
+    """Area under the ROC curve; None where one of the two kinds is missing."""
+    p, n = len(positives), len(negatives)
+    if not p or not n:
+        return None
+    ordered = np.sort(np.asarray(negatives, dtype=np.float64))
+    values = np.asarray(positives, dtype=np.float64)
+    below = np.searchsorted(ordered, values, "left")
+    up_to = np.searchsorted(ordered, values, "right")
+    area = float((below + up_to).sum()) / (2 * p * n)
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (p - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)
+    half = _Z95 * math.sqrt(max(0.0, variance) / (p * n))
+    return Auroc(area, max(0.0, area - half), min(1.0, area + half), p, n)
