@@ -147,8 +147,12 @@ def test_compare_uses_answerable_questions_that_both_answered():
 
 @pytest.mark.parametrize(
     ("positives", "negatives", "area"),
-    [((0.9, 0.8), (0.1, 0.2), 1.0), ((0.1,), (0.9,), 0.0), ((0.5,), (0.5,), 0.5)]
-    + [((0.3, 0.7), (0.1, 0.5, 0.7), 3.5 / 6)],
+    [
+        ((0.9, 0.8), (0.1, 0.2), 1.0),
+        ((0.1,), (0.9,), 0.0),
+        ((0.5,), (0.5,), 0.5),
+        ((0.3, 0.7), (0.1, 0.5, 0.7), 3.5 / 6),
+    ],
 )
 def test_auroc_is_the_share_of_pairs_in_order(positives, negatives, area):
     found = auroc(positives, negatives)
