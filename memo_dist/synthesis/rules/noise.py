@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from memo_dist.answers.text import word_set
+from memo_dist.corpus.parsed import code_lines
 
-_FENCE = re.compile(r"^ {0,3}(?P<mark>`{3,}|~{3,})")
 _MARKS = re.compile(
     r"\{:?\s*[#.][\w:.-]+[^{}\n]*\}"  # ids and classes of headings: "{ #limits }"
     r"|\{\{[<%][^\n]*?[%>]\}\}|\{%[^\n]*?%\}"  # template tags
@@ -42,17 +42,9 @@ _SENTENCE = re.compile(r"^[A-Z“\"'(].*\s\S+[.!?]$")
 
 def without_marks(text: str) -> str:
     """The text with fenced code and the marks of page builders blanked out, length unchanged."""
-    out: list[str] = []
-    fence = ""
-    for line in text.split("\n"):
-        match = _FENCE.match(line)
-        opens = not fence and match is not None
-        closes = bool(fence) and match is not None and match["mark"].startswith(fence)
-        out.append(" " * len(line) if fence or opens else line)
-        if opens and match is not None:
-            fence = match["mark"]
-        elif closes:
-            fence = ""
+    lines = text.split("\n")
+    inside = code_lines(lines)
+    out = [" " * len(line) if code else line for line, code in zip(lines, inside, strict=True)]
     return _MARKS.sub(lambda found: " " * len(found.group()), "\n".join(out))
 
 
