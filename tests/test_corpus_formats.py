@@ -10,6 +10,7 @@ import pytest
 from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.build import build_corpus, load_chunks, load_documents, read_documents
 from memo_dist.corpus.listing import list_source
+from memo_dist.corpus.sections import folders
 from memo_dist.corpus.types import Document
 from memo_dist.synthesis.rules.noise import without_marks
 
@@ -343,3 +344,17 @@ def test_a_date_never_costs_a_document(tmp_path, value, date):
     front = f"---\ntitle: Minutes\ndate: {json.dumps(value)}\n---\nThey met."
     document = read_one(tmp_path, "d.md", front)
     assert (document.text, document.date) == ("They met.", date)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("go/prices.csv", ["go"]),
+        ("go/notes.jsonl.md", ["go"]),
+        ("data/rows.jsonl:3", []),
+        ("data/rows.parquet:12", []),
+        ("start.md", []),
+    ],
+)
+def test_rows_of_one_file_have_no_folders(origin, expected):
+    assert folders(origin) == expected
