@@ -34,11 +34,6 @@ def language_of(text: str) -> str:
     return str(language) if probability >= _SURE else ""
 
 
-def load_model() -> None:
-    """Load the model now, not with the first text."""
-    _identifier()
-
-
 @cache
 def _identifier() -> LanguageIdentifier:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

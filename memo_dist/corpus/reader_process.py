@@ -177,10 +177,8 @@ def _item(row: dict[str, Any]) -> Item:
 
 def main() -> None:
     """The process: answers requests until its standard input ends."""
-    from memo_dist.corpus.language import load_model
     from memo_dist.corpus.readers import read_file
 
-    load_model()  # before the limit: its memory is none of a document's
     requests, answers = _streams()
     _limit(int(sys.argv[1]), int(sys.argv[2]))
     _answer(answers, {"ready": True})
