@@ -10,7 +10,9 @@ import pytest
 from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.build import build_corpus, load_chunks, load_documents, read_documents
 from memo_dist.corpus.listing import list_source
+from memo_dist.corpus.sections import folders
 from memo_dist.corpus.types import Document
+from memo_dist.synthesis.rules.noise import without_marks
 
 
 def read_one(tmp_path: Path, name: str, content: str | bytes) -> Document:
@@ -111,7 +113,26 @@ def test_breadcrumbs_and_links_between_pages_in_plain_text(tmp_path):
 
 def test_code_keeps_its_lines_between_fences(tmp_path):
     page = "<p>Run:</p><pre><code class='language-sh'>\n<b>go</b> --x: 1\n\n```\nend\n</code></pre>"
-    assert read_one(tmp_path, "c.html", page).text == "Run:\n\n```sh\ngo --x: 1\n\n ```\nend\n```"
+    assert read_one(tmp_path, "c.html", page).text == "Run:\n\n````sh\ngo --x: 1\n\n```\nend\n````"
+
+
+def test_fences_inside_code_do_not_end_it(tmp_path):
+    page = "Before.\n\n````markdown\n```python\nx = 1\n```\n````\n\nThe pump weighs 12 kg.\n"
+    text = read_one(tmp_path, "f.md", page).text
+    assert text == page.rstrip()
+    assert without_marks(text).split() == ["Before.", "The", "pump", "weighs", "12", "kg."]
+
+
+def test_a_heading_without_visible_text_is_none(tmp_path):
+    pages, corpus = tmp_path / "pages", tmp_path / "corpus"
+    pages.mkdir()
+    for name in "abcde":  # five documents share a last line, so that it is left out
+        page = f"# Pump {name}\n\n## &#8203;\n\nIts code is {name}.\n\nAcme handbook\n"
+        (pages / f"{name}.md").write_text(page)
+    build_corpus(pages, corpus, CorpusConfig())
+    first = load_documents(corpus)[0]
+    assert first.text == "Pump a\n\nIts code is a."
+    assert first.headings == ((0, 1),)
 
 
 RST = """
@@ -323,3 +344,17 @@ def test_a_date_never_costs_a_document(tmp_path, value, date):
     front = f"---\ntitle: Minutes\ndate: {json.dumps(value)}\n---\nThey met."
     document = read_one(tmp_path, "d.md", front)
     assert (document.text, document.date) == ("They met.", date)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("go/prices.csv", ["go"]),
+        ("go/notes.jsonl.md", ["go"]),
+        ("data/rows.jsonl:3", []),
+        ("data/rows.parquet:12", []),
+        ("start.md", []),
+    ],
+)
+def test_rows_of_one_file_have_no_folders(origin, expected):
+    assert folders(origin) == expected

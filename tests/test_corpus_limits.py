@@ -50,6 +50,12 @@ def test_reading_is_linear(tmp_path, name, content):
     assert getattr(item, "reason", "") in ("", "empty")
 
 
+def test_the_least_memory_is_enough_for_a_plain_document(tmp_path):
+    (tmp_path / "a.txt").write_text("The pump in the hall was repaired by the technician. " * 50)
+    (document,) = read(tmp_path / "a.txt", megabytes_per_document=64)
+    assert document.language == "en"
+
+
 def test_a_table_of_spans_stays_small(tmp_path):
     (tmp_path / "a.html").write_text("<table>" + "<tr><th rowspan=50 colspan=50>x" * 500)
     (document,) = read(tmp_path / "a.html")

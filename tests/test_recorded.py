@@ -251,6 +251,17 @@ def test_a_killed_run_goes_on_from_the_same_replies(finished, tmp_path):
     assert chat.reflections() == finished.reflections()
 
 
+def test_one_partition_is_no_recording(tmp_path):
+    settings = ("generator.kind=recorded", "generator.model=m", f"generator.recording={tmp_path}")
+    out, run = tmp_path / "replies.jsonl", tmp_path / "run"
+    done = memo_dist(
+        *("synthesize", tmp_path, "--run", run, "--record", out, "--only-partition", "0", *settings)
+    )
+    assert done.returncode == 2
+    assert "--record" in done.stderr
+    assert not run.exists()
+
+
 def test_a_recording_that_is_none_is_refused(finished, tmp_path):
     broken = tmp_path / "broken.jsonl.xz"
     broken.write_bytes(b"\xfd7zXZ\x00damaged")
@@ -260,7 +271,9 @@ def test_a_recording_that_is_none_is_refused(finished, tmp_path):
     header.write_text(
         '{"format": "memo-dist recording 1", "model": "m", "seed": 0, "steps": [1]}\n'
     )
-    for path in (broken, wrong, header, tmp_path / "none.jsonl"):
+    nested = tmp_path / "nested.jsonl"
+    nested.write_text("[" * 200_000 + "\n")
+    for path in (broken, wrong, header, nested, tmp_path / "none.jsonl"):
         done = finished.replay(path, tmp_path / "run", f"generator.model={MODEL}")
         assert done.returncode == 2, done.stderr
         assert f"generator.recording={path}" in done.stderr

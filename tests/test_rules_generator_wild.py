@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.synthesis.rules import RulesGenerator, collect
+from memo_dist.synthesis.rules.blocks import read_blocks
 from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
 PLAIN = Document("plain", "Norra plant", "The Norra plant opened in 1990 in Brenfeld.")
@@ -227,3 +230,13 @@ def test_a_document_is_parsed_once_for_all_steps(monkeypatch: pytest.MonkeyPatch
         for document in (PLAIN, *others):
             made += step.run(unit(document), made[:1]).reflections
     assert len(parsed) == len(set(parsed)) == 101
+
+
+@pytest.mark.parametrize(
+    "part", ["{%", "{{<", "{#a", "a{=", "`", ":", "1", ".", " .", "aas of aas ", "a -- ", "a: b; "]
+)
+def test_the_time_for_one_long_line_grows_with_its_length_only(part):
+    line = part * (400_000 // len(part))
+    started = time.process_time()
+    read_blocks(f"Ports:\n\n{line}\n\n{line}:\n- a - b\n- c - d\n")
+    assert time.process_time() - started < 10

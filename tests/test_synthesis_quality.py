@@ -8,12 +8,15 @@ import pyarrow.parquet
 import pytest
 from llm_cases import MILL, PELL, pair, settings, unit
 
+from memo_dist.config.schema import CorpusConfig
+from memo_dist.corpus.build import build_corpus, load_chunks, load_documents
 from memo_dist.corpus.types import Document
 from memo_dist.synthesis import coverage
 from memo_dist.synthesis.clean import Candidate, clean
 from memo_dist.synthesis.dataset import write_dataset
 from memo_dist.synthesis.dated import as_of
 from memo_dist.synthesis.grouping import find_groups
+from memo_dist.synthesis.prompted.reading import Passage
 from memo_dist.synthesis.quality import (
     foreign_names,
     foreign_numbers,
@@ -22,6 +25,7 @@ from memo_dist.synthesis.quality import (
     loose_pronoun,
     names_answer,
 )
+from memo_dist.synthesis.source_texts import SourceTexts
 from memo_dist.synthesis.words import names
 
 GROUND = f"{MILL.title}\n{MILL.date}\n{MILL.text}"
@@ -34,6 +38,20 @@ def cleaned(*rows, ground=""):
 
 def dropped(result):
     return [(item.reason, item.reflection.question) for item in result.dropped]
+
+
+def test_a_pair_is_checked_against_all_that_its_prompt_showed(tmp_path):
+    source = tmp_path / "sites" / "vellmar.md"
+    source.parent.mkdir()
+    source.write_text("# Vellmar\n\n## Night shift\n\nThe line stops at ten in the evening.\n")
+    build_corpus(tmp_path / "sites", tmp_path / "corpus", CorpusConfig(chunk_chars=40))
+    (document,) = load_documents(tmp_path / "corpus")
+    chunk = load_chunks(tmp_path / "corpus")[-1]
+    assert chunk.section == "Vellmar > Night shift"
+    assert chunk.section not in chunk.text
+    row = pair("When does the line stop?", "Night", sources=(document.id,), chunks=(chunk.id,))
+    with SourceTexts(tmp_path / "corpus") as ground:
+        assert ground(row) == Passage(1, document, chunk).ground
 
 
 # -- words -----------------------------------------------------------------------------------------

@@ -80,9 +80,10 @@ def command(  # noqa: PLR0913
         recording.check_record(config, record)
     if only_partition is not None and revise:
         raise UsageError("--revise changes all partitions: run it once without --only-partition")
-    if only_partition is not None and (report or questions_file):
+    if only_partition is not None and (report or questions_file or record):
         raise UsageError(
-            "--report and --questions measure all partitions: run them without --only-partition"
+            "--report, --questions and --record need all partitions: give them without"
+            " --only-partition"
         )
     questions = load_questions(questions_file) if questions_file else []
     if only_partition is not None and not dry_run:

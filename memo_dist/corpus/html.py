@@ -14,7 +14,7 @@ from typing import NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from memo_dist.corpus import tables
-from memo_dist.corpus.parsed import FENCE, MARK, Parsed
+from memo_dist.corpus.parsed import MARK, Parsed, fence_around
 from memo_dist.corpus.text import decode, readable_date
 from memo_dist.corpus.types import UnreadableError
 
@@ -184,24 +184,21 @@ def _mark(out: _Lines, kind: str, node: LexborNode, place: _Place) -> None:
 
 
 def _fence(out: _Lines, kind: str, node: LexborNode) -> None:
-    """Code between fences; a fence inside the code loses its meaning by one space before it."""
+    """Code between fences."""
     if kind == "open":
         out.gap()
         out.fence = len(out.lines)
-        out.lines.append(FENCE + _language(node))
+        out.lines.append(_language(node))
         return
     out.end_line()
     start = out.fence
-    body = [f" {line}" if line.startswith(FENCE) else line for line in out.lines[start + 1 :]]
+    body = out.lines[start + 1 :]
     while body and not body[0].strip():
         body.pop(0)
     while body and not body[-1].strip():
         body.pop()
-    out.lines[start + 1 :] = body
-    if body:
-        out.lines.append(FENCE)
-    else:
-        del out.lines[start:]
+    fence = fence_around(body)
+    out.lines[start:] = [fence + out.lines[start], *body, fence] if body else []
     out.gap()
 
 

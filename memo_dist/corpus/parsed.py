@@ -12,10 +12,10 @@ from dataclasses import dataclass
 MARK = "\ufdd0"
 """One before a heading's text for each level: a noncharacter, removed from what is read."""
 FENCE = "```"
-"""Opens and closes code, logs and sample output: text that states no facts in prose."""
+"""Opens and closes code, logs and sample output: text that states no facts in prose. It is longer
+where the code has such a line itself."""
 
 _HEADING = re.compile(f"^{MARK}+", re.MULTILINE)
-_LONGEST_FENCE = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,25 @@ def take_headings(text: str) -> tuple[str, tuple[Heading, ...]]:
     return text.replace(MARK, ""), tuple(headings)
 
 
+def without_empty_headings(lines: list[str]) -> list[str]:
+    """The lines without headings that have no text (left): they have no place in the text."""
+    return [line for line in lines if not line.startswith(MARK) or line.lstrip(MARK).strip()]
+
+
+def fence_around(lines: list[str]) -> str:
+    """The fence for some lines of code: longer than those among them."""
+    marks = (fence_mark(line) for line in lines)
+    longest = max((len(mark) for mark in marks if mark.startswith(FENCE)), default=0)
+    return FENCE[0] * max(len(FENCE), longest + 1)
+
+
 def fence_mark(line: str) -> str:
     """The backticks or tildes that open or close code on this line; empty where it does not."""
     stripped = line.lstrip()
     for character in "`~":
         size = len(stripped) - len(stripped.lstrip(character))
         if size >= len(FENCE) and character not in stripped[size:]:
-            return character * min(size, _LONGEST_FENCE)
+            return character * size
     return ""
 
 

@@ -12,7 +12,7 @@ from memo_dist.corpus.language import language_of
 from memo_dist.corpus.listing import SourceFile
 from memo_dist.corpus.markdown import read_markdown, read_mdx
 from memo_dist.corpus.office import read_csv, read_docx
-from memo_dist.corpus.parsed import MARK, Parsed, take_headings
+from memo_dist.corpus.parsed import MARK, Parsed, take_headings, without_empty_headings
 from memo_dist.corpus.pdf import read_pdf
 from memo_dist.corpus.rows import check_size, read_jsonl_rows, read_parquet_rows
 from memo_dist.corpus.rst import read_rst
@@ -75,7 +75,8 @@ def read_text(data: bytes) -> Parsed:
 def _document(file: SourceFile, parsed: Parsed) -> Document:
     """Clean what a reader found, and tell where its headings are."""
     lines = drop_navigation(clean_characters(check_text(parsed.text)).split("\n"))
-    text, headings = take_headings(tidy("\n".join(lines), wrapped=False))
+    text = tidy("\n".join(without_empty_headings(lines)), wrapped=False)
+    text, headings = take_headings(text)
     title = " ".join(clean_characters(parsed.title).split()) or file.path.stem
     return Document(
         file.document_id, title, text, parsed.date, file.origin, language_of(text), headings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from pathlib import PurePosixPath
 
@@ -9,7 +10,7 @@ from memo_dist.corpus.types import Document
 
 SEPARATOR = " > "
 _LONGEST_STEP = 100
-_ROW_SUFFIXES = (".jsonl", ".parquet", ".csv", ".tsv")
+_ROW = re.compile(r".*\.(?:jsonl|parquet):\d+")
 
 
 class Sections:
@@ -51,9 +52,7 @@ class Sections:
 def folders(origin: str) -> list[str]:
     """The folders above a file of documents; rows of one file share it, so they have none."""
     path = PurePosixPath(origin)
-    if any(suffix in path.name for suffix in _ROW_SUFFIXES):
-        return []
-    return list(path.parent.parts)
+    return [] if _ROW.fullmatch(path.name) else list(path.parent.parts)
 
 
 def _line(text: str, start: int) -> str:

@@ -65,7 +65,8 @@ class Chunk:
         document: the document's id.
         start, end: character offsets into ``Document.text`` (half open).
         text: ``Document.text[start:end]``.
-        section: the headings above the chunk, outermost first ("Install > Linux"); empty: none.
+        section: folders, title and headings that hold for all of the chunk, outermost first
+            ("go > Getting Started > Install"); empty where it would repeat the title only.
     """
 
     document: str

@@ -37,14 +37,14 @@ class Taught:
             documents: ids; without any, the answers about all documents count.
             most_words: longest answer that counts, in words; 0: any.
         """
-        wanted = [_padded(gold) for gold in golds]
+        targets = [_padded(gold) for gold in golds]
         sources = documents or list(self._answers)
         return any(
             gold in answer
             for source in sources
             for words, answer in self._answers.get(source, ())
             if not most_words or words <= most_words
-            for gold in wanted
+            for gold in targets
         )
 
     @cached_property

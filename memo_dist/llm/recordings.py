@@ -104,7 +104,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(line: bytes) -> dict[str, Any]:
-    row = json.loads(line)
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise ValueError("a line nests too deeply") from None
     if not isinstance(row, dict):
         raise ValueError(f"a line is {type(row).__name__}, not an object")
     return row

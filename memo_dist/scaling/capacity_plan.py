@@ -295,7 +295,9 @@ def _assumptions(sample: CorpusSample, size: Size, config: Config, epochs: int) 
     if config.generator.kind == "rules":
         lines.append("generator: the rules make no calls; generator.kind decides the calls")
     else:
-        lines.append("generator: docs/synthesis.md's ratios for later steps; without retries")
+        lines.append(
+            "generator: estimated as in docs/synthesis-steps.md (--dry-run); without retries"
+        )
     if sample.planned_characters != sample.characters:
         lines.append(
             f"corpus: planned for plan.characters={plan.characters}, this one has"

@@ -100,8 +100,9 @@ def sample_corpus(folder: Path, config: Config) -> CorpusSample:
         )
     if not counts[:, 0].sum():
         raise UsageError(
-            f"the rules generator found no fact in {len(documents)} documents of the corpus;"
-            f" raise plan.sample_documents={plan.sample_documents}, or see its limits in"
+            f"the rules generator found no fact in {len(documents)} documents of the corpus"
+            " (it reads English only); raise"
+            f" plan.sample_documents={plan.sample_documents}, or see its limits in"
             " docs/rules-generator.md"
         )
     return CorpusSample(

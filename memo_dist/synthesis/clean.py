@@ -12,7 +12,7 @@ sorts by (answerable ones before abstention, then earlier step, parents, request
   would learn neither, so the first one stays;
 - ``answerable``: an abstention example whose question another reflection answers: dropped;
 - ``near duplicate``: the same fact asked for in nearly the same words elsewhere
-  (:mod:`memo_dist.synthesis.similar`): dropped. Rewordings are never compared: they are wanted;
+  (:mod:`memo_dist.synthesis.similar`): dropped. Rewordings are never compared: they are alike;
 - ``refers to the text``, ``pronoun without a name``: the question does not stand alone
   (:mod:`memo_dist.synthesis.quality`): dropped;
 - ``answer not in the text``: the answer does not stand in the chunks that it cites: dropped;

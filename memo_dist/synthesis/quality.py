@@ -88,7 +88,7 @@ def loose_pronoun(question: str) -> bool:
 
 
 def founded(question: str, answer: str, kind: Kind, text: str) -> bool:
-    """Whether the answer can come from ``text`` (its chunks, titles and dates).
+    """Whether the answer can come from ``text`` (its chunks, sections, titles and dates).
 
     A stated answer must stand in the text: half of its content words and all of its numbers. An
     indirect one may compute a number or turn a relation, so there a third of question and answer

@@ -6,9 +6,10 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from memo_dist.corpus.manifest import DOCUMENTS
+from memo_dist.corpus.sections import Sections
+from memo_dist.corpus.types import Document
 from memo_dist.io.atomic import jsonl_offsets
 from memo_dist.synthesis.coverage import chunk_span
 from memo_dist.synthesis.types import Reflection
@@ -18,7 +19,7 @@ _KEPT = 256
 
 
 class SourceTexts:
-    """Text of the cited chunks with the titles and dates of their documents.
+    """Text of the cited chunks with their sections and the titles and dates of their documents.
 
     Memory: one offset a document, and the latest documents' texts.
     """
@@ -26,7 +27,7 @@ class SourceTexts:
     def __init__(self, corpus: Path) -> None:
         """Index ``documents.jsonl`` of the corpus folder."""
         self._stream = (corpus / DOCUMENTS).open("rb")
-        self._documents: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._documents: OrderedDict[str, tuple[Document, Sections]] = OrderedDict()
         rows = jsonl_offsets(corpus / DOCUMENTS)
         self._offsets: dict[str, int] = {row["id"]: offset for offset, row in rows}
 
@@ -43,14 +44,16 @@ class SourceTexts:
     def _texts(self, chunks: Iterable[str]) -> Iterable[str]:
         for chunk in chunks:
             name, (start, end) = chunk_span(chunk)
-            row = self._document(name)
-            yield f"{row['title']}\n{row['date'] or ''}\n{row['text'][start:end]}"
+            document, sections = self._document(name)
+            section, date = sections.of(start, end), document.date or ""
+            yield f"{document.title}\n{section}\n{date}\n{document.text[start:end]}"
 
-    def _document(self, name: str) -> dict[str, Any]:
-        row = self._documents.get(name)
-        if row is None:
+    def _document(self, name: str) -> tuple[Document, Sections]:
+        found = self._documents.get(name)
+        if found is None:
             self._stream.seek(self._offsets[name])
-            row = self._documents[name] = json.loads(self._stream.readline())
+            document = Document.from_json(json.loads(self._stream.readline()))
+            found = self._documents[name] = document, Sections(document)
             if len(self._documents) > _KEPT:
                 self._documents.popitem(last=False)
-        return row
+        return found

@@ -106,7 +106,8 @@ def _notes(documents: Mapping[str, int], lost: Rejections, words: int) -> Iterat
     if made and made * 1000 < words * _FEW_A_THOUSAND_WORDS:
         yield (
             f"few reflections: {made} from {words} words. The generator can use little of this"
-            " text; a language model (generator.kind=openai, local, anthropic) finds more"
+            " text; a language model finds more (generator.kind=openai, anthropic, transformers or"
+            " recorded)"
         )
 
 

@@ -88,7 +88,6 @@ class AnchoredQuestions:
             len(batch),
             count,
             manners=asked,
-            title=body.line(passage.document.title),
         )
 
     def _take(self, batch: Sequence[_Work], reply: Response) -> None:

@@ -46,7 +46,7 @@ class ParaphraseStep:
         made = Counter(row.fact for row in inputs if row.kind not in ("abstain",))
         found = Collector()
         author = self._tools.author(unit, self.version)
-        taken = {normalise(row.question): normalise(row.answer) for row in inputs}
+        taken = {(row.sources, normalise(row.question)): normalise(row.answer) for row in inputs}
         taker = FactTaker(author, found, self._most, taken)
         for turn in range(_ROUNDS):
             lacking = [row for row in facts if made[row.fact] < self._enough]

@@ -29,6 +29,8 @@ _ABSTENTIONS = frozenset({normalise(ABSTAIN_ANSWER), "not stated", "unknown", "n
 
 Make = Callable[[str, str], Reflection]
 """Builds a fact from its question and answer."""
+Asked = dict[tuple[tuple[str, ...], str], str]
+"""(documents, normalised question) -> the normalised answer that it was taken with."""
 
 
 def question_fault(question: str, answer: str, ground: str, computed: bool = False) -> str:
@@ -59,13 +61,15 @@ class FactTaker:
         author: whose reflections.
         found: where they go.
         most: questions of a fact that are kept.
-        asked: normalised question -> the answer it was taken with.
+        asked: what was taken, by document: which of several documents' answers to one question
+            stands is decided when all are there (:mod:`memo_dist.synthesis.clean`), so that a
+            document does not change what is taken of another.
     """
 
     author: Author
     found: Collector
     most: int
-    asked: dict[str, str] = field(default_factory=dict)
+    asked: Asked = field(default_factory=dict)
 
     def from_passage(  # noqa: PLR0913
         self,
@@ -131,11 +135,12 @@ class FactTaker:
     ) -> bool:
         """Whether a question is sound and new; one that comes again is passed over."""
         fault = question_fault(question, answer, ground, computed)
-        known = self.asked.get(normalise(question))
+        key = tuple(sources), normalise(question)
+        known = self.asked.get(key)
         if not fault and known is not None and known != normalise(answer):
             fault = ASKED
         if fault:
             self.found.reject(fault, {"question": question, "answer": answer}, sources)
             return False
-        self.asked.setdefault(normalise(question), normalise(answer))
+        self.asked.setdefault(key, normalise(answer))
         return known is None

@@ -94,7 +94,9 @@ class Body:
         return " ".join(self._text(text).split())
 
     def _text(self, text: str) -> str:
-        return text.replace(self.code, "")
+        while self.code in text:  # what is left may join to the code again
+            text = text.replace(self.code, "")
+        return text
 
 
 @dataclass(frozen=True, slots=True)

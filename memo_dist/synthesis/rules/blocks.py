@@ -95,7 +95,9 @@ def _paragraphs(text: str) -> Iterator[list[re.Match[str]]]:
     """The lines of each paragraph that is neither code nor navigation."""
     found: list[re.Match[str]] = []
     end = 0
-    for match in re.finditer(r"[^\n]*\S[^\n]*", text):
+    for match in re.finditer(r"[^\n]+", text):
+        if match.group().isspace():
+            continue
         if found and text.count("\n", end, match.start()) > 1:
             yield found
             found = []

@@ -6,9 +6,9 @@ import re
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import date
-from pathlib import PurePosixPath
 
 from memo_dist.answers.text import word_set
+from memo_dist.corpus.sections import folders
 from memo_dist.corpus.types import Document
 from memo_dist.synthesis.rules.blocks import Block, read_blocks
 from memo_dist.synthesis.rules.clauses import Clause
@@ -190,9 +190,9 @@ def _entity(name: str, plural: bool) -> Entity:
 
 def _folder(document: Document) -> str:
     """The folder behind a title that many documents have: " (go)" for "Getting Started"."""
-    folder = PurePosixPath(document.origin).parent.name
+    above = folders(document.origin)
     common = "-".join(re.findall("[a-z]+", document.title.lower())) in _COMMON_TITLES
-    return f" ({folder})" if common and folder else ""
+    return f" ({above[-1]})" if common and above else ""
 
 
 def context_phrase(title: str, topic: Entity | None) -> str:

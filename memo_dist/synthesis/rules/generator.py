@@ -56,9 +56,9 @@ class RulesGenerator:
     def limits(self) -> list[str]:
         """What this generator cannot do."""
         return [
-            "The steps consolidate, verify, entities and cross are skipped: rules cannot join "
-            "facts of several sentences or documents, nor judge an answer as a model would.",
-            "English only; other languages yield few or wrong reflections.",
+            "No steps consolidate, verify, entities, cross and roundtrip: rules cannot join facts "
+            "of several sentences or documents, nor judge an answer as a model would.",
+            "English only; documents and sentences in other languages are refused.",
             "Facts are read one sentence at a time: what follows only from several sentences, "
             "from tables without headers, or by inference is not asked.",
             "Answers are spans of the text; abstractive answers and summaries are not written.",

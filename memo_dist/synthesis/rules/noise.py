@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 
 from memo_dist.answers.text import word_set
+from memo_dist.corpus.parsed import code_lines
 
-_FENCE = re.compile(r"^ {0,3}(?P<mark>`{3,}|~{3,})")
 _MARKS = re.compile(
-    r"\{:?\s*[#.][\w:.-]+[^{}\n]*\}"  # ids and classes of headings: "{ #limits }"
-    r"|\{\{[<%][^\n]*?[%>]\}\}|\{%[^\n]*?%\}"  # template tags
+    r"\{:?\s{0,9}[#.][\w:.-]{1,80}[^{}\n]{0,200}\}"  # ids and classes of headings: "{ #limits }"
+    r"|\{\{[<%][^\n]{0,400}?[%>]\}\}|\{%[^\n]{0,400}?%\}"  # template tags
     r"|^\s*(?:/{3,}|:{3,}|!{3})[^\n]*$|\[![A-Z]+\]",  # marks of admonitions
     re.MULTILINE,
 )
@@ -22,18 +22,18 @@ _NAVIGATION = word_set(
     "prev previous next up home top back contents index search menu login « » ‹ › ← → < >"
 ) | {"table of contents", "back to top", "skip to content", "on this page", "edit this page"}
 _PARTS = re.compile(r"\s*[;|·•»\t]\s*| {2,}")
-_LEADER = re.compile(r"(?:\.{4,}|(?: \.){3,})\s*\d+$")
+_LEADER = re.compile(r"(?:\.{4}|(?: \.){3})\s{0,99}\d{1,9}$")
 _LOG = re.compile(
     r"^\W?\d{4}-\d\d-\d\d[T ]\d\d:\d\d|^\[?(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)\b[\]: ]"
     r"|^[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d |\blevel=\w+|^\d\d:\d\d:\d\d[.,]\d|^\s+at [\w.$]+\("
-    r"|\d+\.\d+\.\d+\.\d+ - - \[|^(?:HTTP/\d|(?:GET|POST|PUT|DELETE|HEAD) /)"
+    r"|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3} - - \[|^(?:HTTP/\d|(?:GET|POST|PUT|DELETE|HEAD) /)"
 )
 _COMMAND = re.compile(r"^\s*(?:[$%>] \S|(?:sudo|curl|pip|npm|docker|kubectl|git|apt|cd) \S)")
 _SOURCE = re.compile(
     r"[{;\\]$|^\s*[\])}]+[;,]?$|^\s*(?://|/\*|\*/|<[/!?a-zA-Z]|#!|#include|@\w+\()"
     r"|^\s*(?:import|from|def|class|func|function|return|const|let|var|package|export) [^.]*[^.]$"
     r"|^\s*[\w.$\[\]\"'-]+\s*(?:=|:=|\+=)\s*\S|[=-]>|&&|\|\||::|\w\(\)?[;{]|\"\s*:\s*[\[{\"\d]"
-    r"|(?<!\S)--?[a-z][\w-]+(?:[= ]|$)|^\s*\[[\w.-]+\]$|\w\{[^}\n]*=\""
+    r"|(?<!\S)--?[a-z][\w-]+(?:[= ]|$)|^\s*\[[\w.-]+\]$|\w\{[^}\n]{0,200}=\""
 )
 _SETTING = re.compile(r"^\s*(?:- )?[\"']?[a-z][\w./-]*[\"']?:(?:\s|$)")
 _BARE_KEY = re.compile(r"^\s*(?:- )?[\w./-]+:\s*(?:[|>]-?)?$")
@@ -42,17 +42,9 @@ _SENTENCE = re.compile(r"^[A-Z“\"'(].*\s\S+[.!?]$")
 
 def without_marks(text: str) -> str:
     """The text with fenced code and the marks of page builders blanked out, length unchanged."""
-    out: list[str] = []
-    fence = ""
-    for line in text.split("\n"):
-        match = _FENCE.match(line)
-        opens = not fence and match is not None
-        closes = bool(fence) and match is not None and match["mark"].startswith(fence)
-        out.append(" " * len(line) if fence or opens else line)
-        if opens and match is not None:
-            fence = match["mark"]
-        elif closes:
-            fence = ""
+    lines = text.split("\n")
+    inside = code_lines(lines)
+    out = [" " * len(line) if code else line for line, code in zip(lines, inside, strict=True)]
     return _MARKS.sub(lambda found: " " * len(found.group()), "\n".join(out))
 
 

@@ -14,7 +14,9 @@ from memo_dist.synthesis.rules.wording import sentence
 _MAX_ANSWER_WORDS = 20
 _MAX_REVERSE_WORDS = 10
 _ARTICLE = re.compile(r"^(?:an?|the)\s", re.IGNORECASE)
-_CLASS = re.compile(r"\b([a-z]{3,}s)(?:\s+(?:are|is|of|for|in|to|you|that|can|which)\b[^:]*)?:$")
+_CLASS = re.compile(
+    r"\b([a-z]{3,}s)(?:\s+(?:are|is|of|for|in|to|you|that|can|which)\b[^:]{0,200})?:$"
+)
 _SHORT_CODE = re.compile(r"^\W*\w{1,6}\W*$")
 
 
