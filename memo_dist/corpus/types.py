@@ -55,12 +55,14 @@ class Chunk:
         document: the document's id.
         start, end: character offsets into ``Document.text`` (half open).
         text: ``Document.text[start:end]``.
+        section: the headings above the chunk, outermost first ("Install > Linux"); empty: none.
     """
 
     document: str
     start: int
     end: int
     text: str
+    section: str = ""
 
     @property
     def id(self) -> str:

@@ -64,8 +64,7 @@ def tag_sentence(text: str, start: int, names: frozenset[str] = frozenset()) -> 
 
     ``names`` are words that keep their capital at the start of a sentence.
     """
-    tokens = _tokenise(text)
-    _tag(tokens)
+    tokens = tag_tokens(text)
     end_mark = ""
     while tokens and tokens[-1].text in {".", "!", "?", ";", ":", "..."}:
         end_mark = tokens.pop().text
@@ -76,6 +75,13 @@ def tag_sentence(text: str, start: int, names: frozenset[str] = frozenset()) -> 
     tokens = compound(tokens)
     decapitalise(tokens, names)
     return Sentence(" ".join(text.split()), start, start + len(text), tokens, asides, end_mark)
+
+
+def tag_tokens(text: str) -> list[Token]:
+    """All tokens of one sentence with the tagger's tags: no repair, nothing taken out."""
+    tokens = _tokenise(text)
+    _tag(tokens)
+    return tokens
 
 
 @cache
