@@ -33,6 +33,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from memo_dist.answers.text import word_set
 from memo_dist.models.smollm2 import load_smollm2
 from memo_dist.synthesis.writer.prompts import (
     NOT_STATED,
@@ -45,7 +46,7 @@ from memo_dist.synthesis.writer.prompts import (
 
 SOURCES: dict[str, Manner] = {"wiki": "article", "reddit": "post", "amazon": "review"}
 HELD_OUT = {"wiki": 60, "reddit": 20, "amazon": 20}
-TRAINED = {"wiki": 440, "reddit": 120, "amazon": 80}
+TRAINED = {"wiki": 320, "reddit": 60, "amazon": 40}
 """Passages, those with the most self-contained questions."""
 
 RANK, ALPHA, FIRST_LAYER = 8, 16, 10
@@ -65,11 +66,12 @@ _LOOSE = re.compile(
     r"|mentioned)\b",
     re.IGNORECASE,
 )
-_COMMON = frozenset(
+_ARTICLE = re.compile(r"^(?:the|a|an)\s+(?=\S)", re.IGNORECASE)
+_COMMON = word_set(
     "a an the of in on at to for from by with and or is are was were be been did do does has have"
     " had what who whom whose which when where why how many much long often old far type kind"
     " name year years first most can could would will should as after before during between into"
-    " about than more some any not".split()
+    " about than more some any not"
 )
 
 
@@ -93,10 +95,14 @@ class Passage:
 
     def self_contained(self) -> list[Asked]:
         """Questions that can be understood without the passage, the most specific first."""
-        known = content_words(f"{self.title} {self.text}")
-        scored = [(len(content_words(a.question) & known), a) for a in self.asked]
-        fit = [(n, a) for n, a in scored if n >= 2 and _alone(a)]
-        return [a for _, a in sorted(fit, key=lambda pair: -pair[0])]
+        title = content_words(self.title)
+        known = title | content_words(self.text)
+        scored = []
+        for asked in self.asked:
+            words = content_words(asked.question)
+            if len(words & known) >= 2 and _alone(asked):
+                scored.append((len(words & known) + 2 * bool(words & title), asked))
+        return [asked for _, asked in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -121,13 +127,16 @@ def passages(data: Path, source: str) -> list[Passage]:
         row = json.loads(line)
         passage = found[row["supporting_ids"][0]]
         question = " ".join(row["question"].split())
-        answers = tuple(
-            " ".join(a.split()).strip(" .,;") for a in [row["answer"], *row["aliases"]]
-        )
-        answers = tuple(a for a in answers if a and a in passage.text)
+        spans = [_bare(answer) for answer in [row["answer"], *row["aliases"]]]
+        answers = tuple(span for span in spans if span and span in passage.text)
         if answers and question.endswith("?"):
             passage.asked.append(Asked(question[0].upper() + question[1:], answers))
     return sorted(found.values(), key=lambda p: hashlib.sha256(p.id.encode()).hexdigest())
+
+
+def _bare(answer: str) -> str:
+    """An answer as a span is: one line, without article and outer punctuation."""
+    return _ARTICLE.sub("", " ".join(answer.split()).strip(" .,;"))
 
 
 def _title(source: str, title: str, text: str) -> str:
@@ -292,7 +301,10 @@ def train(data: Path, out: Path, seed: int) -> None:
         if step % 5 == 4:
             mean = sum(history["loss"][-5:]) / 5
             seconds = time.monotonic() - started
-            print(f"step {step + 1}/{steps} loss {mean:.3f} {tokens} tokens {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{steps} loss {mean:.3f} {tokens} tokens {seconds:.0f} s",
+                flush=True,
+            )
         if step % 20 == 19:
             save(model, out)
     save(model, out)

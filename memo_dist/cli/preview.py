@@ -10,7 +10,7 @@ import click
 
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.config import Config
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import BUILT_IN, GeneratorConfig
 from memo_dist.corpus.build import build_corpus, read_corpus
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.io.runfolder import RunFolder
@@ -74,11 +74,11 @@ def _lines(config: Config, run_folder: Path, corpus: Path | None) -> list[tuple[
 
 
 def _synthesis(config: Config, corpus: Path | None) -> list[tuple[str, str]]:
-    calls = "no API calls" if config.generator.kind == "rules" else _endpoints(config)
+    calls = "no API calls" if config.generator.kind in BUILT_IN else _endpoints(config)
     steps = ", ".join(config.synthesis.steps)
     text = f"{config.generator.kind} generator, steps {steps}"
     lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
-    if config.generator.kind != "rules" and corpus is not None:
+    if config.generator.kind not in BUILT_IN and corpus is not None:
         lines += _requests(config, corpus)
     return lines
 
