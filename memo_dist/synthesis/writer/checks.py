@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from memo_dist.answers.text import contains, normalise, token_f1
-from memo_dist.synthesis.quality import wording_fault
+from memo_dist.synthesis.quality import NAMES_ANSWER, names_answer, wording_fault
 from memo_dist.synthesis.words import content, names, numbers
 
 NOT_SELF_CONTAINED = "says nothing of what it asks about"
@@ -16,10 +16,9 @@ UNREAD = "not stated, says the reader"
 _LEAST_AGREEMENT = 0.6
 _LEAST_CONTENT = 2
 _MOST_WORDS = 28
+_PERSON = re.compile(r"\bthe (?:author|poster|reviewer|writer|user|speaker|person)s?\b", re.I)
 _POINTING = re.compile(
-    r"\b(?:the|this|that|these|those) (?:author|poster|reviewer|writer|user|speaker|person)s?\b"
-    r"|\b(?:this|that|these|those)\b(?! (?:is|are|was|were|have|has|can|do|does)\b)",
-    re.IGNORECASE,
+    r"\b(?:this|that|these|those)\b(?! (?:is|are|was|were|have|has|can|do|does)\b)", re.I
 )
 
 
@@ -33,11 +32,13 @@ def question_fault(question: str, answer: str, title: str, text: str) -> str:
     if not question.endswith("?") or not 4 <= len(question.split()) <= _MOST_WORDS:
         return NO_QUESTION
     fault = wording_fault(question, answer, text)
-    if fault:
-        return fault
+    if fault or names_answer(question, answer):
+        return fault or NAMES_ANSWER
     known = content(f"{title} {text}")
-    about = content(question) & known
-    if len(about) < _LEAST_CONTENT or _POINTING.search(question):
+    unknown = content(question) - known
+    person = _PERSON.search(question)
+    points = _POINTING.search(question) or (person and content(person.group()) <= unknown)
+    if len(content(question) & known) < _LEAST_CONTENT or points:
         return NOT_SELF_CONTAINED
     return ""
 
