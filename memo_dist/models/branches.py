@@ -32,6 +32,7 @@ class _Row:
     prompt: int
     id: int
     place: int
+    best: bool
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
 
@@ -114,7 +115,8 @@ class BranchModel:
                 [row.id for row in active],
                 [row.prompt + 1 for row in active],
             )
-            chosen = _choose(self._logits(hidden), how.temperature, noise)
+            best = torch.tensor([row.best for row in active])
+            chosen = _choose(self._logits(hidden), best, how.temperature, noise)
             for row, token in zip(active, chosen, strict=True):
                 row.tokens.append(token)
                 row.place += 1
@@ -138,11 +140,12 @@ class BranchModel:
         rows: list[_Row] = []
         for prompt in range(len(prompts)):
             place = self._read + len(prompts[prompt])
-            for chance, token in zip(
-                best.values[prompt].tolist(), best.indices[prompt].tolist(), strict=True
-            ):
-                first = token if chance >= how.least else int(best.indices[prompt, 0])
-                rows.append(_Row(prompt, len(prompts) + 1 + len(rows), place, [first]))
+            chances = best.values[prompt].tolist()
+            tokens = best.indices[prompt].tolist()
+            for rank, (chance, token) in enumerate(zip(chances, tokens, strict=True)):
+                first = token if chance >= how.least else tokens[0]
+                row = _Row(prompt, len(prompts) + 1 + len(rows), place, rank == 0, [first])
+                rows.append(row)
         return rows
 
     @torch.inference_mode()
@@ -189,12 +192,16 @@ class BranchModel:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
-def _choose(logits: torch.Tensor, temperature: float, noise: torch.Generator) -> list[int]:
+def _choose(
+    logits: torch.Tensor, best: torch.Tensor, temperature: float, noise: torch.Generator
+) -> list[int]:
+    """The next token of each row [rows, vocabulary]: the most probable one where ``best``."""
+    likely = logits.topk(_LIKELY)
     if temperature == 0:
-        return [int(token) for token in logits.argmax(-1)]
-    best = logits.topk(_LIKELY)
-    drawn = torch.multinomial((best.values / temperature).softmax(-1), 1, generator=noise)
-    return [int(token) for token in best.indices.gather(1, drawn)[:, 0]]
+        return [int(token) for token in likely.indices[:, 0]]
+    drawn = torch.multinomial((likely.values / temperature).softmax(-1), 1, generator=noise)[:, 0]
+    drawn[best.to(drawn.device)] = 0
+    return [int(token) for token in likely.indices.gather(1, drawn[:, None])[:, 0]]
 
 
 def _native_bfloat16() -> bool:

@@ -10,9 +10,10 @@ class Sampling:
     """How branches are continued.
 
     Attributes:
-        rows: texts for one prompt, each begun with another of the most probable first tokens.
+        rows: texts for one prompt, each begun with another of the most probable first tokens; the
+            first one goes on greedily.
         least: probability below which a first token begins no text (the best one always does).
-        temperature: of the tokens after the first; 0: greedy.
+        temperature: of the other rows' tokens after the first; 0: greedy.
         most_tokens: longest text; one without an end by then is given up.
     """
 
