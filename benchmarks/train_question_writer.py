@@ -252,8 +252,8 @@ def tree_loss(model: Any, head: list[int], tasks: list[Branch]) -> tuple[torch.T
     return (losses * each).sum(), float(each.sum())
 
 
-def train(data: Path, out: Path, seed: int) -> None:
-    """Train one pass and write the adapter."""
+def train(data: Path, out: Path, seed: int, stop: int | None) -> None:
+    """Train one pass, or its first ``stop`` steps, and write the adapter."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     folder = load_smollm2().path
@@ -280,7 +280,7 @@ def train(data: Path, out: Path, seed: int) -> None:
     )
     started, tokens = time.monotonic(), 0
     history: dict[str, list[float]] = defaultdict(list)
-    for step in range(steps):
+    for step in range(min(steps, stop or steps)):
         batch = trained[step * TREES_PER_STEP : (step + 1) * TREES_PER_STEP]
         trees = [
             (encode(tokenizer, prefix(p.title, p.text)), branches(p, rest, tokenizer, rng))
@@ -332,8 +332,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of SQuADShifts")
     parser.add_argument("--out", type=Path, required=True, help="where the adapter is written")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop", type=int, help="end after so many steps of the schedule")
     given = parser.parse_args()
-    train(given.data, given.out, given.seed)
+    train(given.data, given.out, given.seed, given.stop)
 
 
 if __name__ == "__main__":
