@@ -22,7 +22,6 @@ import json
 import random
 import re
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -279,7 +278,7 @@ def train(data: Path, out: Path, seed: int, stop: int | None) -> None:
         optimizer, lambda s: min((s + 1) / WARMUP, max(0.02, (steps - s) / (steps - WARMUP)))
     )
     started, tokens = time.monotonic(), 0
-    history: dict[str, list[float]] = defaultdict(list)
+    losses: list[float] = []
     for step in range(min(steps, stop or steps)):
         batch = trained[step * TREES_PER_STEP : (step + 1) * TREES_PER_STEP]
         trees = [
@@ -297,9 +296,9 @@ def train(data: Path, out: Path, seed: int, stop: int | None) -> None:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        history["loss"].append(loss)
+        losses.append(loss)
         if step % 5 == 4:
-            mean = sum(history["loss"][-5:]) / 5
+            mean = sum(losses[-5:]) / 5
             seconds = time.monotonic() - started
             print(
                 f"step {step + 1}/{steps} loss {mean:.3f} {tokens} tokens {seconds:.0f} s",
@@ -321,6 +320,10 @@ def save(model: Any, out: Path) -> None:
     settings.inference_mode = True
     settings.save_pretrained(out)
     settings.inference_mode = False
+    written = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    written["target_modules"] = TARGETS  # peft keeps a set, whose order differs between processes
+    text = json.dumps(written, indent=2, sort_keys=True)
+    (out / "adapter_config.json").write_text(f"{text}\n", encoding="utf-8")
     state = get_peft_model_state_dict(model)
     stored = {name: value.to(torch.bfloat16).contiguous() for name, value in state.items()}
     save_file(stored, out / "adapter_model.safetensors", metadata={"format": "pt"})
