@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=20)
     parser.add_argument("--adapter", type=Path, help="instead of the one in the package")
     parser.add_argument("--samples", type=Path, help="Markdown file of pairs to grade")
+    parser.add_argument("--sampled", type=int, default=12, help="passages that pairs come from")
     parser.add_argument("--pairs", type=int, default=100)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,7 +133,7 @@ def main() -> None:
     print(json.dumps(scores.mean(), indent=1), flush=True)
     if given.samples:
         wiki = [passage for passage in chosen if passage.source == "wiki"]
-        given.samples.write_text(samples(model, wiki, given.pairs, rng), encoding="utf-8")
+        given.samples.write_text(samples(model, wiki[: given.sampled], given.pairs, rng), "utf-8")
 
 
 if __name__ == "__main__":
