@@ -23,6 +23,9 @@ from memo_dist.synthesis.rules.generator import (
     chunks_at,
     unit_facts,
 )
+from memo_dist.synthesis.rules.generator import (
+    AbstainStep as RulesAbstainStep,
+)
 from memo_dist.synthesis.types import Kind, Reflection, Step, StepResult, Unit, reflection_id
 from memo_dist.synthesis.writer.abstain import open_questions
 from memo_dist.synthesis.writer.prompts import TARGET_END
@@ -137,22 +140,28 @@ class StructureStep:
 
 
 class AbstainStep:
-    """Questions that the unit's documents do not answer, answered by abstaining."""
+    """Questions that the unit's documents do not answer, answered by abstaining.
+
+    Where the reader leaves too few of the written ones, rules write the others.
+    """
 
     name: StepName = "abstain"
-    version = WRITER_VERSION
+    version = f"{WRITER_VERSION} {RULES_VERSION}"
 
     def __init__(self, fraction: float, seed: int) -> None:
         """``fraction`` is the number of questions, relative to the facts of ``inputs``."""
         self._fraction = fraction
         self._seed = seed
+        self._rules = RulesAbstainStep(fraction, seed)
 
     def run(self, unit: Unit, inputs: Sequence[Reflection]) -> StepResult:
         """Write the unanswerable questions of one unit."""
         count = round(self._fraction * sum(1 for item in inputs if item.parent is None))
         author = _Author(unit, self.name)
         found = open_questions(writer_model(), unit.documents, inputs, count, self._seed)
-        return StepResult([author.abstention(item.document, item.question) for item in found])
+        written = [author.abstention(item.document, item.question) for item in found]
+        ruled = self._rules.run(unit, inputs).reflections
+        return StepResult([*written, *ruled[: count - len(written)]])
 
 
 class _Author:
