@@ -13,7 +13,7 @@ from pathlib import Path
 
 from memo_dist.change.difference import Difference, bank_documents, corpus_documents, difference
 from memo_dist.change.request import Request, preview
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import BUILT_IN, Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.edit import edit_corpus
 from memo_dist.corpus.manifest import located_documents
@@ -104,7 +104,7 @@ def _forecast(run: RunFolder, config: Config, folder: Path) -> Forecast:
     make = generator_factory(config)
     before = {unit.id for unit in make_plan(run.corpus, config, make()).units}
     after = [unit.id for unit in make_plan(folder, config, make()).units]
-    asked = config.generator.kind != "rules"
+    asked = config.generator.kind not in BUILT_IN
     steps = estimate(folder, config, make(), before) if asked else []
     tokens, seconds = _training(run, config, folder)
     again = _again(config, folder, changes.touched())

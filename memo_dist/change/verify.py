@@ -11,7 +11,7 @@ from memo_dist import pipeline
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.fingerprint import search
 from memo_dist.change.receipt import FOLDER, Receipt
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import BUILT_IN, Config
 from memo_dist.corpus.manifest import MANIFEST
 from memo_dist.errors import MemoDistError
 from memo_dist.io import atomic
@@ -128,7 +128,7 @@ def _prepare(run: RunFolder, other: RunFolder, config: Config) -> None:
     manifest = atomic.read_json(path)
     atomic.write_json(path, {**manifest, "revision": 0})
     link_file(str(run.config), str(other.config))
-    if config.generator.kind == "rules":
+    if config.generator.kind in BUILT_IN:
         pipeline.run_synthesis(other, config)
         return
     other.synth.mkdir()

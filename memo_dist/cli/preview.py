@@ -10,7 +10,7 @@ import click
 
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.config import Config
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.schema import BUILT_IN, GeneratorConfig
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.io.runfolder import RunFolder
@@ -81,11 +81,11 @@ def _lines(
 
 
 def _synthesis(config: Config, run: RunFolder, folder: Path | None) -> list[tuple[str, str]]:
-    calls = "no API calls" if config.generator.kind == "rules" else _endpoints(config)
+    calls = "no API calls" if config.generator.kind in BUILT_IN else _endpoints(config)
     steps = ", ".join(config.synthesis.steps)
     text = f"{config.generator.kind} generator, steps {steps}"
     lines = [("synthesis", f"{text}, {config.synthesis.partitions} partitions, {calls}")]
-    if config.generator.kind != "rules" and folder is not None:
+    if config.generator.kind not in BUILT_IN and folder is not None:
         lines += _requests(config, run, folder)
     return lines
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from memo_dist.config.keys import KeySpec, key_specs
 from memo_dist.config.scale_rules import scale_rules
-from memo_dist.config.schema import Config, EndpointConfig
+from memo_dist.config.schema import BUILT_IN, Config, EndpointConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
 
@@ -127,7 +127,7 @@ def _endpoints(config: Config) -> Iterator[str]:
 def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
     group = endpoint.group
     named = kind == "recorded" and group == "generator"  # by the recording
-    if kind not in ("rules", "none") and not named and not endpoint.model:
+    if kind not in (*BUILT_IN, "none") and not named and not endpoint.model:
         yield f"{group}.model='' must name the model for {group}.kind={kind}"
     if kind == "openai" and not endpoint.urls:
         yield f"{group}.urls=[] must name an endpoint, as {group}.urls=[http://127.0.0.1:8000/v1]"

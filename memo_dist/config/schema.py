@@ -104,13 +104,18 @@ class EndpointConfig:
     """Maximum fraction of requests that are sent a second time."""
 
 
+BUILT_IN = ("rules", "writer")
+"""Values of ``generator.kind`` that need neither a service nor ``generator.model``."""
+
+
 @dataclass
 class GeneratorConfig(EndpointConfig):
     """Generator of the reflections. Only kind, model, structured and attempts change them."""
 
     group: ClassVar[str] = "generator"
-    kind: str = key("rules", choices=("rules", "openai", "anthropic", "transformers", "recorded"))
-    """``rules`` (built-in rules, no service), ``openai`` (any server with that API), ``anthropic``,
+    kind: str = key("rules", choices=(*BUILT_IN, "openai", "anthropic", "transformers", "recorded"))
+    """``rules`` (built-in rules, no service), ``writer`` (a built-in small model that learned from
+    people's questions, no service), ``openai`` (any server with that API), ``anthropic``,
     ``transformers`` (a model in this process), ``recorded`` (replies in files)."""
     attempts: int = key(4, at_least=1)
     """Maximum number of replies per request until one is valid, including a repair turn."""

@@ -10,17 +10,13 @@ from typing import Any
 
 from memo_dist.config.keys import key_specs
 from memo_dist.config.load import flatten
-from memo_dist.config.schema import Config, CorpusConfig
+from memo_dist.config.schema import BUILT_IN, Config, CorpusConfig
 from memo_dist.io.hashing import hash_value
 from memo_dist.stages import records
 
 # Identity only where questions are trained or a base is built: elsewhere nothing reads them.
 _QUESTION_WEIGHT = "train.question_weight"
 _TOKENIZER = "memory.scratch.tokenizer"
-
-
-ENGLISH_GENERATORS = ("rules",)
-"""Values of ``generator.kind`` that read English only."""
 
 
 def trains_questions(config: Config) -> bool:
@@ -32,7 +28,7 @@ def trains_questions(config: Config) -> bool:
 
 def corpus_settings(config: Config) -> CorpusConfig:
     """The corpus group with the languages that the generator reads."""
-    if config.corpus.languages or config.generator.kind not in ENGLISH_GENERATORS:
+    if config.corpus.languages or config.generator.kind not in BUILT_IN:
         return config.corpus
     return replace(config.corpus, languages=["en"])
 

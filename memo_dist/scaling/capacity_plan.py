@@ -13,7 +13,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import BUILT_IN, Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.llm.limits import CHARS_PER_TOKEN
@@ -292,8 +292,8 @@ def _assumptions(sample: CorpusSample, size: Size, config: Config, epochs: int) 
         "inference: weights and caches in bf16, every shard loaded,"
         f" {plan.batch} questions of {plan.context} tokens; runtime and activations not counted",
     ]
-    if config.generator.kind == "rules":
-        lines.append("generator: the rules make no calls; generator.kind decides the calls")
+    if config.generator.kind in BUILT_IN:
+        lines.append("generator: it makes no calls; generator.kind decides the calls")
     else:
         lines.append(
             "generator: estimated as in docs/synthesis-steps.md (--dry-run); without retries"

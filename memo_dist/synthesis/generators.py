@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from memo_dist.config.schema import Config, SynthesisConfig
+from memo_dist.config.schema import BUILT_IN, Config, SynthesisConfig
 from memo_dist.llm.backends.recorded import recorded_origin
 from memo_dist.synthesis.types import Generator
 from memo_dist.synthesis.worker import GeneratorFactory
@@ -19,15 +19,22 @@ def generator_factory(config: Config) -> GeneratorFactory:
     if config.generator.kind == "recorded":
         model, seed = recorded_origin(config.generator, config.run.seed)
         return partial(_model, config.synthesis, model, seed)
-    if config.generator.kind != "rules":
+    if config.generator.kind not in BUILT_IN:
         return partial(_model, config.synthesis, config.generator.model, config.run.seed)
-    return partial(_rules, config.synthesis, config.run.seed)
+    built_in = _writer if config.generator.kind == "writer" else _rules
+    return partial(built_in, config.synthesis, config.run.seed)
 
 
 def _rules(settings: SynthesisConfig, seed: int) -> Generator:
     from memo_dist.synthesis.rules import RulesGenerator
 
     return RulesGenerator(settings, seed)
+
+
+def _writer(settings: SynthesisConfig, seed: int) -> Generator:
+    from memo_dist.synthesis.writer.generator import WriterGenerator
+
+    return WriterGenerator(settings, seed)
 
 
 def _model(settings: SynthesisConfig, model: str, seed: int) -> Generator:

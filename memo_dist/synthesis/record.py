@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import BUILT_IN, Config
 from memo_dist.errors import UsageError
 from memo_dist.io.atomic import read_json
 from memo_dist.io.checked_lines import LineTail
@@ -22,8 +22,8 @@ def check_record(config: Config, out: Path) -> None:
     Raises:
         UsageError: the generator has no requests, or the file's name has another suffix.
     """
-    if config.generator.kind == "rules":
-        raise UsageError("--record: generator.kind=rules asks no language model")
+    if config.generator.kind in BUILT_IN:
+        raise UsageError(f"--record: generator.kind={config.generator.kind} sends no requests")
     if not out.name.endswith(SUFFIXES):
         raise UsageError(f"--record {out}: the name has to end with one of {', '.join(SUFFIXES)}")
 

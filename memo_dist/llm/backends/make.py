@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.schema import BUILT_IN, EndpointConfig
 from memo_dist.llm.backends.base import Backend
 
-LOCAL_KINDS = ("rules", "transformers")
+LOCAL_KINDS = (*BUILT_IN, "transformers")
 """Kinds that compute in the worker: a worker needs a core of its own."""
 
 
