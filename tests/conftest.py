@@ -16,7 +16,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.pop("MEMO_DIST_TRACEBACK", None)
 
 LONGEST = (
-    "test_slurm", "test_update", "test_training_bank", "test_chain", "test_recorded", "test_fusion_latent", "test_scaling_cli",
+    "test_slurm", "test_update", "test_training_bank", "test_chain", "test_recorded",
+    "test_fusion_latent", "test_scaling_cli",
     "test_synthesis_engine", "test_scaling_reflections", "test_training_ranks",
     "test_synthesis_revision", "test_forget", "test_api", "test_stages", "test_answering",
 )  # fmt: skip
