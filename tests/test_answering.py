@@ -206,7 +206,7 @@ def test_a_mode_without_a_stream_says_so(mode, run, config, tmp_path):
 
 
 def test_an_unknown_mode_lists_those_that_exist(run, config):
-    with pytest.raises(UsageError, match=r"did you mean 'latent'.*direct, logits, latent"):
+    with pytest.raises(UsageError, match=r"did you mean 'latent'.*direct, hybrid, logits, latent"):
         open_answerer(run, config, "latnt")
     with pytest.raises(UsageError, match=r"executive\.kind is 'none'"):
         open_answerer(run, Config(), "protocol-full")

@@ -177,9 +177,9 @@ def test_partitions_alone_write_the_same_files(unbroken, corpus, tmp_path):
 
 
 def test_another_configuration_is_refused(unbroken, corpus):
-    done = memo_dist("encode", corpus, "--run", unbroken, *TINY, "train.epochs=7")
+    done = memo_dist("encode", corpus, "--run", unbroken, *TINY, "train.epochs=25")
     assert done.returncode == 2
-    assert "train.epochs: 6 there, 7 now" in done.stderr
+    assert "train.epochs: 24 there, 25 now" in done.stderr
     assert "Traceback" not in done.stderr
 
 

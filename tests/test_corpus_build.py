@@ -298,7 +298,7 @@ def test_a_killed_repair_of_a_revision_loses_neither_its_number_nor_its_shards(
     before = files_of(out)
     (out / "chunks.jsonl").write_text("")
     with monkeypatch.context() as patched:
-        patched.setattr(build, "_chunk_rows", lambda folder, config: 1 / 0)  # ends the repair
+        patched.setattr(build, "chunk_rows", lambda folder, config: 1 / 0)  # ends the repair
         with pytest.raises(ZeroDivisionError):
             build_corpus(source, out, config)
     assert build_corpus(source, out, config).revision == 1

@@ -153,13 +153,13 @@ def test_a_malformed_reply_is_told_and_read_again_once_it_is_amended(tmp_path):
     memo_dist(*chat.arguments)
     good, bad = chat.open_prompts()
     chat.answer(good, "```json\n{}\n```", "md")
-    (chat.folder / "replies" / f"{bad}.json").write_text('{"pairs": [{"passage": 1}]}')
+    (chat.folder / "replies" / f"{bad}.json").write_text('{"facts": [{"passage": 1}]}')
     (chat.folder / "replies" / "notes.json").write_text("{}")
     (chat.folder / "replies" / f"{good}.txt").symlink_to("/etc/hostname")
     for _ in range(2):
         done = memo_dist(*chat.arguments)
         assert done.returncode == 75
-        assert f"{bad}.json: schema: at $.pairs[0]" in done.stderr
+        assert f"{bad}.json: schema: at $.facts[0]" in done.stderr
         assert f"{good}.md, {good}.txt: keep one of them" in done.stderr
         assert "notes.json" in done.stderr
         assert set(chat.open_prompts()) == {good, bad}

@@ -17,6 +17,7 @@ from memo_dist.config import load_config
 from memo_dist.corpus.manifest import shard_of
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 
 SHARDS = 3
@@ -122,7 +123,7 @@ def test_a_bank_whose_questions_were_not_trained_is_composed_by_confidence(broke
     atomic.write_json(job, values)
     done = memo_dist("export", run, seconds=ENCODE_SECONDS)
     assert done.returncode == 0, done.stderr
-    assert atomic.read_json(run / "memory" / "bank.json")["composition"] == "confidence"
+    assert atomic.read_json(RunFolder(run).memory / "bank.json")["composition"] == "confidence"
 
 
 def have(cores: int, gpus: int) -> Resources:
