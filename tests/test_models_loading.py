@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.config import load_config
-from memo_dist.config.schema import Config, ExecutiveConfig, GeneratorConfig, ScratchConfig
+from memo_dist.config.model_schema import ExecutiveConfig, GeneratorConfig
+from memo_dist.config.schema import Config, ScratchConfig
 from memo_dist.errors import UsageError
 from memo_dist.evaluation import methods
 from memo_dist.evaluation.trained import Trained

@@ -9,7 +9,7 @@ import pytest
 from request_toy import PAIRS, AskingGenerator, make_config, make_run, request
 
 from memo_dist.cli.preview import estimate_lines
-from memo_dist.config.schema import ExecutiveConfig, GeneratorConfig
+from memo_dist.config.model_schema import ExecutiveConfig, GeneratorConfig
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.asker import Asker, Unanswered

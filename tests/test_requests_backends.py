@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from request_toy import PAIRS, request, server
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.llm.backends.base import (
     Answer,
     RateLimited,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from memo_dist.change.difference import Difference, bank_documents, corpus_documents, difference
 from memo_dist.change.request import Request, preview
-from memo_dist.config.schema import BUILT_IN, Config
+from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.schema import Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.edit import edit_corpus
 from memo_dist.corpus.manifest import located_documents

@@ -11,7 +11,8 @@ from memo_dist import pipeline
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.fingerprint import search
 from memo_dist.change.receipt import FOLDER, Receipt
-from memo_dist.config.schema import BUILT_IN, Config
+from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import MANIFEST
 from memo_dist.errors import MemoDistError
 from memo_dist.io import atomic

@@ -10,7 +10,7 @@ import click
 
 from memo_dist.cluster.resources import detect_resources
 from memo_dist.config import Config
-from memo_dist.config.schema import BUILT_IN, GeneratorConfig
+from memo_dist.config.model_schema import BUILT_IN, GeneratorConfig
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.io.runfolder import RunFolder

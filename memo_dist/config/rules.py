@@ -11,8 +11,9 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from memo_dist.config.keys import KeySpec, key_specs
+from memo_dist.config.model_schema import BUILT_IN, EndpointConfig
 from memo_dist.config.scale_rules import scale_rules
-from memo_dist.config.schema import BUILT_IN, Config, EndpointConfig
+from memo_dist.config.schema import Config
 from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
 

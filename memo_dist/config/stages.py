@@ -10,7 +10,8 @@ from typing import Any
 
 from memo_dist.config.keys import key_specs
 from memo_dist.config.load import flatten
-from memo_dist.config.schema import BUILT_IN, Config, CorpusConfig
+from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.schema import Config, CorpusConfig
 from memo_dist.io.hashing import hash_value
 from memo_dist.stages import records
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, NoReply, RequestRefused, ServerFault
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
 from memo_dist.llm.requests import OpenRequest, Reply, Request

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.errors import RunError
 from memo_dist.llm.backends.base import (
     Answer,

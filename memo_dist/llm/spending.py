@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 
 MILLION = 1e6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from memo_dist.config.schema import ProtocolConfig
+from memo_dist.config.model_schema import ProtocolConfig
 from memo_dist.llm.requests import Failure, Reply
 from memo_dist.protocol.types import Ballot
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from memo_dist.answers.text import normalise
-from memo_dist.config.schema import ProtocolConfig
+from memo_dist.config.model_schema import ProtocolConfig
 from memo_dist.llm.requests import Failure, Reply, Request
 from memo_dist.protocol.budget import Budget
 from memo_dist.protocol.requests import Calls

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memo_dist.config.schema import ExecutiveConfig, ProtocolConfig
+from memo_dist.config.model_schema import ExecutiveConfig, ProtocolConfig
 from memo_dist.io.hashing import short_hash
 from memo_dist.llm.prompt_files import PromptFiles
 from memo_dist.llm.requests import Message, Request

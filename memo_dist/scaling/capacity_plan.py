@@ -13,7 +13,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from memo_dist.config.schema import BUILT_IN, Config
+from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.schema import Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.llm.limits import CHARS_PER_TOKEN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.llm.backends.make import make_backends
 from memo_dist.llm.router import Router, Stopping
 from memo_dist.synthesis.dialogues import first_keys, run_dialogues

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.asker import Asker, Unanswered
 from memo_dist.llm.records import Attempt, RequestJournal

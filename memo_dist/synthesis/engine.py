@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.cluster.ray_local import await_workers, ray_session
-from memo_dist.config.schema import Config, GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
+from memo_dist.config.schema import Config
 from memo_dist.config.steps import StepName
 from memo_dist.errors import InterruptedRunError, RunError, StoppedError, UsageError
 from memo_dist.io.atomic import write_json

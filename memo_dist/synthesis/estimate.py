@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from memo_dist.config.schema import Config, GeneratorConfig, SynthesisConfig
+from memo_dist.config.model_schema import GeneratorConfig
+from memo_dist.config.schema import Config, SynthesisConfig
 from memo_dist.config.steps import StepName
 from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from memo_dist.config.schema import BUILT_IN, Config, SynthesisConfig
+from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.schema import Config, SynthesisConfig
 from memo_dist.llm.backends.recorded import recorded_origin
 from memo_dist.synthesis.types import Generator
 from memo_dist.synthesis.worker import GeneratorFactory

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.synthesis.actor import PartitionWorker
 from memo_dist.synthesis.worker import GeneratorFactory, PartitionJob
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memo_dist.config.schema import BUILT_IN, Config
+from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.io.atomic import read_json
 from memo_dist.io.checked_lines import LineTail

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.config.steps import StepName
 from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder

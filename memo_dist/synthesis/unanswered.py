@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from memo_dist.config.schema import GeneratorConfig
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import AwaitingRepliesError, RunError
 from memo_dist.llm.backends.recorded import is_folder, recorded_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, ServerFault
 from memo_dist.llm.backends.http import HostedBackend
 from memo_dist.llm.requests import Request, Usage

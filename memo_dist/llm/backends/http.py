@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.llm.backends.base import (
     Answer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memo_dist.config.schema import BUILT_IN, EndpointConfig
+from memo_dist.config.model_schema import BUILT_IN, EndpointConfig
 from memo_dist.llm.backends.base import Backend
 
 LOCAL_KINDS = (*BUILT_IN, "transformers")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.llm.backends.base import Answer, NoReply, RequestRefused
 from memo_dist.llm.backends.reply_folder import ReplyFolder

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from memo_dist.config.schema import EndpointConfig
+from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.errors import UsageError
 from memo_dist.llm.backends.base import Answer, RequestRefused
 from memo_dist.llm.requests import Request, Usage
