@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from memo_dist.cli.options import dry_run_option, resolve, run_argument, split_overrides
+from memo_dist.cli.options import (
+    config_option,
+    dry_run_option,
+    resolve,
+    run_argument,
+    split_overrides,
+)
 from memo_dist.cluster.stop import STOP
 from memo_dist.runs import check_open, existing_run, open_run
 
@@ -16,13 +22,7 @@ from memo_dist.runs import check_open, existing_run, open_run
 @click.argument("words", nargs=-1, required=True, metavar="ID... [KEY=VALUE]...")
 @click.option("--why", default="", help="Reason, for the receipt.")
 @dry_run_option
-@click.option(
-    "--config",
-    "config_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="YAML configuration file; repeatable, later files override earlier ones.",
-)
+@config_option
 def command(
     run_folder: Path,
     words: tuple[str, ...],

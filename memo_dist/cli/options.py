@@ -37,19 +37,19 @@ resume_option = click.option(
     help="auto: continue if possible; never: require a new run; must: require an existing run;"
     " PATH: continue from this checkpoint of the run.",
 )
+config_option = click.option(
+    "--config",
+    "config_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="YAML configuration file; repeatable, later files override earlier ones.",
+)
 
 
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--config FILE`` (repeatable) and trailing ``key=value`` overrides."""
-    files = click.option(
-        "--config",
-        "config_files",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        help="YAML configuration file; repeatable, later files override earlier ones.",
-    )
     overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-    return files(overrides(function))
+    return config_option(overrides(function))
 
 
 def split_overrides(words: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:

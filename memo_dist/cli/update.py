@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from memo_dist.change.request import Request, parse_replacements
-from memo_dist.cli.options import dry_run_option, resolve, run_argument, split_overrides
+from memo_dist.cli.options import (
+    config_option,
+    dry_run_option,
+    resolve,
+    run_argument,
+    split_overrides,
+)
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
 from memo_dist.runs import check_open, existing_run, open_run
@@ -31,13 +37,7 @@ from memo_dist.runs import check_open, existing_run, open_run
     help="Replace the document ID by that of FILE; repeatable.",
 )
 @dry_run_option
-@click.option(
-    "--config",
-    "config_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="YAML configuration file; repeatable, later files override earlier ones.",
-)
+@config_option
 def command(  # noqa: PLR0913
     run_folder: Path,
     words: tuple[str, ...],
