@@ -73,3 +73,25 @@ def texts(rows):
 
 def reasons(result):
     return [row.reason for row in result.rejected]
+
+
+NO_LOOP = "synthesis.coverage_rounds=0"
+OPENED = pair("When was Hollin Mill opened?", "1926")
+WHERE = pair("Where is Hollin Mill?", "Garrow")
+BORN = pair("Where was Ada Pell born?", "Garrow", document=PELL)
+
+
+def row(answer, *questions, passage=1, **more):
+    return {"passage": passage, "answer": answer, "questions": list(questions), **more}
+
+
+def facts(*rows):
+    return {"facts": list(rows)}
+
+
+def user(request):
+    return request.messages[-1].content
+
+
+def wordings(*questions, number=1):
+    return facts({"pair": number, "questions": list(questions)})
