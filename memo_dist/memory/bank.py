@@ -221,9 +221,9 @@ class Bank:
             [_judged_again(question, vote, gone.get(vote.shard.id)) for vote in row]
             for question, row in zip(questions, votes, strict=True)
         ]
-        # Of equally trusted votes the order stays: by question likelihood the first one decides.
-        key = (lambda _: 0) if self._likelihood else (lambda vote: vote.verdict.abstained)
-        return [sorted(row, key=key) for row in rows]
+        if self._likelihood:  # the first one decides, whatever it says
+            return rows
+        return [sorted(row, key=lambda vote: vote.verdict.abstained) for row in rows]
 
     def _most_confident(
         self, questions: Sequence[str], texts: Mapping[int, Sequence[str]], batch_size: int
