@@ -64,6 +64,13 @@ def encode(corpus: Path, run: Path, *more: str) -> RunFolder:
     return RunFolder(run)
 
 
+def succeed(run: RunFolder, verb: str, *arguments: str | Path) -> str:
+    """Standard output of ``update`` or ``forget`` on a run, which has to succeed."""
+    done = memo_dist(verb, run.root, *arguments, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def state(run: RunFolder, shards: int = SHARDS) -> dict[str, str]:
     """Hashes of all that one encode of the same corpus has to have in common with a run."""
     hashes = {

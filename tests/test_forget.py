@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from changing_corpus import encode, site, sites, state, write
+from changing_corpus import encode, site, sites, state, succeed, write
 from cli import ENCODE_SECONDS, memo_dist
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
@@ -41,9 +41,7 @@ def run(first, tmp_path) -> RunFolder:
 
 
 def forget(run: RunFolder, *arguments: str | Path) -> str:
-    done = memo_dist("forget", run.root, *arguments, seconds=ENCODE_SECONDS)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return succeed(run, "forget", *arguments)
 
 
 def words_in(path: Path, tokenizer) -> str:

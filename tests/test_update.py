@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from changing_corpus import encode, shard_ids, site, sites, state, write
+from changing_corpus import encode, shard_ids, site, sites, state, succeed, write
 from cli import ENCODE_SECONDS, kill_driver, memo_dist, start, wait_until
 
 from memo_dist.corpus.manifest import load_manifest, shard_of
@@ -40,9 +40,7 @@ def run(first, tmp_path) -> RunFolder:
 
 
 def update(run: RunFolder, *arguments: str | Path) -> str:
-    done = memo_dist("update", run.root, *arguments, seconds=ENCODE_SECONDS)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return succeed(run, "update", *arguments)
 
 
 def refusal(run: RunFolder, *arguments: str | Path) -> str:
