@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from memo_dist.models.identity import quiet_loading
-from memo_dist.models.loading import load_frozen, load_tokenizer
+from memo_dist.models.loading import load_frozen, load_tokenizer, native_bfloat16
 from memo_dist.models.sampling import Sampling
 
 _ROWS = 64
@@ -63,7 +63,7 @@ class BranchModel:
         model = load_frozen(base)
         with quiet_loading():
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        if model.device.type == "cpu" and _native_bfloat16():
+        if model.device.type == "cpu" and native_bfloat16():
             model = model.to(torch.bfloat16)
         return cls(model.eval(), load_tokenizer(base), end)
 
@@ -202,7 +202,3 @@ def _choose(
     drawn = torch.multinomial((likely.values / temperature).softmax(-1), 1, generator=noise)[:, 0]
     drawn[best.to(drawn.device)] = 0
     return [int(token) for token in likely.indices.gather(1, drawn[:, None])[:, 0]]
-
-
-def _native_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

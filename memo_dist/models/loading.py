@@ -93,6 +93,14 @@ def refusing(failure: str, advice: str) -> Iterator[None]:
         raise UsageError(f"{failure}: {reason}; {advice}") from error
 
 
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX).
+
+    Without it a bfloat16 product is emulated, many times slower than float32.
+    """
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def answering_device(device: str) -> torch.device:
     """``auto`` is the GPU where there is one."""
     best = "cuda" if torch.cuda.is_available() else "cpu"

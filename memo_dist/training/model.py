@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
+from memo_dist.models.loading import native_bfloat16
 from memo_dist.training import attention
 from memo_dist.training.adapters import add_adapters, plain_name
 from memo_dist.training.frozen import FrozenLayers, split_frozen
@@ -50,13 +51,16 @@ def use_bf16(precision: str, key: str = "train.precision") -> bool:
     """Whether to train in bf16: ``auto`` means on GPUs that have it.
 
     Raises:
-        UsageError: bf16 was asked for on a machine without a GPU that has it: on AVX2 cores no
-            step finished within 240 s against 7 s in fp32.
+        UsageError: bf16 was asked for on a machine without a GPU or CPU that has it: on AVX2
+            cores no step finished within 240 s against 7 s in fp32.
     """
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if precision == "bf16" and not has_bf16:
-        raise UsageError(f"{key}=bf16 needs a GPU that has it; use fp32 or auto")
-    return has_bf16 and precision != "fp32"
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if precision == "bf16" and not gpu and not native_bfloat16():
+        raise UsageError(
+            f"{key}=bf16 needs a GPU or a CPU that multiplies bfloat16 itself (AVX512-BF16, AMX);"
+            " use fp32 or auto"
+        )
+    return precision == "bf16" or (precision == "auto" and gpu)
 
 
 def model_width(folder: Path) -> int:
