@@ -34,7 +34,7 @@ def refused(capsys, *arguments, code=2):
         ("train.epochs=-1", "train.epochs=-1 must be at least 0"),
         ("memory.base=smollm", "memory.base='smollm' does not exist"),
         ("train.zero_stage=7", "train.zero_stage=7 must be 0, 1, 2 or 3"),
-        ("train.precision=bf16", "train.precision=bf16 needs a GPU"),
+        ("train.precision=fp64", "train.precision='fp64'"),
         ("train.deepspeed=no.json", "train.deepspeed=no.json"),
         ("cluster.workers=4096", "must divide"),
     ],

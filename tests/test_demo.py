@@ -59,14 +59,15 @@ def test_a_memory_that_knows_nothing_is_told_as_it_is():
 
 def test_recorded_replies_are_the_default_where_they_are(tmp_path):
     replies = tmp_path / "replies.jsonl.xz"
-    assert generators(replies) == ("rules",)
+    assert generators(replies) == ("writer", "rules")
     replies.touch()
-    assert generators(replies) == ("recorded", "rules")
+    assert generators(replies) == ("recorded", "writer", "rules")
     for full in (False, True):
         config = load_config(*configuration(full, "recorded", replies))
         assert (config.generator.kind, config.generator.recording) == ("recorded", str(replies))
         assert config.synthesis.documents_per_unit == 1
-        assert load_config(*configuration(full, "rules", replies)).generator.kind == "rules"
+        for kind in ("writer", "rules"):
+            assert load_config(*configuration(full, kind, replies)).generator.kind == kind
 
 
 def test_the_commands_for_own_documents_are_commands():

@@ -195,6 +195,23 @@ def test_wrong_logits_are_found(tokenizer, base, tmp_path):
         build_folder(final, tmp_path / "memory", load_config(), base)
 
 
+@pytest.mark.parametrize("noise", [0.03, 0.5])
+def test_half_precision_may_round_single_logits_but_not_all(noise, tokenizer, base, tmp_path):
+    """Two attentions over equal bfloat16 weights differ by more than 0.25 in some logits."""
+    final = write_final(new_model("qwen2", tokenizer).bfloat16(), tokenizer, tmp_path / "final")
+    probe = load_file(final / "probe.safetensors")
+    generator = torch.Generator().manual_seed(3)
+    for name in [name for name in probe if name.startswith("logits")]:
+        logits = probe[name].float()
+        probe[name] = logits + noise * logits.std() * torch.randn(logits.shape, generator=generator)
+    save_file(probe, final / "probe.safetensors")
+    if noise < 0.1:
+        build_folder(final, tmp_path / "memory", load_config(), base)
+    else:
+        with pytest.raises(RunError, match="probe 0: logits differ"):
+            build_folder(final, tmp_path / "memory", load_config(), base)
+
+
 def test_folded_adapter_equals_attached_adapter(tokenizer, base, tmp_path):
     attached = adapter_of(base.path, seed=1)
     final = write_final(attached, tokenizer, tmp_path / "final")

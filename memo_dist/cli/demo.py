@@ -27,8 +27,8 @@ from memo_dist.runs import open_run
     type=click.Choice(generators()),
     default=generators()[0],
     show_default=True,
-    help="Who writes the reflections: rules (built-in rules), or recorded (replies of a large"
-    " language model, where this installation has them).",
+    help="Who writes the reflections: recorded (replies of a large language model, where this"
+    " installation has them), writer (a small model of the package; adds minutes), or rules.",
 )
 @config_options
 def command(

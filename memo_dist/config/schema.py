@@ -224,7 +224,8 @@ class TrainConfig:
     deepspeed: str = key("", identity=False)
     """DeepSpeed JSON file that is merged over the generated configuration; empty: none."""
     precision: str = key("auto", choices=("auto", "fp32", "bf16"))
-    """``fp32``, ``bf16`` or ``auto`` (bf16 on GPUs that support it, else fp32)."""
+    """``fp32``, ``bf16`` or ``auto``: bf16 on GPUs that support it and, for models of width 512
+    and more, on CPUs that multiply it themselves (AVX512-BF16, AMX), else fp32."""
     checkpoint_minutes: float = key(10.0, at_least=0, identity=False)
     """Minutes between checkpoints; 0: no checkpoints by time."""
     checkpoint_steps: int = key(0, at_least=0, identity=False)

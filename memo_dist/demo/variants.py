@@ -7,6 +7,7 @@ from pathlib import Path
 from memo_dist.config.shipped import shipped_config
 
 RECORDED = "recorded"
+WRITER = "writer"
 RULES = "rules"
 REPLIES = Path(__file__).parent / "data" / "replies.jsonl.xz"
 """What a large language model replied to the engine's prompts about the demo's documents."""
@@ -14,7 +15,7 @@ REPLIES = Path(__file__).parent / "data" / "replies.jsonl.xz"
 
 def generators(replies: Path = REPLIES) -> tuple[str, ...]:
     """The generators that this installation has, the default first."""
-    return (RECORDED, RULES) if replies.exists() else (RULES,)
+    return (RECORDED, WRITER, RULES) if replies.exists() else (WRITER, RULES)
 
 
 def configuration(
@@ -23,6 +24,6 @@ def configuration(
     """Shipped configuration files, later ones override, and the overrides that go with them."""
     files = (shipped_config("demo-full" if full else "demo"),)
     if generator != RECORDED:
-        return files, ()
+        return files, (f"generator.kind={generator}",)
     recorded = ("generator.kind=recorded", f"generator.recording={replies}")
     return (*files, shipped_config("demo-recorded")), recorded

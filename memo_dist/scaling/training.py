@@ -94,7 +94,7 @@ class CellTraining:
         self.grid: GridConfig = getattr(scale, cell.source)
         self.knowledge, self.shape = draw_knowledge(cell, scale)
         self.model: Any = new_scratch_model(self.shape.config(), cell.seed).to(device)
-        self.bf16 = use_bf16(scale.precision, "scale.precision")
+        self.bf16 = use_bf16(scale.precision, key="scale.precision")
         rate = peak_rate(cell, self.grid, self.shape.parameters)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True

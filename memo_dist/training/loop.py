@@ -33,7 +33,6 @@ from memo_dist.training.flops import peak_flops
 from memo_dist.training.fragment_files import FragmentReader
 from memo_dist.training.job import STOP_REQUEST, Outcome, RankJob, Watch
 from memo_dist.training.ledger import Ledger
-from memo_dist.training.model import use_bf16
 from memo_dist.training.progress import Progress
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint
@@ -143,7 +142,7 @@ class TrainingLoop:
         reader = FragmentReader(found[0]) if found else None
         if reader is not None:
             reader.load_weights(trainee.module, trainee.saved_name)
-        config = engine_config(train, use_bf16(train.precision), trainee.micro_batches)
+        config = engine_config(train, trainee.bf16, trainee.micro_batches)
         engine = Engine(trainee.module, train, config, trainee.saved_name)
         if found is not None and reader is not None:
             folder, state = found

@@ -20,12 +20,13 @@ def planned_need(config: Config, ranks: int, gpu: bool) -> MemoryNeed | None:
     Args:
         config: base and training.
         ranks: ranks of one shard.
-        gpu: whether they hold GPUs; ``train.precision=auto`` is then counted as bf16.
+        gpu: whether they hold GPUs; ``train.precision=auto`` is counted as bf16 on GPUs of
+            another machine.
     """
     shape = _base_shape(config)
     if shape is None:
         return None
-    bf16 = config.train.precision == "bf16" or (gpu and _auto_bf16(config.train.precision))
+    bf16 = _bf16(config.train.precision, shape.hidden, gpu)
     rank = config.train.lora_rank if config.train.method == "lora" else 0
     return training_need(shape, config.train, ranks, bf16=bf16, gpu=gpu, adapter_rank=rank)
 
@@ -71,6 +72,8 @@ def _base_shape(config: Config) -> ModelShape | None:
         return None
 
 
-def _auto_bf16(precision: str) -> bool:
-    """What ``auto`` means on the GPUs of this machine; bf16 where there are none to ask."""
-    return use_bf16(precision) if torch.cuda.is_available() else precision != "fp32"
+def _bf16(precision: str, width: int, gpu: bool) -> bool:
+    """Whether ranks train in bf16; on GPUs that this machine cannot ask ``auto`` counts as bf16."""
+    if precision == "bf16" or (gpu and not torch.cuda.is_available()):
+        return precision != "fp32"
+    return use_bf16(precision, width)

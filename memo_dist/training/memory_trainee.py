@@ -47,6 +47,11 @@ class MemoryTrainee:
         self._dry = _wants_dry_batch(job.train.dry_batch)
 
     @property
+    def bf16(self) -> bool:
+        """Whether the forward pass runs in bfloat16."""
+        return self._model.dtype == torch.bfloat16
+
+    @property
     def module(self) -> RowModel:
         """The trained part of the model."""
         return self._model.rows
@@ -132,8 +137,9 @@ class MemoryTrainee:
 
 def _load_model(job: TrainJob, examples: Examples) -> RankModel:
     train, base = job.train, Path(job.base)
+    width = model_width(base)
     keep = bool(train.trained_layers) and worth_keeping(
-        train, len(examples.ids), model_width(base), use_bf16(train.precision)
+        train, len(examples.ids), width, use_bf16(train.precision, width)
     )
     return load_rank_model(base, train, keep)
 

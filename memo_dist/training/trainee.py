@@ -47,6 +47,11 @@ class Trainee(Protocol):
         ...
 
     @property
+    def bf16(self) -> bool:
+        """Whether the engine keeps bf16 weights beside fp32 ones."""
+        ...
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the whole training, ``train.max_minutes`` aside."""
         ...

@@ -38,7 +38,7 @@ from memo_dist.memory.bank import Bank
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.loading import load_frozen
 from memo_dist.training.deepspeed_seam import Engine
-from memo_dist.training.model import decoder_layers
+from memo_dist.training.model import decoder_layers, use_bf16
 from memo_dist.training.trainee import Report, StepContent
 
 Nats = dict[str, dict[str, float]]
@@ -75,6 +75,7 @@ class ConnectorTrainee:
         connector = Connector(self._shape, job.seed).to(backbone.device)
         readers = [SlotReader(voice, self._shape.memory_layers) for voice in voices]
         self.module = ConnectorRows(connector, backbone, readers, job.latent, len(tokenizer))
+        self.bf16 = use_bf16(job.train.precision)
         self._before: Nats = {}
 
     def saved_name(self, name: str) -> str:
