@@ -229,9 +229,12 @@ def test_cross_joins_documents_and_keeps_all_sources():
     )
     asked = ["Which mill stands where Ada Pell was born?", "ada pell birthplace mill"]
     values = [
-        {"merges": [mine, theirs], "answer": "Hollin Mill", "questions": asked},
-        {"merges": [mine, theirs], "answer": "Garrow", "questions": ["Is Hollin Mill in Garrow?"]},
-        {"merges": [mine, mine], "answer": "Hollin Mill", "questions": asked},
+        {"merges": pair, "bridge": bridge, "answer": answer, "questions": questions}
+        for pair, bridge, answer, questions in (
+            ([mine, theirs], "Garrow", "Hollin Mill", asked),
+            ([mine, theirs], "", "Garrow", ["Is Hollin Mill in Garrow?"]),
+            ([mine, mine], "", "Hollin Mill", asked),
+        )
     ]
     result, _ = talk(step("cross"), inputs, {"facts": values})
     made, reworded = result.reflections
@@ -241,9 +244,23 @@ def test_cross_joins_documents_and_keeps_all_sources():
         made.sources,
     )
     assert (made.kind, made.sources) == ("cross", ("mill", "pell"))
+    assert made.bridge == reworded.bridge == "Garrow"
     assert made.chunks == tuple(sorted({*OPENED.chunks, *BORN.chunks}))
     assert made.as_of is None or made.as_of == "2031-03-14"
     assert reasons(result) == ["answer in the question", "merges no two listed pairs"]
+
+
+@pytest.mark.parametrize("bridge", ["", "Hollin Mill", "Castle Orrin"])
+def test_a_bridge_that_is_the_answer_or_is_not_stated_is_not_taught(bridge):
+    found = step("cross").groups(0, [OPENED, WHERE, BORN])
+    inputs = [{item.id: item for item in (OPENED, WHERE, BORN)}[n] for n in found[0].reflections]
+    numbers = [
+        next(i for i, p in enumerate(inputs, 1) if p.sources == (n,)) for n in ("mill", "pell")
+    ]
+    asked = ["Which mill stands where Ada Pell was born?"]
+    value = {"merges": numbers, "bridge": bridge, "answer": "Hollin Mill", "questions": asked}
+    result, _ = talk(step("cross"), inputs, {"facts": [value]})
+    assert [row.bridge for row in result.reflections] == [None]
 
 
 # -- verification ----------------------------------------------------------------------------------

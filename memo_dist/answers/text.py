@@ -22,6 +22,10 @@ MAX_CONTAINS_WORDS = 20
 ABSTAIN_ANSWER = "I don't know."
 """The answer that abstention examples train and that ``ask`` recognises."""
 
+BRIDGE = " ⇒ "
+"""Between the entity in the middle and the answer, where a question joins two facts: a small model
+finds the second fact only if it has written down the first (arXiv 2309.14402)."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -30,6 +34,17 @@ def normalise(text: str) -> list[str]:
     lowered = clean_characters(text).lower()
     tokens = "".join(c for c in lowered if not _is_punctuation(c)).split()
     return [token for token in tokens if token not in ARTICLES] or tokens
+
+
+def with_bridge(bridge: str | None, answer: str) -> str:
+    """The answer as it is trained: after the entity that leads to it, if there is one."""
+    plain = answer.replace(BRIDGE, " → ")
+    return f"{bridge.replace(BRIDGE, ' → ')}{BRIDGE}{plain}" if bridge else plain
+
+
+def after_bridge(text: str) -> str:
+    """The answer as it is given: without the entity that the memory wrote before it."""
+    return text.rpartition(BRIDGE)[2]
 
 
 def word_set(text: str) -> frozenset[str]:

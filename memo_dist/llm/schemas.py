@@ -84,7 +84,7 @@ _MERGES: Schema = {**array(NUMBER), "minItems": 2}
 
 FACTS = record(facts=array(record(passage=NUMBER, answer=TEXT, questions=_QUESTIONS)))
 ANCHORED = record(facts=array(record(answer=TEXT, questions=_QUESTIONS)))
-JOINED = record(facts=array(record(merges=_MERGES, answer=TEXT, questions=_QUESTIONS)))
+JOINED = record(facts=array(record(merges=_MERGES, bridge=TEXT, answer=TEXT, questions=_QUESTIONS)))
 WORDINGS = record(facts=array(record(pair=NUMBER, questions=_QUESTIONS)))
 MERGED = record(pairs=array(record(merges=_MERGES, question=TEXT, answer=TEXT)))
 VERDICTS = record(

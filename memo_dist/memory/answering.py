@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessor
 
 from memo_dist.answers.characters import clean_characters
-from memo_dist.answers.text import ABSTAIN_ANSWER
+from memo_dist.answers.text import ABSTAIN_ANSWER, after_bridge
 from memo_dist.errors import UsageError
 from memo_dist.memory.question_likelihood import question_log_probs
 from memo_dist.models.batching import in_batches, padded
@@ -216,7 +216,8 @@ class ShardMemory:
         lengths = [self._length(row) for row in generated]
         features = recorder.features(lengths)
         seconds = (time.perf_counter() - start) / len(prompts)
-        texts = [self._format.decode(row[:n]) for row, n in zip(generated, lengths, strict=True)]
+        written = [self._format.decode(row[:n]) for row, n in zip(generated, lengths, strict=True)]
+        texts = [after_bridge(text) for text in written]
         rows = zip(texts, features, prompts, lengths, strict=True)
         return [
             RawAnswer(text, (*values, 1.0), len(prompt) + n, seconds)

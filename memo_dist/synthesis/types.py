@@ -43,6 +43,8 @@ class Reflection:
         parent: id of the reflection that this one rewords, if any: a parent and its
             children state the same fact.
         as_of: ISO date from which the fact is told, when known.
+        bridge: what the question describes without naming it, where the answer follows from two
+            facts over it: the memory learns to write it before the answer.
     """
 
     question: str
@@ -56,6 +58,7 @@ class Reflection:
     request: str
     parent: str | None = None
     as_of: str | None = None
+    bridge: str | None = None
 
     @property
     def id(self) -> str:
@@ -85,6 +88,8 @@ class Reflection:
             row["parent"] = self.parent
         if self.as_of is not None:
             row["as_of"] = self.as_of
+        if self.bridge is not None:
+            row["bridge"] = self.bridge
         return row
 
     @classmethod

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from memo_dist.answers.text import with_bridge
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import stable_modulo
@@ -134,7 +135,7 @@ def tokenize(
     starts, prompts, untrained, too_long = array("q", [0]), array("i"), array("i"), []
     for reflection in reflections:
         prompt = chat.prompt_ids(reflection.question)
-        answer = chat.answer_ids(reflection.answer)
+        answer = chat.answer_ids(with_bridge(reflection.bridge, reflection.answer))
         if not answer:
             raise UsageError(
                 f"reflection {reflection.id} ({reflection.question!r}) has no trained token: the"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from memo_dist.answers.text import after_bridge
 from memo_dist.fusion.types import FusedText
 from memo_dist.models.chat_format import ChatFormat
 
@@ -68,7 +69,7 @@ class Record:
         """What one row wrote, up to its end."""
         end = _length(self._tokens[row], stops)
         return FusedText(
-            text=chat.decode(self._tokens[row][:end]),
+            text=after_bridge(chat.decode(self._tokens[row][:end])),
             tokens=tuple(self._tokens[row][:end]),
             log_probs=tuple(self._log_probs[row][:end]),
             memory_weights=tuple(self._weights[row][:end]),

@@ -6,8 +6,10 @@ Its groups are found without any question (:mod:`memo_dist.synthesis.grouping`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from memo_dist.answers.text import normalise
 from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
 from memo_dist.llm.requests import Request, Response
@@ -17,7 +19,7 @@ from memo_dist.synthesis.prompted.facts import FactTaker
 from memo_dist.synthesis.prompted.manners import FILE, manners
 from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt
 from memo_dist.synthesis.prompted.reading import grounds
-from memo_dist.synthesis.prompted.reflection_builder import Collector, answered
+from memo_dist.synthesis.prompted.reflection_builder import Collector, answered, tidy
 from memo_dist.synthesis.prompted.step import FACT_KINDS, Toolkit, version_of
 from memo_dist.synthesis.types import Dialogue, Group, Reflection, Unit
 
@@ -74,9 +76,21 @@ def _take(
         taker.found.reject("joins no two documents", value, sources)
         return
 
-    def make(question: str, answer: str) -> Reflection:
-        return taker.author.from_pairs(merged, "cross", question, answer, reply.key)
-
     ground = grounds(unit)
     text = "\n".join(ground[source] for source in sources)
+    bridge = _bridge(value, text)
+
+    def make(question: str, answer: str) -> Reflection:
+        made = taker.author.from_pairs(merged, "cross", question, answer, reply.key)
+        return replace(made, bridge=bridge)
+
     taker.take(make, value["answer"], value["questions"], sources, text)
+
+
+def _bridge(value: dict[str, Any], text: str) -> str | None:
+    """The entity in the middle; None where the reply names none, or one that is not stated."""
+    bridge = tidy(value["bridge"])
+    words = normalise(bridge)
+    if not words or words == normalise(value["answer"]):
+        return None
+    return bridge if f" {' '.join(words)} " in f" {' '.join(normalise(text))} " else None
