@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from memo_dist.cluster.resources import usable_cores, usable_memory
-from memo_dist.config import Config, load_config, to_yaml
+from memo_dist.config import Config, load_config, stored_yaml
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
@@ -56,7 +56,7 @@ def open_run(
     created = _create(run)
     try:
         with _locked(run, lock_seconds):
-            atomic.write_text(run.config, to_yaml(config))
+            atomic.write_text(run.config, stored_yaml(config))
             _record_launch(run)
             with logged(run.logs):
                 yield run

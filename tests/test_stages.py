@@ -206,6 +206,7 @@ def test_another_base_under_the_same_name_is_refused(run):
     config = config_of(run)
     folder = run.root / "train" / "base"
     change_weights(folder)
+    checkpoint.mark_complete(folder)
     with pytest.raises(UsageError, match=r"(?s)weights of memory\.base: \w{16} then"):
         pending_shards(run, config, memory_base(run, config))
     with pytest.raises(UsageError, match=r"memory\.base=scratch has weights .*bring that base"):

@@ -18,7 +18,7 @@ from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.observability.progress import ProgressBoard, ProgressReport
-from memo_dist.observability.status import StatusWriter, read_status
+from memo_dist.observability.status import note_failure, read_status
 from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
 from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
@@ -132,7 +132,7 @@ class ShardTraining:
             return
         if self.error is None:
             self.error = _readable(self._fit.error, self.label, self.job.path)
-        _record_failure(self.job.path, self.error)
+        note_failure(self.job.path, str(self.error))  # its ranks, the file's writer, are gone
 
 
 class _Fit(threading.Thread):
@@ -201,13 +201,6 @@ def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     return {**env, **process.accelerator_environment(placement.gpu)}
-
-
-def _record_failure(folder: Path, error: MemoDistError) -> None:
-    """Say in STATUS.json that the training failed; its ranks, the file's writer, are gone."""
-    before = read_status(folder) or {}
-    kept = {key: value for key, value in before.items() if key not in ("state", "time")}
-    StatusWriter(folder).status("failed", **{**kept, "error": str(error)})
 
 
 def _readable(error: BaseException | None, label: str, folder: Path) -> MemoDistError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from memo_dist.errors import EXIT_STOPPED, RunError
 from memo_dist.io import atomic
 from memo_dist.io.locks import file_lock
 from memo_dist.observability.logs import quiet_libraries
+from memo_dist.observability.status import failure_noted
 from memo_dist.training.deepspeed_seam import init_distributed
 from memo_dist.training.job import Outcome, RankJob, TrainJob, Watch
 from memo_dist.training.loop import TrainingLoop
@@ -62,7 +63,8 @@ def run_rank(job: RankJob, load: Callable[[Ranks], Trainee], watch: Watch | None
     """
     join_ranks()
     ranks = Ranks.from_environment()
-    with _sole_writer(job.path, ranks):
+    noted = failure_noted(job.path) if ranks.is_first else nullcontext()
+    with _sole_writer(job.path, ranks), noted:
         return TrainingLoop(job, ranks, load, watch).run()
 
 
