@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from memo_dist.config import Config, load_config, stored_yaml
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
-from memo_dist.io.locks import file_lock
+from memo_dist.io.locks import file_lock, holder
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
 from memo_dist.stages.state import started_stages
@@ -106,7 +105,9 @@ def _check_folder(run: RunFolder, resume: str) -> None:
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file is none of those that a run has before its configuration is written."""
-    return path.name not in (".lock", "logs") and not path.name.startswith(atomic.TEMP_PREFIX)
+    return path.name not in (".lock", ".lock.leases", "logs") and not path.name.startswith(
+        atomic.TEMP_PREFIX
+    )
 
 
 def _check_config(run: RunFolder, config: Config) -> None:
@@ -182,9 +183,9 @@ def shared_run(
 
 @contextmanager
 def _locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False) -> Iterator[None]:
-    def busy(holder: str) -> RunInUseError:
+    def busy(other: str) -> RunInUseError:
         return RunInUseError(
-            f"--run {run.root} is in use by process {holder or 'unknown'}"
+            f"--run {run.root} is in use by process {other or 'unknown'}"
             f" (waited {seconds:.0f} s); end it or name another --run"
         )
 
@@ -195,7 +196,7 @@ def _locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False)
             raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
         if not shared:
             stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
+            stream.write(f"{holder()}\n")
             stream.flush()
         yield
 

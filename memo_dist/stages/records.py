@@ -174,7 +174,7 @@ ASK = Stage(
 )
 STAGES = (CORPUS, SYNTHESIS, TRAIN, EXPORT, GATE, CONNECTOR, EVALUATE, ASK)
 """In the order in which a run comes to them."""
-RUN_FILES = ("config.yaml", "run.json", ".lock", "logs/**/*")
+RUN_FILES = ("config.yaml", "run.json", ".lock", ".lock.leases/*", "logs/**/*")
 """What belongs to the run itself, whatever its stages."""
 
 

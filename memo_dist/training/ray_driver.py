@@ -6,6 +6,7 @@ from the main thread, which stays free for signals.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ from memo_dist.observability.status import note_failure, read_status
 from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
 from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
+
+logger = logging.getLogger(__name__)
 
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
@@ -56,6 +59,7 @@ class ShardTraining:
         self._bar: ProgressReport | None = None
         self._started = time.time()
         self._save_by: float | None = None
+        self._damaged = set(job.checkpoints.glob(f"{checkpoint.DAMAGED}*"))
         self._request.unlink(missing_ok=True)
         self._fit = _Fit(job, config, placement, entry)
         self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
@@ -89,6 +93,7 @@ class ShardTraining:
         if self._room is not None:
             return self._poll_room(self._room)
         self._show()
+        self._tell_damage()
         if STOP() and self._save_by is None:
             atomic.write_text(self._request, "stop\n")
             self._save_by = time.monotonic() + SAVE_TIMEOUT
@@ -119,6 +124,17 @@ class ShardTraining:
         if "tokens_per_second" in status:
             numbers["tokens/s"] = status["tokens_per_second"]
         self._bar.advance(max(0, status["step"] - self._bar.done), **numbers)
+
+    def _tell_damage(self) -> None:
+        """Say what ranks have set aside: what they log stays in Ray's own files."""
+        found = set(self.job.checkpoints.glob(f"{checkpoint.DAMAGED}*"))
+        for folder in sorted(found - self._damaged):
+            logger.warning(
+                "%s: a checkpoint is damaged and was set aside as %s; the one before it is used",
+                self.label,
+                folder,
+            )
+        self._damaged |= found
 
     def _end(self) -> None:
         self._request.unlink(missing_ok=True)
