@@ -8,15 +8,41 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from memo_dist.errors import DamagedFileError
 
 TEMP_PREFIX = ".tmp-"
+_TEMP = re.compile(r"\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-.*")
 Record = TypeVar("Record")
+
+
+def temp_prefix() -> str:
+    """How the names of this process' temporary files begin, see :func:`temp_owner`."""
+    return f"{TEMP_PREFIX}{_host()}-{os.getpid()}-"
+
+
+def temp_owner(name: str) -> int | None:
+    """The process on this machine whose temporary file has this name; None: not known."""
+    found = _TEMP.fullmatch(name)
+    return int(found["pid"]) if found and found["host"] == _host() else None
+
+
+@cache
+def _host() -> str:
+    """A short mark of this machine and its processes' name space, to tell whose ids are whose."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no /proc
+        space = ""
+    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -36,7 +62,7 @@ def write_with(path: Path, writer: Callable[[BinaryIO], None]) -> None:
             and no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=temp_prefix(), dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             writer(stream)

@@ -14,6 +14,7 @@ from typing import Any
 
 from memo_dist import process
 from memo_dist.cluster.placement import Placement, Room
+from memo_dist.cluster.resources import memory_limit, oom_kills
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError, UsageError
@@ -26,6 +27,8 @@ from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
 
 logger = logging.getLogger(__name__)
 
+OOM_SECONDS = 120.0
+"""Seconds without a step, after a process was killed for want of memory, until that is an error."""
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
 _START_TIMEOUT_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -59,6 +62,9 @@ class ShardTraining:
         self._bar: ProgressReport | None = None
         self._started = time.time()
         self._save_by: float | None = None
+        self._oom_kills = oom_kills()
+        self._oom_since: float | None = None
+        self._oom_status: float | None = None
         self._damaged = set(job.checkpoints.glob(f"{checkpoint.DAMAGED}*"))
         self._request.unlink(missing_ok=True)
         self._fit = _Fit(job, config, placement, entry)
@@ -94,6 +100,7 @@ class ShardTraining:
             return self._poll_room(self._room)
         self._show()
         self._tell_damage()
+        self._check_memory()
         if STOP() and self._save_by is None:
             atomic.write_text(self._request, "stop\n")
             self._save_by = time.monotonic() + SAVE_TIMEOUT
@@ -136,6 +143,23 @@ class ShardTraining:
             )
         self._damaged |= found
 
+    def _check_memory(self) -> None:
+        """Do not wait for ever for what the kernel has killed (Ray's own daemons, for instance).
+
+        Raises:
+            RunError: a process was killed for want of memory, and no step was made since then.
+        """
+        if oom_kills() == self._oom_kills:
+            return
+        now, status = time.monotonic(), read_status(self.job.path) or {}
+        if self._oom_since is None or status.get("time") != self._oom_status:
+            self._oom_since, self._oom_status = now, status.get("time")
+        elif now - self._oom_since > OOM_SECONDS:
+            raise RunError(
+                f"{self.label}: no step for {OOM_SECONDS:.0f} s after a process was killed."
+                f" {_out_of_memory(self.job)}"
+            )
+
     def _end(self) -> None:
         self._request.unlink(missing_ok=True)
         if self._mirror.ident is not None:
@@ -148,6 +172,8 @@ class ShardTraining:
             return
         if self.error is None:
             self.error = _readable(self._fit.error, self.label, self.job.path)
+            if oom_kills() > self._oom_kills:
+                self.error = RunError(f"{self.error}. {_out_of_memory(self.job)}")
         note_failure(self.job.path, str(self.error))  # its ranks, the file's writer, are gone
 
 
@@ -198,6 +224,15 @@ class _Fit(threading.Thread):
                 worker_runtime_env={"env_vars": _rank_environment(place, self._job.threads)},
             ),
         )
+
+
+def _out_of_memory(job: RankJob) -> str:
+    """What to say where the kernel has killed a process of this machine's part of a training."""
+    return (
+        f"Out of memory: the kernel killed a process (limit {memory_limit()}). Lower"
+        f" train.micro_batch_tokens={job.train.micro_batch_tokens} or cluster.workers, set"
+        " train.gradient_checkpointing=true, or give it more memory"
+    )
 
 
 def _run_name(job: RankJob) -> str:
