@@ -218,7 +218,7 @@ def _tell_killed(run: RunFolder, stream: TextIO) -> None:
     """A launch that ends by itself empties its lock, whatever it ends with."""
     stream.seek(0)
     before = stream.read().strip()
-    if before:
+    if " on " in before:  # earlier versions wrote a process only, and left it there
         logger.warning(
             "the launch before, process %s, was killed while it wrote into %s (by hand, or out of"
             " memory: see memory need, and cluster.workers, train.micro_batch_tokens); what it"

@@ -163,7 +163,7 @@ def require_bank(manifest: BankManifest, folder: Path, hashed_gb: float = 0.0) -
         RunError: names every damaged file.
     """
     markers = [folder / FILE_NAME, *(path / COMPLETE for path in manifest.folders(folder))]
-    advice = f"bring it back from a copy, or remove {folder / FILE_NAME} and export again"
+    advice = "bring it back from a copy, or run `memo-dist export` again"
     require_whole(markers, advice, hashed_gb)
     for entry in manifest.shards:
         marker = manifest.shard_folder(folder, entry.id) / COMPLETE
