@@ -346,7 +346,11 @@ def old(run) -> RunFolder:
         manifest = atomic.read_json(path)
         del manifest["settings"][UNITS]  # its units were windows over the sorted documents
         atomic.write_json(path, manifest)
-    run.config.write_text(run.config.read_text().replace("kind: rules", "kind: embedded"))
+    text = run.config.read_text().partition("\n")[2]  # nor did it keep hashes
+    run.config.write_text(text.replace("kind: rules", "kind: embedded"))
+    bank = atomic.read_json(run.memory / "bank.json")
+    kept = {key: value for key, value in bank.items() if key not in ("check", "sha256")}
+    atomic.write_json(run.memory / "bank.json", kept)
     assert "embedded" in run.config.read_text() + (run.synth / "manifest.json").read_text()
     return run
 
