@@ -31,6 +31,18 @@ class UsageError(MemoDistError, ValueError):
     exit_code = EXIT_USAGE
 
 
+class DamagedFileError(UsageError):
+    """A file that memo_dist wrote, or was given, does not hold what it should."""
+
+    @classmethod
+    def of(cls, source: object, reason: str) -> DamagedFileError:
+        """The error of a file (``source``: its path, and the place in it) with what is wrong."""
+        return cls(
+            f"{source} is damaged: {reason}; bring it back from a copy, or remove it and run the"
+            " command that made it again"
+        )
+
+
 class RunError(MemoDistError, RuntimeError):
     """The work itself failed (a gate was missed, a worker kept dying, a disk is full)."""
 

@@ -19,6 +19,7 @@ from memo_dist.corpus.manifest import CorpusManifest
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
+from memo_dist.io.marker import COMPLETE, require_whole
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import FILE_NAME
 from memo_dist.observability.logs import quiet_libraries
@@ -84,6 +85,8 @@ def run_export(run: RunFolder, config: Config) -> None:
     for shard in shards:
         if not checkpoint.is_complete(run.train(shard) / "final"):
             raise UsageError(f"shard {shard} of {run.root} {TRAIN.missing}")
+        advice = f"bring it back from a copy, or remove {run.train(shard)} to train anew"
+        require_whole([run.train(shard) / "final" / COMPLETE], advice)
     base = trained_base(run, config)
     records = [trained_on(run, config, shard, base) for shard in shards]
     for shard, record in enumerate(records):

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TextIO
 
+from memo_dist.cluster.leftovers import clean_run
 from memo_dist.cluster.resources import usable_cores, usable_memory
-from memo_dist.config import Config, load_config, to_yaml
+from memo_dist.config import Config, load_config, stored_yaml
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
-from memo_dist.io.locks import file_lock
+from memo_dist.io.locks import file_lock, holder
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
 from memo_dist.stages.state import started_stages
 from memo_dist.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 20.0
 PREPARE_SECONDS = 1800.0
@@ -56,7 +60,8 @@ def open_run(
     created = _create(run)
     try:
         with _locked(run, lock_seconds):
-            atomic.write_text(run.config, to_yaml(config))
+            clean_run(run.root)
+            atomic.write_text(run.config, stored_yaml(config))
             _record_launch(run)
             with logged(run.logs):
                 yield run
@@ -106,7 +111,9 @@ def _check_folder(run: RunFolder, resume: str) -> None:
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file is none of those that a run has before its configuration is written."""
-    return path.name not in (".lock", "logs") and not path.name.startswith(atomic.TEMP_PREFIX)
+    return path.name not in (".lock", ".lock.leases", "logs") and not path.name.startswith(
+        atomic.TEMP_PREFIX
+    )
 
 
 def _check_config(run: RunFolder, config: Config) -> None:
@@ -182,9 +189,9 @@ def shared_run(
 
 @contextmanager
 def _locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False) -> Iterator[None]:
-    def busy(holder: str) -> RunInUseError:
+    def busy(other: str) -> RunInUseError:
         return RunInUseError(
-            f"--run {run.root} is in use by process {holder or 'unknown'}"
+            f"--run {run.root} is in use by process {other or 'unknown'}"
             f" (waited {seconds:.0f} s); end it or name another --run"
         )
 
@@ -193,11 +200,32 @@ def _locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False)
             stream = stack.enter_context(file_lock(run.lock, seconds, busy, shared))
         except OSError as error:
             raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
-        if not shared:
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
-        yield
+        if shared:
+            yield
+            return
+        _tell_killed(run, stream)
+        stream.truncate(0)
+        stream.write(f"{holder()}\n")
+        stream.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # of a full disk
+                stream.truncate(0)
+
+
+def _tell_killed(run: RunFolder, stream: TextIO) -> None:
+    """A launch that ends by itself empties its lock, whatever it ends with."""
+    stream.seek(0)
+    before = stream.read().strip()
+    if " on " in before:  # earlier versions wrote a process only, and left it there
+        logger.warning(
+            "the launch before, process %s, was killed while it wrote into %s (by hand, or out of"
+            " memory: see memory need, and cluster.workers, train.micro_batch_tokens); what it"
+            " completed is kept",
+            before,
+            run.root,
+        )
 
 
 def _record_launch(run: RunFolder) -> None:

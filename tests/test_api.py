@@ -82,7 +82,7 @@ def test_a_closed_bank_answers_again(encoded):
 def test_closing_waits_for_the_calls_of_other_threads(tmp_path, monkeypatch):
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "bank.json").write_text("{}")
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text("{}\n")
     asked, go_on, events = Event(), Event(), []
 
     class Slow(Answerer):

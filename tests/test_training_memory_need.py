@@ -13,7 +13,7 @@ from memo_dist.config import load_config
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config
-from memo_dist.training.memory_check import planned_need, shards_in_memory
+from memo_dist.training.memory_check import beside_ranks, planned_need, shards_in_memory
 from memo_dist.training.memory_need import GIB, ModelShape, training_need
 
 P = 1_000_000_000
@@ -129,8 +129,19 @@ def test_adapters_need_states_for_themselves_alone():
 def test_memory_decides_how_many_shards_train_at_once():
     config = load_config([], ["memory.base=scratch", "corpus.shards=8"])
     found = planned_need(config, 1, gpu=False)
-    have = Resources(8, 0, int(2.5 * found.device_bytes))
+    have = Resources(8, 0, beside_ranks(config) + int(2.5 * found.device_bytes))
     assert shards_in_memory(config, found, plan_placement(config, have), have) == 2
+
+
+def test_driver_and_ray_count_where_they_run_here():
+    config = load_config([], ["memory.base=scratch"])
+    assert beside_ranks(config) > GIB
+    assert beside_ranks(load_config([], ["cluster.launcher=process"])) == 0
+    assert beside_ranks(load_config([], ["cluster.address=host:6379"])) == 0
+    found = planned_need(config, 1, gpu=False)
+    have = Resources(1, 0, found.device_bytes + beside_ranks(config) - 1)
+    with pytest.raises(UsageError, match=r"driver and Ray 1\.2 GiB, this machine has"):
+        shards_in_memory(config, found, plan_placement(config, have), have)
 
 
 def test_dry_run_and_run_tell_the_need_and_refuse_what_cannot_fit(tmp_path):

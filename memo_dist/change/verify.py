@@ -23,7 +23,7 @@ from memo_dist.memory.manifest import load_manifest
 from memo_dist.memory.tombstones import forgotten, load_tombstones
 from memo_dist.models.identity import hash_weights
 from memo_dist.stages.records import EXPORT
-from memo_dist.stages.state import require
+from memo_dist.stages.state import damaged_files, require
 from memo_dist.synthesis.finish import check_reflections
 from memo_dist.training.bank_work import BankWork
 from memo_dist.training.start import train_by_ray
@@ -51,6 +51,8 @@ def verify(run: RunFolder, config: Config, receipts: Sequence[Receipt]) -> Itera
     require(run, EXPORT)
     run = run.pin()
     yield _consistent(run)
+    claim = "every file has the SHA-256 that its marker names"
+    yield Check(claim, "\n       ".join(damaged_files(run)))
     manifest = load_manifest(run.memory)
     bank, corpus = bank_documents(manifest), corpus_documents(run.corpus)
     other = [name for name, digest in bank.items() if corpus.get(name) != digest]

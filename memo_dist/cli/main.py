@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from memo_dist import process
+from memo_dist.cluster.resources import memory_limit
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import (
     EXIT_FAILED,
@@ -99,9 +100,21 @@ def run(arguments: list[str]) -> int:
         return _say(str(error), error.exit_code)
     except OSError as error:
         return _say(_describe(error), EXIT_FAILED)
+    except MemoryError:
+        return _say(_out_of_memory(), EXIT_FAILED)
     except Exception as error:
+        if "allocate memory" in str(error):  # torch on a CPU
+            return _say(_out_of_memory(), EXIT_FAILED)
         return _say(_unexpected(error), EXIT_FAILED)
     return code if isinstance(code, int) else 0
+
+
+def _out_of_memory() -> str:
+    return (
+        f"out of memory: process {os.getpid()} got no more (limit {memory_limit()}, or ulimit -v);"
+        " lower evaluate.batch_size, memory.loaded_gb, train.micro_batch_tokens or cluster.workers,"
+        " or give it more memory"
+    )
 
 
 def _check_text(arguments: list[str]) -> None:

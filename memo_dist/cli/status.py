@@ -17,12 +17,12 @@ from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import FILE_NAME
 from memo_dist.observability.progress import duration
-from memo_dist.observability.status import read_status
+from memo_dist.observability.status import has_died, read_status
 from memo_dist.runs import existing_run
 from memo_dist.stages.records import CONNECTOR, CORPUS, EVALUATE, EXPORT
-from memo_dist.stages.state import is_done, status_folders
+from memo_dist.stages.state import damaged_files, is_done, status_folders
 
-_HIDDEN = ("state", "time")
+_HIDDEN = ("state", "time", "host", "pid")
 
 
 @click.command("status")
@@ -60,6 +60,9 @@ def _show_job(kind: str, ident: str, as_json: bool, follow: bool) -> int:
 def _show_run(run_folder: Path, as_json: bool) -> None:
     run, config = existing_run(run_folder)
     stages = run_state(run, config.corpus.shards)
+    damaged = list(damaged_files(run, config.memory.hashed_gb))
+    if damaged:
+        stages["files"] = {"state": "damaged", "damaged": damaged}
     if as_json:
         click.echo(json.dumps(stages, sort_keys=True))
         return
@@ -114,7 +117,11 @@ def _bank(trainings: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of(folder: Path) -> dict[str, Any]:
-    return read_status(folder) or {"state": "missing"}
+    status = read_status(folder) or {"state": "missing"}
+    if has_died(status):
+        error = f"process {status['pid']} was killed (by hand, or out of memory)"
+        return {**status, "state": "failed", "error": error}
+    return status
 
 
 def _text(state: dict[str, Any]) -> str:
@@ -124,4 +131,6 @@ def _text(state: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "".join(f"\n  {item}" for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

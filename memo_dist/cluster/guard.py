@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,12 +63,42 @@ def end_session(folder: str, settle: float) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def main(parent: int, folder: str) -> None:
-    """Wait until ``parent`` is gone (this process then has another one), then clean up."""
+def oom_kills(counters: Iterable[str]) -> int:
+    """Processes killed for want of memory, as the highest of some cgroups' counters has it."""
+    found = [0]
+    for name in counters:
+        with suppress(OSError, ValueError):
+            for line in Path(name).read_text(encoding="ascii").splitlines():
+                field, _, value = line.partition(" ")
+                if field == "oom_kill":
+                    found.append(int(value))
+    return max(found)
+
+
+def main(parent: int, folder: str, limit: str, counters: Sequence[str]) -> None:
+    """Wait until ``parent`` is gone (this process then has another one), say so, and clean up.
+
+    A driver that ends by itself kills this process first.
+    """
+    before = oom_kills(counters)
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
+    with suppress(OSError):
+        ending = _ending(oom_kills(counters) - before, limit)
+        sys.stderr.write(f"memo-dist: process {parent} {ending}\n")
+        sys.stderr.flush()
     end_session(folder, SETTLE_SECONDS)
 
 
+def _ending(kills: int, limit: str) -> str:
+    again = "what was complete is kept, and the same command continues"
+    if not kills:
+        return f"was killed; {again}"
+    return (
+        f"was killed: out of memory ({limit}); lower cluster.workers, cluster.synthesis_workers"
+        f" or train.micro_batch_tokens, or give it more memory; {again}"
+    )
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])

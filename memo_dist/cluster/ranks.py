@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -41,6 +43,11 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, the only one that writes shared files."""
         return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes, as DeepSpeed will choose it: for use before that."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else _CPU
 
     def barrier(self) -> None:
         """Wait until every rank is here (the process group's timeout is the deadline)."""

@@ -41,7 +41,14 @@ import ray
 
 from memo_dist import process
 from memo_dist.cluster import guard
-from memo_dist.cluster.resources import Resources, detect_resources, object_store_bytes
+from memo_dist.cluster.leftovers import claim, clean_sessions
+from memo_dist.cluster.resources import (
+    Resources,
+    detect_resources,
+    memory_limit,
+    object_store_bytes,
+    oom_counters,
+)
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import RunError, StoppedError
@@ -288,8 +295,11 @@ def _guarded_folder() -> Iterator[Path]:
     parent = Path("/tmp")  # noqa: S108 (TMPDIR is often too long; mkdtemp makes a private one)
     if not os.access(parent, os.W_OK):
         parent = Path(tempfile.gettempdir())
+    clean_sessions(parent, TEMP_PREFIX)
     folder = tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent)
-    command = [sys.executable, "-IS", guard.__file__, str(os.getpid()), folder]
+    claim(Path(folder))
+    command = [sys.executable, "-IS", guard.__file__, str(os.getpid()), folder, memory_limit()]
+    command += map(str, oom_counters())
     watcher = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )

@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from memo_dist.cluster import guard
+
 CGROUPS = Path("/sys/fs/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
 ROOT = Path("/")
+_LIMITS = ("memory.max", "memory.limit_in_bytes", "memory/memory.limit_in_bytes")
+_COUNTERS = ("memory.events", "memory.oom_control")
 _GPU_SIGNS = ("dev/nvidiactl", "dev/kfd", "dev/dxg", "dev/nvmap", "proc/driver/nvidia")
 """NVIDIA's, AMD's, WSL's and Jetson's device nodes, and NVIDIA's driver, whose nodes may first be
 made when somebody counts its GPUs."""
@@ -71,11 +76,29 @@ def usable_memory() -> int:
     """Bytes of memory of the machine, or of the tightest cgroup around this process."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for folder in _cgroup_folders():
-        for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        for name in _LIMITS:
             words = _words(folder / name)
             if words and words[0].isdigit():
                 memory = min(memory, int(words[0]))
     return memory
+
+
+def oom_counters() -> list[Path]:
+    """Files of this process' cgroups that count processes killed for want of memory."""
+    found = (folder / name for folder in _cgroup_folders() for name in _COUNTERS)
+    return [path for path in found if path.is_file()]
+
+
+def oom_kills() -> int:
+    """Processes killed for want of memory in this process' cgroups, since these exist."""
+    return guard.oom_kills(map(str, oom_counters()))
+
+
+def memory_limit() -> str:
+    """How much memory this process may use, and who says so, for people."""
+    limit, machine = usable_memory(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whose = "the cgroup's limit" if limit < machine else "the machine's memory"
+    return f"{limit / 2**30:.2f} GiB, {whose}"
 
 
 def object_store_bytes() -> int:
@@ -91,16 +114,16 @@ def object_store_bytes() -> int:
 def _cgroup_folders() -> Iterator[Path]:
     """This process' cgroup (version 2) and its parents; the last is the mount point itself.
 
-    The mount point also holds a container's version 1 controllers as folders.
+    The mount point also holds a container's version 1 controllers as folders; of these, only the
+    memory controller's own folders are looked through.
     """
-    relative = ""
-    for line in _lines(Path("/proc/self/cgroup")):
-        if line.startswith("0::"):
-            relative = line[3:].strip("/")
-    folder = CGROUPS / relative
-    while folder != CGROUPS and CGROUPS in folder.parents:
-        yield folder
-        folder = folder.parent
+    for line in _lines(PROC_CGROUP):
+        _, controllers, relative = line.split(":", 2)
+        root = CGROUPS / controllers if controllers == "memory" else CGROUPS
+        folder = root / relative.strip("/")
+        while controllers in ("", "memory") and CGROUPS in folder.parents:
+            yield folder
+            folder = folder.parent
     yield CGROUPS
 
 

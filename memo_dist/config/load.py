@@ -25,7 +25,10 @@ from omegaconf.errors import (
 
 from memo_dist.config.rules import check_rules, choices
 from memo_dist.config.schema import Config
-from memo_dist.errors import UsageError, suggest
+from memo_dist.errors import DamagedFileError, UsageError, suggest
+from memo_dist.io.hashing import SHORT_DIGITS, sha256_text
+
+_HEADER = "# memo-dist wrote this; SHA-256 of what follows: "
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     "generator.kind": {"embedded": "rules"},
@@ -60,7 +63,7 @@ def load_config(
     """
     tree = _default_tree()
     if stored is not None:
-        tree = _merge(tree, _read_yaml(stored), str(stored), notice=False)
+        tree = _merge(tree, _read_stored(stored), str(stored), notice=False)
     for file in files:
         tree = _merge(tree, _read_yaml(file), str(file))
     if isinstance(overrides, Mapping):
@@ -77,6 +80,12 @@ def load_config(
 def to_yaml(config: Config) -> str:
     """The whole tree as YAML, every default written out."""
     return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def stored_yaml(config: Config) -> str:
+    """The file that keeps a run's configuration: its first line tells whether it is whole."""
+    text = to_yaml(config)
+    return f"{_HEADER}{sha256_text(text)[:SHORT_DIGITS]}\n{text}"
 
 
 def known_keys() -> list[str]:
@@ -108,11 +117,40 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _read_stored(file: Path) -> dict[str, Any]:
+    """A run's own configuration; an empty or changed one is not taken for the defaults.
+
+    Raises:
+        DamagedFileError: it is not what memo_dist wrote.
+    """
+    text = _text(file)
+    first, _, rest = text.partition("\n")
+    if not text.strip():
+        raise DamagedFileError.of(file, "it is empty")
+    if first.startswith(_HEADER) and first != f"{_HEADER}{sha256_text(rest)[:SHORT_DIGITS]}":
+        raise UsageError(
+            f"{file} has changed since memo-dist wrote it (its first line has the SHA-256 of the"
+            " rest): bring it back from a copy; values for one command go on the command line"
+            " (key=value). If the change is meant, remove the first line"
+        )
+    return _parse_yaml(text, file)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
+    text = _text(file)
+    if not text.strip():
+        raise UsageError(f"configuration file {file} is empty: write keys into it, or leave it out")
+    return _parse_yaml(text, file)
+
+
+def _text(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration file {file}: {error}") from None
+
+
+def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:

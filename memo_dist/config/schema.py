@@ -161,6 +161,9 @@ class MemoryConfig:
     loaded_gb: float = key(0.0, at_least=0, identity=False)
     """GiB of shard weights that stay loaded while answering; 0: as much as fits on the device. Each
     call loads the bank's other full shards one after the other."""
+    hashed_gb: float = key(0.0, at_least=0, identity=False)
+    """Size in GiB of the largest file of a memory whose SHA-256 is compared when it is read; larger
+    ones are not hashed, and a warning says so. 0: every file. `memo-dist verify` hashes all."""
 
 
 @dataclass
@@ -230,8 +233,9 @@ class TrainConfig:
     """Minutes between checkpoints; 0: no checkpoints by time."""
     checkpoint_steps: int = key(0, at_least=0, identity=False)
     """Optimizer steps between checkpoints; 0: no checkpoints by steps."""
-    keep_checkpoints: int = key(1, at_least=1, identity=False)
-    """Number of complete checkpoints to keep."""
+    keep_checkpoints: int = key(2, at_least=1, identity=False)
+    """Number of complete checkpoints to keep; where the newest is damaged, the one before it is
+    used."""
     async_checkpoint: bool = key(True, identity=False)
     """Write checkpoints from a copy in host memory while training continues."""
     max_failures: int = key(3, at_least=0, identity=False)

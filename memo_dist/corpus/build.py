@@ -33,6 +33,7 @@ from memo_dist.corpus.manifest import (
     load_chunks,
     load_documents,
     load_manifest,
+    save_manifest,
     shard_of,
 )
 from memo_dist.corpus.reader_process import Limits, read_files
@@ -154,7 +155,7 @@ def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) 
     atomic.write_jsonl(folder / CHUNKS, chunk_rows(folder, config))
     manifest = _manifest(source, folder, config, collected, counts)
     manifest = replace(manifest, revision=before.revision)
-    atomic.write_json(folder / MANIFEST, manifest.to_json())
+    save_manifest(folder, manifest)
     return manifest
 
 

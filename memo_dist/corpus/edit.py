@@ -19,7 +19,6 @@ from memo_dist.corpus.listing import state_hash
 from memo_dist.corpus.manifest import (
     CHUNKS,
     DOCUMENTS,
-    MANIFEST,
     QUARANTINE,
     SOURCE,
     CorpusManifest,
@@ -27,6 +26,7 @@ from memo_dist.corpus.manifest import (
     iter_documents,
     load_manifest,
     located_documents,
+    save_manifest,
     shard_of,
 )
 from memo_dist.corpus.revision import finish_swap, next_folder, swap
@@ -112,7 +112,7 @@ def _write(
         artifacts={name: (target / name).stat().st_size for name in manifest.artifacts},
         revision=manifest.revision + 1,
     )
-    atomic.write_json(target / MANIFEST, changed.to_json())
+    save_manifest(target, changed)
     swap(folder)
     return changed
 

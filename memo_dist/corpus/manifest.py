@@ -15,6 +15,7 @@ from memo_dist.corpus.types import Chunk, Document, Quarantined
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import stable_modulo
+from memo_dist.io.marker import HASHES, hashes, require_whole
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -134,7 +135,24 @@ def load_manifest(folder: Path) -> CorpusManifest:
         )
     # Run folders of earlier memo-dist 0.1 have no revision and no languages.
     known = {entry.name for entry in fields(CorpusManifest)}
-    return CorpusManifest(**{name: value for name, value in values.items() if name in known})
+    kept = {name: value for name, value in values.items() if name in known}
+    return atomic.as_record(kept, path, CorpusManifest)
+
+
+def save_manifest(folder: Path, manifest: CorpusManifest) -> None:
+    """Write a corpus folder's manifest, last, with the hashes of the files that it names."""
+    named = {HASHES: hashes(folder, manifest.artifacts)}
+    atomic.write_json(folder / MANIFEST, {**manifest.to_json(), **named})
+
+
+def require_corpus(folder: Path) -> None:
+    """Refuse a corpus whose files are not those that its manifest names.
+
+    Raises:
+        RunError: names the damaged ones.
+    """
+    advice = f"bring them back from a copy, or remove {folder} and read the corpus again"
+    require_whole([folder / MANIFEST], advice)
 
 
 def document_row(document: Document, shard: int) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def load_evaluation(folder: Path) -> Evaluation:
         scores={name: MethodScores.from_json(scores[name]) for name in names},
         verdicts=verdicts,
         comparisons=[
-            Comparison.from_json(row) for row in atomic.read_json(folder / "comparisons.json")
+            Comparison.from_json(row) for row in atomic.read_json(folder / "comparisons.json", list)
         ],
         mistakes=_mistakes(folder / MISTAKES, names),
         trained=_trained(folder / TRAINED),

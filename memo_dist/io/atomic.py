@@ -8,12 +8,41 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from memo_dist.errors import DamagedFileError
 
 TEMP_PREFIX = ".tmp-"
+_TEMP = re.compile(r"\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-.*")
+Record = TypeVar("Record")
+
+
+def temp_prefix() -> str:
+    """How the names of this process' temporary files begin, see :func:`temp_owner`."""
+    return f"{TEMP_PREFIX}{_host()}-{os.getpid()}-"
+
+
+def temp_owner(name: str) -> int | None:
+    """The process on this machine whose temporary file has this name; None: not known."""
+    found = _TEMP.fullmatch(name)
+    return int(found["pid"]) if found and found["host"] == _host() else None
+
+
+@cache
+def _host() -> str:
+    """A short mark of this machine and its processes' name space, to tell whose ids are whose."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no /proc
+        space = ""
+    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -33,7 +62,7 @@ def write_with(path: Path, writer: Callable[[BinaryIO], None]) -> None:
             and no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=temp_prefix(), dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             writer(stream)
@@ -81,25 +110,93 @@ def json_line(row: dict[str, Any]) -> bytes:
     return (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON value."""
-    return json.loads(path.read_text(encoding="utf-8"))
+class _Fields(dict[str, Any]):
+    """An object of a JSON file; a field that is missing is an error that names the file."""
+
+    source: Path | str = ""
+
+    def __missing__(self, key: str) -> Any:
+        raise DamagedFileError.of(self.source, f"it has no field '{key}'")
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read one JSON value, an object where ``kind`` does not say otherwise.
+
+    Raises:
+        DamagedFileError: the file is empty, not UTF-8, not JSON, or of another kind; also, later,
+            where a field is asked for that it does not have.
+    """
+    return parse_json(path.read_bytes(), path, kind)
+
+
+def parse_json(data: bytes, source: Path | str, kind: type = dict, named: bool = True) -> Any:
+    """The JSON value in ``data``, see :func:`read_json`.
+
+    Args:
+        data: UTF-8.
+        source: named in errors.
+        kind: of the value.
+        named: also name ``source`` later, when a field is missing; costs time.
+    """
+
+    def fields(pairs: list[tuple[str, Any]]) -> _Fields:
+        found = _Fields(pairs)
+        found.source = source
+        return found
+
+    try:
+        value = json.loads(data, object_pairs_hook=fields if named else None)
+    except (ValueError, RecursionError) as error:
+        reason = "it is empty" if not data.strip() else f"it is not JSON ({error})"
+        raise DamagedFileError.of(source, reason) from None
+    if not isinstance(value, kind):
+        raise DamagedFileError.of(source, f"it holds {value!r:.40}, not a {kind.__name__}")
+    return value
+
+
+def read_record(path: Path, make: Callable[..., Record]) -> Record:
+    """``make(**fields)`` of the object in a JSON file.
+
+    Raises:
+        DamagedFileError: see :func:`read_json`; or the fields are not those of a record.
+    """
+    return as_record(read_json(path), path, make)
+
+
+def as_record(values: dict[str, Any], source: Path | str, make: Callable[..., Record]) -> Record:
+    """``make(**values)``; ``source`` is named where these are not its fields.
+
+    Raises:
+        DamagedFileError: a field is missing, unknown, or of a type that cannot be used.
+    """
+    try:
+        return make(**values)
+    except (TypeError, AttributeError) as error:
+        raise DamagedFileError.of(source, f"it does not hold what it should ({error})") from None
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file, one at a time."""
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
+    """Yield the objects of a JSON-lines file, one at a time.
+
+    Raises:
+        DamagedFileError: a line is no JSON object; names it.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield json.loads(line)
+                yield parse_json(line, f"{path}, line {number},", named=False)
 
 
 def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
-    """(byte offset, object) of each line of a JSON-lines file, to read single lines later."""
+    """(byte offset, object) of each line of a JSON-lines file, to read single lines later.
+
+    Raises:
+        DamagedFileError: see :func:`read_jsonl`.
+    """
     offset = 0
     with path.open("rb") as stream:
-        for line in stream:
-            yield offset, json.loads(line)
+        for number, line in enumerate(stream, start=1):
+            yield offset, parse_json(line, f"{path}, line {number},", named=False)
             offset += len(line)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
+from memo_dist.io.marker import checked_while
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
@@ -21,6 +22,7 @@ from memo_dist.memory.manifest import (
     QUESTION_LIKELIHOOD,
     BankManifest,
     load_manifest,
+    require_bank,
 )
 from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.tombstones import Withheld
@@ -106,8 +108,9 @@ class Bank:
         reflections: Path | None = None,
         max_answer_tokens: int = 48,
         device: str = "auto",
-        verify: bool = False,
+        verify: bool = True,
         loaded_gb: float = 0.0,
+        hashed_gb: float = 0.0,
     ) -> Bank:
         """Load the bank in ``folder`` (``RUN/memory``).
 
@@ -116,16 +119,35 @@ class Bank:
             reflections: the run's ``reflections.jsonl``; without it answers name no sources.
             max_answer_tokens: longest generated answer (``memory.max_answer_tokens``).
             device: a torch device, or ``auto``.
-            verify: hash the weights and compare them with bank.json.
+            verify: hash the files while they are loaded, and compare with what the bank names.
             loaded_gb: GiB of shard weights kept loaded (``memory.loaded_gb``); 0: what the
                 device has room for.
+            hashed_gb: larger files are not hashed (``memory.hashed_gb``); 0: all are.
 
         Raises:
             UsageError: the bank is incomplete or of a kind that cannot answer on its own.
-            RunError: ``verify`` found changed weights, or the base of adapters is another one.
+            RunError: ``verify`` found damaged files, or the base of adapters is another one.
         """
-        manifest = load_manifest(folder, verify)
+        manifest = load_manifest(folder)
         _check_answerable(manifest)
+
+        def check() -> None:
+            if verify:
+                require_bank(manifest, folder, hashed_gb)
+
+        with checked_while(check):
+            return cls._loaded(manifest, folder, reflections, max_answer_tokens, device, loaded_gb)
+
+    @classmethod
+    def _loaded(  # noqa: PLR0913
+        cls,
+        manifest: BankManifest,
+        folder: Path,
+        reflections: Path | None,
+        max_answer_tokens: int,
+        device: str,
+        loaded_gb: float,
+    ) -> Bank:
         trained = {entry.id: entry.reflections_hash for entry in manifest.shards}
         known = load_sources(reflections, trained) if reflections and reflections.exists() else {}
         shards = [
@@ -143,7 +165,7 @@ class Bank:
 
         Args:
             run: the run.
-            config: ``memory.max_answer_tokens`` and ``memory.loaded_gb`` are used.
+            config: ``memory.max_answer_tokens``, ``memory.loaded_gb`` and ``memory.hashed_gb``.
             sources: answers name the documents behind them.
 
         Raises:
@@ -155,6 +177,7 @@ class Bank:
             run.trained_reflections if sources else None,
             config.memory.max_answer_tokens,
             loaded_gb=config.memory.loaded_gb,
+            hashed_gb=config.memory.hashed_gb,
         )
 
     def answer(

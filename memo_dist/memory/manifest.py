@@ -7,12 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from memo_dist.errors import RunError, UsageError
+from memo_dist.errors import DamagedFileError, RunError, UsageError
 from memo_dist.io import atomic
+from memo_dist.io.hashing import hash_value
+from memo_dist.io.marker import COMPLETE, HASHES, hashes, require_whole
 from memo_dist.models.identity import BaseModel, hash_weights, weight_files
 
 FILE_NAME = "bank.json"
 SCHEMA_VERSION = 1
+REFLECTIONS = "reflections.jsonl"
+"""The bank's own copy of what it was trained on."""
+_CHECK = "check"
+"""Field of bank.json: hash of all others."""
 KINDS = ("full", "adapter")
 CONFIDENCE, QUESTION_LIKELIHOOD = "confidence", "question_likelihood"
 COMPOSITIONS = (CONFIDENCE, QUESTION_LIKELIHOOD, "mixture")
@@ -90,11 +96,21 @@ class BankManifest:
     def save(self, folder: Path) -> None:
         """Check and write ``bank.json`` atomically; the shard folders must be there.
 
+        It names the hashes of its reflections and of its folders' own markers, and its own.
+
         Raises:
             UsageError: see :func:`load_manifest`.
         """
         _check(self, folder)
-        atomic.write_json(folder / FILE_NAME, {"schema_version": SCHEMA_VERSION, **asdict(self)})
+        parts = [path.relative_to(folder) for path in self.folders(folder)]
+        names = [REFLECTIONS, *(str(part / COMPLETE) for part in parts)]
+        values = {"schema_version": SCHEMA_VERSION, **asdict(self), HASHES: hashes(folder, names)}
+        atomic.write_json(folder / FILE_NAME, {**values, _CHECK: hash_value(values)})
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders of the bank: its shard memories, and the base that it carries."""
+        carried = [folder / self.base.path] if self.base.path else []
+        return [*self.shard_folders(folder), *carried]
 
     def shard_folders(self, folder: Path) -> list[Path]:
         """The folders of all shard memories, in the order of the shards."""
@@ -111,7 +127,7 @@ def load_manifest(folder: Path, verify: bool = False) -> BankManifest:
 
     Args:
         folder: holds ``bank.json``.
-        verify: also hash every shard's weights and compare.
+        verify: also see :func:`require_bank`.
 
     Raises:
         UsageError: there is no bank, bank.json is malformed or of another version, a path
@@ -122,13 +138,37 @@ def load_manifest(folder: Path, verify: bool = False) -> BankManifest:
     if not path.is_file():
         raise UsageError(f"there is no memory in '{folder}' ({FILE_NAME} is missing); encode first")
     try:
-        manifest = _from_json(atomic.read_json(path))
+        row = atomic.read_json(path)
+        manifest = _from_json(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"'{path}' is not a bank that this version reads: {error!r}") from error
     _check(manifest, folder)
+    own = {name: value for name, value in row.items() if name != _CHECK}
+    if row.get(_CHECK, hash_value(own)) != hash_value(own):
+        raise DamagedFileError.of(path, "its contents are not those that memo-dist wrote")
     if verify:
-        _verify(manifest, folder)
+        require_bank(manifest, folder)
     return manifest
+
+
+def require_bank(manifest: BankManifest, folder: Path, hashed_gb: float = 0.0) -> None:
+    """Compare the files of a bank with the hashes that it names.
+
+    Args:
+        manifest: of the bank.
+        folder: holds ``bank.json``.
+        hashed_gb: ``memory.hashed_gb``.
+
+    Raises:
+        RunError: names every damaged file.
+    """
+    markers = [folder / FILE_NAME, *(path / COMPLETE for path in manifest.folders(folder))]
+    advice = "bring it back from a copy, or run `memo-dist export` again"
+    require_whole(markers, advice, hashed_gb)
+    for entry in manifest.shards:
+        marker = manifest.shard_folder(folder, entry.id) / COMPLETE
+        if not (marker.exists() and HASHES in atomic.read_json(marker)):  # an earlier version's
+            _verify(entry, manifest.shard_folder(folder, entry.id), folder)
 
 
 def shard_documents(documents: Sequence[tuple[str, str]]) -> tuple[ShardDocument, ...]:
@@ -197,11 +237,10 @@ def _inside(path: Path, entry: ShardEntry, folder: Path) -> Path:
     return target
 
 
-def _verify(manifest: BankManifest, folder: Path) -> None:
-    for entry in manifest.shards:
-        found = hash_weights(manifest.shard_folder(folder, entry.id))
-        if found != entry.weights_hash:
-            raise RunError(
-                f"the weights of shard {entry.id} in '{folder}' have hash {found[:16]}, bank.json"
-                f" says {entry.weights_hash[:16]}: the file was changed or damaged; export again"
-            )
+def _verify(entry: ShardEntry, memory: Path, folder: Path) -> None:
+    found = hash_weights(memory)
+    if found != entry.weights_hash:
+        raise RunError(
+            f"the weights of shard {entry.id} in '{folder}' have hash {found[:16]}, bank.json"
+            f" says {entry.weights_hash[:16]}: the file was changed or damaged; export again"
+        )

@@ -24,11 +24,19 @@ class _QuietHandler(logging.FileHandler):
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Append what the package logs to ``folder/memo-dist.log``, and how the block failed."""
+    """Append what the package logs to ``folder/memo-dist.log``, and how the block failed.
+
+    Warnings are shown as well.
+    """
     handler = _QuietHandler(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    shown = logging.StreamHandler()  # what a person must know is not only in a file
+    shown.setLevel(logging.WARNING)
+    shown.addFilter(lambda record: not record.exc_info)
+    shown.setFormatter(logging.Formatter("memo-dist: %(message)s"))
     before = _logger.level
     _logger.addHandler(handler)
+    _logger.addHandler(shown)
     _logger.setLevel(logging.INFO)
     try:
         yield
@@ -37,6 +45,7 @@ def logged(folder: Path) -> Iterator[None]:
         raise
     finally:
         _logger.removeHandler(handler)
+        _logger.removeHandler(shown)
         _logger.setLevel(before)
         with suppress(OSError):
             handler.close()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from memo_dist.errors import DamagedFileError, InterruptedRunError, StoppedError
 from memo_dist.io import atomic
+
+_OF_A_MOMENT = ("state", "time", "host", "pid")
 
 
 class StatusWriter:
@@ -18,13 +25,47 @@ class StatusWriter:
         self._metrics = folder / "metrics.jsonl"
 
     def status(self, state: str, **values: Any) -> None:
-        """Replace the status; ``state`` is running, done, failed or stopped."""
-        atomic.write_json(self._status, {"state": state, "time": time.time(), **values})
+        """Replace the status; ``state`` is running, done, failed or stopped.
+
+        A running stage names its process: it cannot write another status when it is killed.
+        """
+        who = {"host": platform.node(), "pid": os.getpid()} if state == "running" else {}
+        atomic.write_json(self._status, {"state": state, "time": time.time(), **values, **who})
 
     def metric(self, **values: Any) -> None:
         """Append one line of metrics with the current time (seconds since the epoch)."""
         with self._metrics.open("ab") as stream:
             stream.write(atomic.json_line({"time": time.time(), **values}))
+
+
+@contextmanager
+def failure_noted(folder: Path) -> Iterator[None]:
+    """Leave ``failed`` or ``stopped`` where the block ends with an error, whichever it is."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, (StoppedError, InterruptedRunError, KeyboardInterrupt))
+        note_failure(folder, f"{type(error).__name__}: {error}", stopped)
+        raise
+
+
+def note_failure(folder: Path, error: str, stopped: bool = False) -> None:
+    """Say in a stage's STATUS.json how it ended; the numbers of its last status stay.
+
+    On a full disk nothing is written: the error itself is the one to show.
+    """
+    with suppress(OSError, DamagedFileError):
+        before = read_status(folder) or {}
+        kept = {key: value for key, value in before.items() if key not in _OF_A_MOMENT}
+        state = "stopped" if stopped else "failed"
+        StatusWriter(folder).status(state, **{**kept, "error": error})
+
+
+def has_died(status: Mapping[str, Any]) -> bool:
+    """Whether a stage that says it is running was killed on this machine."""
+    if status.get("state") != "running" or status.get("host") != platform.node():
+        return False
+    return not Path(f"/proc/{status['pid']}").exists()
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:

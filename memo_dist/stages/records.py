@@ -33,6 +33,7 @@ class Stage:
         texts: files with text of documents or of reflections that a search for the words finds.
         encoded: files that hold such text in another form: token ids, a vocabulary learned from
             it, weights trained on it, a compressed table.
+        hashed: markers that name files with their SHA-256, see memo_dist.io.marker.
         missing: what to say, behind the run's name, to who needs its result too early.
     """
 
@@ -47,6 +48,7 @@ class Stage:
     progress: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     encoded: tuple[str, ...] = ()
+    hashed: tuple[str, ...] = ()
     missing: str = ""
 
 
@@ -64,6 +66,7 @@ CORPUS = Stage(
         for folder in ("corpus", "corpus.next", "corpus.old")
         for name in ("documents", "chunks", "quarantine")
     ),
+    hashed=("corpus/manifest.json",),
     missing="has no corpus yet; `memo-dist synthesize CORPUS --run ...`",
 )
 SYNTHESIS = Stage(
@@ -86,6 +89,7 @@ SYNTHESIS = Stage(
         "reflections.jsonl",
     ),
     encoded=("synth/dataset/data/*",),
+    hashed=("synth/manifest.json",),
     missing="has no reflections yet; `memo-dist synthesize` comes first",
 )
 TRAIN = Stage(
@@ -106,6 +110,12 @@ TRAIN = Stage(
         "train/shard-*/final/*",
         "train/base/*",
     ),
+    hashed=(
+        "train/base/COMPLETE",
+        "train/shard-*/activations.json",
+        "train/shard-*/checkpoints/*/COMPLETE",
+        "train/shard-*/final/COMPLETE",
+    ),
     missing="is not trained; `memo-dist train` first",
 )
 EXPORT = Stage(
@@ -119,6 +129,7 @@ EXPORT = Stage(
     progress=("memory/**/COMPLETE", "memory/**/bank.json", "memory/CURRENT"),
     texts=("memory/**/reflections.jsonl",),
     encoded=("memory/**/*.safetensors", "memory/**/tokenizer*.json"),
+    hashed=("memory/**/bank.json", "memory/**/COMPLETE"),
     missing="has no memory yet; `memo-dist encode` makes one",
 )
 GATE = Stage(
@@ -128,6 +139,7 @@ GATE = Stage(
     writes=("fusion/*/gate.*",),
     begun="fusion/*/gate.*",
     done=("fusion/*/gate.json",),
+    hashed=("fusion/*/gate.json",),
     progress=("fusion/*/gate.json",),
 )
 CONNECTOR = Stage(
@@ -140,6 +152,7 @@ CONNECTOR = Stage(
     status="fusion/*/latent-training",
     progress=("fusion/*/latent-training/checkpoints/*/COMPLETE", "fusion/*/latent/COMPLETE"),
     encoded=("fusion/*/latent-training/**/*", "fusion/*/latent/*.safetensors"),
+    hashed=("fusion/*/latent-training/checkpoints/*/COMPLETE", "fusion/*/latent/COMPLETE"),
 )
 EVALUATE = Stage(
     name="evaluate",
@@ -161,7 +174,7 @@ ASK = Stage(
 )
 STAGES = (CORPUS, SYNTHESIS, TRAIN, EXPORT, GATE, CONNECTOR, EVALUATE, ASK)
 """In the order in which a run comes to them."""
-RUN_FILES = ("config.yaml", "run.json", ".lock", "logs/**/*")
+RUN_FILES = ("config.yaml", "run.json", ".lock", ".lock.leases/*", "logs/**/*")
 """What belongs to the run itself, whatever its stages."""
 
 

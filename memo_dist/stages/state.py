@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from memo_dist.errors import UsageError
+from memo_dist.io.marker import damage
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.stages.records import STAGES, Stage
 
@@ -55,6 +56,20 @@ def files(run: RunFolder, patterns: Iterable[str]) -> set[Path]:
 def progress_files(run: RunFolder) -> list[Path]:
     """Everything in a run that counts as progress, in order."""
     return sorted(files(run, (pattern for stage in STAGES for pattern in stage.progress)))
+
+
+def damaged_files(run: RunFolder, limit_gb: float = 0.0) -> Iterator[str]:
+    """What is wrong with the files that the markers of all stages name, a line each.
+
+    Args:
+        run: the run.
+        limit_gb: larger files (GiB) are not hashed, which is logged; 0: all are.
+    """
+    for marker in sorted(files(run, (pattern for stage in STAGES for pattern in stage.hashed))):
+        try:
+            yield from damage(marker, limit_gb)
+        except UsageError as error:
+            yield str(error)
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

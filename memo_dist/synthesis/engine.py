@@ -24,7 +24,7 @@ from memo_dist.io.atomic import write_json
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.backends.make import LOCAL_KINDS, check_key
 from memo_dist.llm.spending import Spending
-from memo_dist.observability.status import StatusWriter
+from memo_dist.observability.status import StatusWriter, read_status
 from memo_dist.synthesis.finish import SynthesisSummary, finished_summary
 from memo_dist.synthesis.finish_remote import finish_remotely
 from memo_dist.synthesis.group_units import grouped_units
@@ -97,9 +97,10 @@ def _ending(run: RunFolder) -> Iterator[None]:
     """Leave a status that says how the work ended, whatever ended it."""
     try:
         yield
-    except UsageError:
-        raise  # nothing was started: the status of the work before stays true
     except BaseException as error:
+        before = read_status(run.synth) or {}
+        if isinstance(error, UsageError) and before.get("state") != "running":
+            raise  # nothing was started: the status of the work before stays true
         stopped = isinstance(error, (StoppedError, InterruptedRunError, KeyboardInterrupt))
         with suppress(OSError):  # on a full disk the first error is the one to show
             message = f"{type(error).__name__}: {error}"

@@ -14,8 +14,9 @@ from typing import Any
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS
 from memo_dist.errors import UsageError
-from memo_dist.io.atomic import read_json, read_jsonl, write_json, write_jsonl
+from memo_dist.io.atomic import as_record, read_json, read_jsonl, write_json, write_jsonl
 from memo_dist.io.hashing import hash_file
+from memo_dist.io.marker import HASHES
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.stages.records import SYNTHESIS
 from memo_dist.synthesis.card import card_text
@@ -79,7 +80,7 @@ def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
     if not marker.exists():
         return None
     manifest = read_json(marker)
-    summary = SynthesisSummary(**manifest["summary"])
+    summary = as_record(manifest["summary"], marker, SynthesisSummary)
     whole = run.reflections.exists() and hash_file(run.reflections) == summary.fingerprint
     if whole and is_older_result(manifest["settings"], plan):
         return summary
@@ -147,6 +148,7 @@ def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSumm
         "settings": plan.settings,
         "steps": [name for name, _ in plan.steps],
         "summary": asdict(summary),
+        HASHES: {f"../{run.reflections.name}": summary.fingerprint},
     }
     write_json(marker_path(run), manifest)
     return summary

@@ -28,6 +28,7 @@ from memo_dist.corpus.manifest import (
     CorpusManifest,
     load_manifest,
     located_documents,
+    require_corpus,
 )
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import RunError, UsageError
@@ -107,6 +108,7 @@ def make_plan(corpus: Path, config: Config, generator: Generator) -> Plan:
         UsageError: no corpus, or a step that the generator does not have.
     """
     manifest = load_manifest(corpus)
+    require_corpus(corpus)
     steps = _steps(config, generator)
     settings = _settings(corpus, manifest, config, generator, steps)
     return Plan(

@@ -1,25 +1,31 @@
 """Checkpoints that exist only when complete.
 
 ``step-<n>/`` holds a ``rank-<r>.safetensors`` (see :mod:`memo_dist.training.fragment_files`) and a
-``rng-<r>.safetensors`` a rank, ``state.json``, and ``COMPLETE`` (the size of every file), which
-rank 0 writes after a barrier and removes first.
+``rng-<r>.safetensors`` a rank, ``state.json``, and ``COMPLETE`` (size and SHA-256 of every file),
+which rank 0 writes after a barrier and removes first.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 
+from memo_dist.errors import DamagedFileError
 from memo_dist.io import atomic
+from memo_dist.io.marker import COMPLETE as COMPLETE
+from memo_dist.io.marker import is_complete as is_complete
+from memo_dist.io.marker import mark_complete as mark_complete
 
-COMPLETE = "COMPLETE"
+logger = logging.getLogger(__name__)
+
 STATE = "state.json"
+DAMAGED = "damaged-"
+"""Before the name of a checkpoint that was set aside."""
 _PREFIX = "step-"
 
 
@@ -97,16 +103,6 @@ def complete(folder: Path, state: TrainState) -> None:
     mark_complete(folder)
 
 
-def mark_complete(folder: Path) -> None:
-    """Flush every file of a folder to the disk and write its marker with their sizes."""
-    sizes = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != COMPLETE):
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-        sizes[str(file.relative_to(folder))] = file.stat().st_size
-    atomic.write_json(folder / COMPLETE, {"files": sizes})
-
-
 def publish(new: Path, folder: Path) -> None:
     """Put a folder whose files are written in the place of ``folder``: marked, then renamed."""
     mark_complete(new)
@@ -115,34 +111,40 @@ def publish(new: Path, folder: Path) -> None:
     atomic.fsync_folder(folder.parent)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the marker is there and every file has the size that it names."""
-    marker = folder / COMPLETE
-    if not marker.exists():
-        return False
-    sizes: dict[str, int] = atomic.read_json(marker)["files"]
-    files = {name: folder / name for name in sizes}
-    return all(
-        files[name].is_file() and files[name].stat().st_size == sizes[name] for name in sizes
-    )
-
-
 def read_state(folder: Path) -> TrainState:
     """The state of a complete checkpoint."""
-    values: dict[str, Any] = atomic.read_json(folder / STATE)
-    return TrainState(**values)
+    return atomic.read_record(folder / STATE, TrainState)
 
 
 def latest(checkpoints: Path) -> Path | None:
     """The newest complete checkpoint, or None."""
-    found = [f for f in checkpoints.glob(f"{_PREFIX}*") if is_complete(f)]
-    return max(found, key=lambda folder: folder.name, default=None)
+    return max(_complete_ones(checkpoints), key=lambda folder: folder.name, default=None)
+
+
+def _complete_ones(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints by step; one whose marker is damaged counts as incomplete."""
+    found = []
+    for folder in sorted(checkpoints.glob(f"{_PREFIX}*")):
+        try:
+            if is_complete(folder):
+                found.append(folder)
+        except DamagedFileError as error:
+            logger.warning("%s; the checkpoint is not used", error)
+    return found
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that the one before is the newest; returns its new place."""
+    place = folder.with_name(f"{DAMAGED}{folder.name}")
+    shutil.rmtree(place, ignore_errors=True)
+    folder.replace(place)
+    atomic.fsync_folder(folder.parent)
+    return place
 
 
 def prune(checkpoints: Path, keep: int) -> None:
     """Remove incomplete checkpoints and all complete ones but the newest ``keep``."""
-    complete_ones = sorted(f for f in checkpoints.glob(f"{_PREFIX}*") if is_complete(f))
-    kept = set(complete_ones[-keep:])
+    kept = set(_complete_ones(checkpoints)[-keep:])
     for folder in checkpoints.glob(f"{_PREFIX}*"):
         if folder not in kept:
             remove(folder)

@@ -7,6 +7,7 @@ renamed into place. A LoRA training is folded into its base, or kept as a PEFT a
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -18,8 +19,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import stage_hash
+from memo_dist.errors import DamagedFileError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
+from memo_dist.io.marker import damage
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.calibration import Calibration
@@ -42,6 +45,8 @@ from memo_dist.training.trained_on import FILE as TRAINED_ON
 from memo_dist.training.trained_on import TrainedOn
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 EXPORT_RECORD = "export.json"
 """In a shard's memory: what it was made from."""
@@ -242,6 +247,15 @@ def made_from(run: RunFolder, config: Config, shard: int) -> dict[str, Any]:
 
 
 def is_export_of(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a folder is the complete export of what :func:`made_from` gives."""
+    """Whether a folder is the complete and undamaged export of what :func:`made_from` gives."""
     path = folder / EXPORT_RECORD
-    return checkpoint.is_complete(folder) and path.exists() and atomic.read_json(path) == wanted
+    try:
+        if not (checkpoint.is_complete(folder) and path.exists()):
+            return False
+        lines = damage(folder / checkpoint.COMPLETE)
+        same = not lines and bool(atomic.read_json(path) == wanted)
+    except DamagedFileError as error:
+        lines, same = [str(error)], False
+    if lines:
+        logger.warning("%s; it is exported again", "; ".join(lines))
+    return same

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from memo_dist.errors import RunError
+from memo_dist.io.marker import note_hashes
 
 Fragments = Mapping[str, tuple[int, Mapping[str, torch.Tensor]]]
 
@@ -30,7 +31,7 @@ def snapshot(fragments: Fragments) -> Fragments:
 
 
 def write_fragments(folder: Path, rank: int, fragments: Fragments) -> None:
-    """Write one rank's part of a checkpoint."""
+    """Write one rank's part of a checkpoint, and its hash for the marker."""
     tensors = {
         f"{key}/{name}": value.contiguous()
         for name, (_, values) in fragments.items()
@@ -39,6 +40,7 @@ def write_fragments(folder: Path, rank: int, fragments: Fragments) -> None:
     starts = {name: start for name, (start, _) in fragments.items()}
     path = folder / f"rank-{rank}.safetensors"
     save_file(tensors, path, metadata={"starts": json.dumps(starts)})
+    note_hashes(folder, rank, [path.name])
 
 
 class FragmentReader:

@@ -21,6 +21,7 @@ import torch
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config.schema import TrainConfig
 from memo_dist.io import atomic
+from memo_dist.io.marker import HASHES, damage, hashes
 from memo_dist.training.attention import borders
 from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import Examples
@@ -94,7 +95,7 @@ class FrozenLayers:
             on_row: called after each row with the fraction that is done.
         """
         path, marker = folder / FILE, folder / MARKER
-        if not marker.exists() or atomic.read_json(marker).get("job") != identity:
+        if not _is_whole(marker, identity, ranks, device):
             ranks.barrier()  # every rank has looked before rank 0 begins
             if ranks.is_first:
                 marker.unlink(missing_ok=True)
@@ -110,7 +111,8 @@ class FrozenLayers:
             out.flush()
             ranks.barrier()
             if ranks.is_first:
-                atomic.write_json(marker, {"job": identity, "tokens": len(examples.ids)})
+                values = {"job": identity, "tokens": len(examples.ids)}
+                atomic.write_json(marker, {**values, HASHES: hashes(folder, [FILE])})
         ranks.barrier()
         kept: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
         return kept
@@ -123,6 +125,17 @@ class FrozenLayers:
         start, stop = examples.starts[indices.start], examples.starts[indices.stop]
         bits = hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden
         out[start:stop] = bits.numpy()
+
+
+def _is_whole(marker: Path, identity: str, ranks: Ranks, device: torch.device) -> bool:
+    """Whether there are undamaged activations of this training; collective."""
+    lost = not marker.exists() or atomic.read_json(marker).get("job") != identity
+    if not lost and ranks.is_first:
+        lines = damage(marker)
+        if lines:
+            _log.warning("%s; the frozen layers run again", "; ".join(lines))
+        lost = bool(lines)
+    return not ranks.any([lost], device)[0]
 
 
 def split_frozen(

@@ -35,7 +35,7 @@ from memo_dist.training.job import STOP_REQUEST, Outcome, RankJob, Watch
 from memo_dist.training.ledger import Ledger
 from memo_dist.training.progress import Progress
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
-from memo_dist.training.saver import Saver, find_checkpoint
+from memo_dist.training.saver import Saver, find_checkpoint, settle_checkpoint
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate
 from memo_dist.training.trainee import StepContent, Trainee
 
@@ -138,6 +138,7 @@ class TrainingLoop:
     def _build(self) -> Engine:
         """The engine, with the state of the checkpoint to continue from."""
         train, trainee = self._job.train, self._trainee
+        settle_checkpoint(self._job, self._ranks)
         found = find_checkpoint(self._job)
         reader = FragmentReader(found[0]) if found else None
         if reader is not None:

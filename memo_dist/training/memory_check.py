@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 
 from memo_dist.cluster.placement import Placement
+from memo_dist.cluster.rendezvous import started_as_rank
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.models.base import SCRATCH_NAME, find_base
 from memo_dist.models.scratch import scratch_model_config
-from memo_dist.training.memory_need import GIB, MemoryNeed, ModelShape, training_need
+from memo_dist.training.memory_need import (
+    DRIVER_BYTES,
+    GIB,
+    RAY_BYTES,
+    MemoryNeed,
+    ModelShape,
+    training_need,
+)
 from memo_dist.training.model import use_bf16
 
 
@@ -45,10 +53,19 @@ def shards_in_memory(
         device = torch.cuda.get_device_properties(0).total_memory
         if need.device_bytes > device:
             raise UsageError(_too_large(config, need, f"a GPU here has {device / GIB:.1f} GiB"))
-    if host > have.memory_bytes:
-        text = f"{ranks} rank(s) take {host / GIB:.1f} GiB, this machine has"
-        raise UsageError(_too_large(config, need, f"{text} {have.memory_bytes / GIB:.1f} GiB"))
-    return have.memory_bytes // host if host else placement.at_once
+    beside = beside_ranks(config)
+    if host + beside > have.memory_bytes:
+        text = f"{ranks} rank(s) take {host / GIB:.1f} GiB"
+        text += f", driver and Ray {beside / GIB:.1f} GiB" if beside else ""
+        have_text = f"this machine has {have.memory_bytes / GIB:.1f} GiB"
+        raise UsageError(_too_large(config, need, f"{text}, {have_text}"))
+    return (have.memory_bytes - beside) // host if host else placement.at_once
+
+
+def beside_ranks(config: Config) -> int:
+    """Bytes on this machine beside the ranks: the driver, and Ray where it starts them here."""
+    by_ray = config.cluster.launcher in ("auto", "ray") and not started_as_rank()
+    return DRIVER_BYTES + RAY_BYTES if by_ray and not config.cluster.address else 0
 
 
 def _too_large(config: Config, need: MemoryNeed, why: str) -> str:

@@ -38,6 +38,11 @@ GIB = 2**30
 CPU_RUNTIME_BYTES = 650 * 2**20
 """Python, torch, transformers and DeepSpeed in one rank on a CPU, measured (Python 3.11, torch
 2.13, benchmarks/memory_need.py)."""
+DRIVER_BYTES = 500 * 2**20
+"""Resident size of the command that starts the ranks, measured as above."""
+RAY_BYTES = 750 * 2**20
+"""Resident size of a local Ray (2.60): raylet, GCS, two agents, dashboard, log monitor and Ray
+Train's controller, measured as above, and the part of the object store that is used."""
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4

@@ -22,6 +22,7 @@ from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
+from memo_dist.io.marker import require_whole
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
 from memo_dist.models.chat_format import ChatFormat
@@ -77,6 +78,7 @@ def memory_base(run: RunFolder, config: Config) -> BaseModel:
     if config.memory.base != SCRATCH_NAME:
         return resolve_base(config.memory.base)
     folder = run.root / "train" / "base"
+    _require_base(folder)
     if not _has_scratch(run, config, folder):
         shutil.rmtree(folder, ignore_errors=True)
         _build_scratch(run, config, folder)
@@ -94,7 +96,13 @@ def trained_base(run: RunFolder, config: Config) -> BaseModel:
     folder = run.root / "train" / "base"
     if not checkpoint.is_complete(folder):
         raise UsageError(f"the base of the memories in {run.root} is missing: {folder}")
+    _require_base(folder)
     return identify(SCRATCH_NAME, folder)
+
+
+def _require_base(folder: Path) -> None:
+    advice = f"bring it back from a copy, or remove {folder.parent} to train anew"
+    require_whole([folder / checkpoint.COMPLETE], advice)
 
 
 def scratch_is_current(run: RunFolder, config: Config) -> bool | None:
@@ -232,7 +240,8 @@ def shard_examples(run: RunFolder, config: Config, shard: int, base: BaseModel) 
 
 def trained_job(run: RunFolder, shard: int) -> TrainJob:
     """How a shard was trained, whatever the configuration says by now."""
-    return TrainJob.from_json(atomic.read_json(run.train(shard) / JOB))
+    path = run.train(shard) / JOB
+    return atomic.as_record({"values": atomic.read_json(path)}, path, TrainJob.from_json)
 
 
 def training_identity(

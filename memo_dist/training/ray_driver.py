@@ -6,6 +6,7 @@ from the main thread, which stays free for signals.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from pathlib import Path
@@ -13,16 +14,21 @@ from typing import Any
 
 from memo_dist import process
 from memo_dist.cluster.placement import Placement, Room
+from memo_dist.cluster.resources import memory_limit, oom_kills
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.observability.progress import ProgressBoard, ProgressReport
-from memo_dist.observability.status import StatusWriter, read_status
+from memo_dist.observability.status import note_failure, read_status
 from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint
 from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
 
+logger = logging.getLogger(__name__)
+
+OOM_SECONDS = 120.0
+"""Seconds without a step, after a process was killed for want of memory, until that is an error."""
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
 _START_TIMEOUT_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -56,6 +62,10 @@ class ShardTraining:
         self._bar: ProgressReport | None = None
         self._started = time.time()
         self._save_by: float | None = None
+        self._oom_kills = oom_kills()
+        self._oom_since: float | None = None
+        self._oom_status: float | None = None
+        self._damaged = set(job.checkpoints.glob(f"{checkpoint.DAMAGED}*"))
         self._request.unlink(missing_ok=True)
         self._fit = _Fit(job, config, placement, entry)
         self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
@@ -89,6 +99,8 @@ class ShardTraining:
         if self._room is not None:
             return self._poll_room(self._room)
         self._show()
+        self._tell_damage()
+        self._check_memory()
         if STOP() and self._save_by is None:
             atomic.write_text(self._request, "stop\n")
             self._save_by = time.monotonic() + SAVE_TIMEOUT
@@ -120,6 +132,34 @@ class ShardTraining:
             numbers["tokens/s"] = status["tokens_per_second"]
         self._bar.advance(max(0, status["step"] - self._bar.done), **numbers)
 
+    def _tell_damage(self) -> None:
+        """Say what ranks have set aside: what they log stays in Ray's own files."""
+        found = set(self.job.checkpoints.glob(f"{checkpoint.DAMAGED}*"))
+        for folder in sorted(found - self._damaged):
+            logger.warning(
+                "%s: a checkpoint is damaged and was set aside as %s; the one before it is used",
+                self.label,
+                folder,
+            )
+        self._damaged |= found
+
+    def _check_memory(self) -> None:
+        """Do not wait for ever for what the kernel has killed (Ray's own daemons, for instance).
+
+        Raises:
+            RunError: a process was killed for want of memory, and no step was made since then.
+        """
+        if oom_kills() == self._oom_kills:
+            return
+        now, status = time.monotonic(), read_status(self.job.path) or {}
+        if self._oom_since is None or status.get("time") != self._oom_status:
+            self._oom_since, self._oom_status = now, status.get("time")
+        elif now - self._oom_since > OOM_SECONDS:
+            raise RunError(
+                f"{self.label}: no step for {OOM_SECONDS:.0f} s after a process was killed."
+                f" {_out_of_memory(self.job)}"
+            )
+
     def _end(self) -> None:
         self._request.unlink(missing_ok=True)
         if self._mirror.ident is not None:
@@ -132,7 +172,9 @@ class ShardTraining:
             return
         if self.error is None:
             self.error = _readable(self._fit.error, self.label, self.job.path)
-        _record_failure(self.job.path, self.error)
+            if oom_kills() > self._oom_kills:
+                self.error = RunError(f"{self.error}. {_out_of_memory(self.job)}")
+        note_failure(self.job.path, str(self.error))  # its ranks, the file's writer, are gone
 
 
 class _Fit(threading.Thread):
@@ -184,6 +226,15 @@ class _Fit(threading.Thread):
         )
 
 
+def _out_of_memory(job: RankJob) -> str:
+    """What to say where the kernel has killed a process of this machine's part of a training."""
+    return (
+        f"Out of memory: the kernel killed a process (limit {memory_limit()}). Lower"
+        f" train.micro_batch_tokens={job.train.micro_batch_tokens} or cluster.workers, set"
+        " train.gradient_checkpointing=true, or give it more memory"
+    )
+
+
 def _run_name(job: RankJob) -> str:
     """The run folder's name, from ``RUN/train/shard-<k>``."""
     return job.path.parent.parent.name
@@ -201,13 +252,6 @@ def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     return {**env, **process.accelerator_environment(placement.gpu)}
-
-
-def _record_failure(folder: Path, error: MemoDistError) -> None:
-    """Say in STATUS.json that the training failed; its ranks, the file's writer, are gone."""
-    before = read_status(folder) or {}
-    kept = {key: value for key, value in before.items() if key not in ("state", "time")}
-    StatusWriter(folder).status("failed", **{**kept, "error": str(error)})
 
 
 def _readable(error: BaseException | None, label: str, folder: Path) -> MemoDistError:

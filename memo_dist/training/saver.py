@@ -7,8 +7,9 @@ has) that their files are written; a stop waits for it. Only then do older check
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,14 @@ from pathlib import Path
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
+from memo_dist.io.marker import damage
 from memo_dist.training import checkpoint
 from memo_dist.training.checkpoint import TrainState
 from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.fragment_files import FragmentReader, snapshot, write_fragments
 from memo_dist.training.job import RESUME_CHOICES, RankJob, TrainJob
+
+logger = logging.getLogger(__name__)
 
 BEST = "best"
 """Folder, among the checkpoints, of the weights with the best recall of held-out wordings."""
@@ -115,6 +119,10 @@ class Saver:
         folder = self._job.checkpoints / BEST
         if not checkpoint.is_complete(folder):
             return None
+        lines = damage(folder / checkpoint.COMPLETE)
+        if lines:
+            logger.warning("%s; the last weights are taken, not the best", "; ".join(lines))
+            return None
         state = atomic.read_json(folder / checkpoint.STATE)
         if state["job"] != self._job.identity:
             return None
@@ -129,8 +137,7 @@ def find_checkpoint(job: RankJob) -> tuple[Path, TrainState] | None:
     Raises:
         RunError: it is of another job, base, configuration or file format.
     """
-    newest = job.resume in ("auto", "must")
-    folder = checkpoint.latest(job.checkpoints) if newest else Path(job.resume)
+    folder = _asked_for(job)
     if folder is None:
         return None
     state = checkpoint.read_state(folder)
@@ -143,12 +150,50 @@ def find_checkpoint(job: RankJob) -> tuple[Path, TrainState] | None:
     return folder, state
 
 
+def _asked_for(job: RankJob) -> Path | None:
+    newest = job.resume in RESUME_CHOICES
+    return checkpoint.latest(job.checkpoints) if newest else Path(job.resume)
+
+
+def settle_checkpoint(job: RankJob, ranks: Ranks) -> None:
+    """Make sure that the checkpoint to continue from is whole; collective.
+
+    Ranks share the hashing. A damaged one is set aside, and the one before takes its place.
+
+    Raises:
+        RunError: the one that was asked for by its path is damaged, or see
+            :func:`find_checkpoint`.
+    """
+    while folder := _asked_for(job):
+        lines = damage(folder / checkpoint.COMPLETE, part=(ranks.rank, ranks.world))
+        if not ranks.any([bool(lines)], ranks.device)[0]:
+            return
+        if ranks.is_first:
+            _set_aside(job, folder, lines)
+        ranks.barrier()
+
+
+def _set_aside(job: RankJob, folder: Path, lines: Sequence[str]) -> None:
+    text = "; ".join(lines) or f"{folder} is damaged (another rank's part of it)"
+    if job.resume not in RESUME_CHOICES:
+        raise RunError(f"{text}; name another checkpoint, or --resume auto")
+    place = checkpoint.set_aside(folder)
+    logger.warning(
+        "%s; it is set aside as %s, and the checkpoint before it is used", text, place.name
+    )
+
+
 def with_resume(job: TrainJob, resume: str) -> TrainJob:
     """Apply ``--resume PATH``: one of this training's own checkpoints, or of another shard's.
 
     One from elsewhere is refused: its ledger and data order are those of another run.
     """
     if resume in RESUME_CHOICES:
+        while folder := _asked_for(job):  # ranks look at the large files
+            lines = damage(folder / checkpoint.COMPLETE, only=checkpoint.STATE)
+            if not lines:
+                break
+            _set_aside(job, folder, lines)
         find_checkpoint(job)  # refuses another job's before a rank holds a GPU
         return job
     folder = Path(resume).resolve()

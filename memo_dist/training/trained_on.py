@@ -88,7 +88,8 @@ def load_record(folder: Path) -> tuple[str, TrainedOn] | None:
         return None
     values: dict[str, Any] = atomic.read_json(path)
     del values["schema_version"]
-    return values.pop("job"), TrainedOn(**values)
+    job = values.pop("job")
+    return job, atomic.as_record(values, path, TrainedOn)
 
 
 def current_inputs(run: RunFolder, config: Config, base: BaseModel) -> list[TrainedOn]:

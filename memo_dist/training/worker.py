@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import EXIT_STOPPED, RunError
 from memo_dist.io import atomic
-from memo_dist.io.locks import file_lock
+from memo_dist.io.locks import file_lock, holder
 from memo_dist.observability.logs import quiet_libraries
+from memo_dist.observability.status import failure_noted
 from memo_dist.training.deepspeed_seam import init_distributed
 from memo_dist.training.job import Outcome, RankJob, TrainJob, Watch
 from memo_dist.training.loop import TrainingLoop
@@ -62,7 +63,8 @@ def run_rank(job: RankJob, load: Callable[[Ranks], Trainee], watch: Watch | None
     """
     join_ranks()
     ranks = Ranks.from_environment()
-    with _sole_writer(job.path, ranks):
+    noted = failure_noted(job.path) if ranks.is_first else nullcontext()
+    with _sole_writer(job.path, ranks), noted:
         return TrainingLoop(job, ranks, load, watch).run()
 
 
@@ -82,11 +84,17 @@ def _sole_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
     if not ranks.is_first:
         yield
         return
-    busy = RunError(
-        f"another process still trains in {folder} after {LOCK_TIMEOUT:.0f} s:"
-        " end it, or use another --run"
-    )
-    with file_lock(folder / ".lock", LOCK_TIMEOUT, lambda holder: busy):
+
+    def busy(other: str) -> RunError:
+        return RunError(
+            f"process {other or 'unknown'} still trains in {folder} after {LOCK_TIMEOUT:.0f} s:"
+            " end it, or use another --run"
+        )
+
+    with file_lock(folder / ".lock", LOCK_TIMEOUT, busy) as stream:
+        stream.truncate(0)
+        stream.write(f"{holder()}\n")
+        stream.flush()
         yield
 
 

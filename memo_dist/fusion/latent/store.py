@@ -11,6 +11,7 @@ from memo_dist.config.fusion_schema import LatentConfig
 from memo_dist.errors import UsageError
 from memo_dist.fusion.latent.connector import Connector, ConnectorShape
 from memo_dist.io import atomic
+from memo_dist.io.marker import COMPLETE, require_whole
 from memo_dist.memory.manifest import BankManifest
 from memo_dist.models.identity import BaseModel
 
@@ -66,12 +67,14 @@ def load_connector(folder: Path, wanted: Mapping[str, str]) -> tuple[Connector, 
 
     Raises:
         UsageError: there is none, it is broken, or it is for others.
+        RunError: one of its files is damaged.
     """
     from safetensors.torch import load_file
 
     path = folder / CARD
     if not path.is_file():
         raise UsageError(f"there is no connector: '{path}' is missing; {_AGAIN}")
+    require_whole([folder / COMPLETE], _AGAIN)
     card = atomic.read_json(path)
     if card.get("schema_version") != FORMAT:
         raise UsageError(

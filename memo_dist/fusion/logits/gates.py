@@ -19,6 +19,7 @@ from torch import Tensor
 from memo_dist.errors import UsageError
 from memo_dist.fusion import ops
 from memo_dist.io import atomic
+from memo_dist.io.marker import require_whole
 
 FEATURES = (
     "backbone_entropy",
@@ -48,6 +49,7 @@ LARGEST = 20.0
 _BACKBONE, _MEMORY = 0, 1
 _EVEN = math.log(0.5)
 GATE_FILE = "gate.safetensors"
+GATE_CARD = "gate.json"
 CALIBRATION = "calibration"
 """In the header of a gate: hash of the calibrations of the memories it was fitted for."""
 
@@ -164,10 +166,12 @@ class LearnedGate(_LogitGate):
 
         Raises:
             UsageError: there is none, or it was fitted for others or other features.
+            RunError: the file is damaged.
         """
         path = folder / GATE_FILE
         if not path.is_file():
             raise UsageError(f"there is no learned gate: '{path}' is missing; run memo-dist fuse")
+        require_whole([folder / GATE_CARD], "run memo-dist fuse again")
         try:
             with safe_open(path, framework="pt") as file:
                 meta: dict[str, Any] = file.metadata() or {}

@@ -10,9 +10,10 @@ from memo_dist.errors import RunError
 from memo_dist.fusion.backbone import find_backbone, folder_name
 from memo_dist.fusion.logits.answering import FusedBank, gate_identity
 from memo_dist.fusion.logits.fitting import Example, Fitted, fit_gate
-from memo_dist.fusion.logits.gates import FEATURES, ConstantGate
+from memo_dist.fusion.logits.gates import FEATURES, GATE_CARD, GATE_FILE, ConstantGate
 from memo_dist.fusion.types import Request
 from memo_dist.io import atomic
+from memo_dist.io.marker import HASHES, hashes
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.calibration import is_abstention
@@ -23,8 +24,6 @@ from memo_dist.observability.progress import progress
 from memo_dist.synthesis.rules.abstain import outside_questions
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.prepare import HELD_OUT
-
-GATE_CARD = "gate.json"
 
 
 def fit_run_gate(
@@ -61,7 +60,8 @@ def fit_run_gate(
     folder = run.fusion(folder_name(base))
     identity = gate_identity(base, manifest, run.memory)
     fitted.gate.save(folder, identity)
-    atomic.write_json(folder / GATE_CARD, _card(fitted, base, identity))
+    named = {HASHES: hashes(folder, [GATE_FILE])}
+    atomic.write_json(folder / GATE_CARD, {**_card(fitted, base, identity), **named})
     return folder, fitted
 
 

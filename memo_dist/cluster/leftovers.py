@@ -1,0 +1,55 @@
+"""What killed launches left: temporary files of a run, and folders of Ray sessions; ours only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from memo_dist.cluster import guard
+from memo_dist.errors import DamagedFileError
+from memo_dist.io import atomic
+
+OWNER = "owner.json"
+"""In the folder of a Ray session: which process made it."""
+
+
+def claim(folder: Path) -> None:
+    """Write into a folder which process it belongs to."""
+    atomic.write_json(folder / OWNER, {**_place(), "pid": os.getpid()})
+
+
+def clean_sessions(parent: Path, prefix: str) -> None:
+    """End and remove this user's sessions in ``parent`` whose process is dead.
+
+    A session of another machine or container, whose processes cannot be seen here, stays.
+    """
+    for folder in parent.glob(f"{prefix}*"):
+        with suppress(OSError, DamagedFileError):
+            if folder.stat().st_uid == os.getuid() and _is_dead(folder / OWNER):
+                guard.end_session(str(folder), settle=0.0)
+
+
+def clean_run(root: Path) -> None:
+    """Remove the temporary files in a run whose process is dead; called by its only writer."""
+    for path in root.rglob(f"{atomic.TEMP_PREFIX}*"):
+        pid = atomic.temp_owner(path.name)
+        if pid is None or Path(f"/proc/{pid}").exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_dead(owner: Path) -> bool:
+    row = atomic.read_json(owner)
+    here = {name: row[name] for name in _place()} == _place()
+    return here and not Path(f"/proc/{row['pid']}").exists()
+
+
+def _place() -> dict[str, str]:
+    """Where process ids mean what they mean here."""
+    return {"host": platform.node(), "namespace": str(Path("/proc/self/ns/pid").readlink())}
