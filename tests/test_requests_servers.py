@@ -2,7 +2,6 @@
 status 200, connections that break, hosts that do not exist. Against a real HTTP server."""
 
 import asyncio
-import json
 import time
 
 import pytest
@@ -91,17 +90,24 @@ def refuses(*rules):
     return handler, bodies
 
 
+LIMIT = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model."
+    " Use 'max_completion_tokens' instead."
+)
+WARMTH = (
+    "Unsupported value: 'temperature' does not support 0.0 with this model. Only 1 is supported."
+)
+
+
 @pytest.mark.parametrize(
     ("rules", "refused"),
     [
-        ([("max_tokens", "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
-           " 'max_completion_tokens' instead.")], 1),
-        ([("temperature", "Unsupported value: 'temperature' does not support 0.0 with this model."
-           " Only the default (1) value is supported."), ("seed", "Unknown parameter: 'seed'.")], 2),
+        ([("max_tokens", LIMIT)], 1),
+        ([("temperature", WARMTH), ("seed", "Unknown parameter: 'seed'.")], 2),
         ([("response_format", "response_format.type: json_schema is not supported")], 1),
         ([("seed", 'Extra inputs are not permitted: ["body", "seed"]')], 1),
     ],
-)  # fmt: skip
+)
 def test_parameters_that_a_server_refuses_are_left_out_from_then_on(rules, refused):
     handler, bodies = refuses(*((lambda b, n=name: n in b, text) for name, text in rules))
     answer = complete(handler, count=3)

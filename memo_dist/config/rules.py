@@ -104,6 +104,11 @@ def _steps(config: Config) -> Iterator[str]:
     if len(set(config.synthesis.steps)) != len(config.synthesis.steps):
         yield f"synthesis.steps={config.synthesis.steps} names a step twice"
     steps = config.synthesis.steps
+    if not config.corpus.trusted and "cross" in steps:
+        yield (
+            f"synthesis.steps={steps}: 'cross' joins documents in one call, and with"
+            " corpus.trusted=false a call reads one document; leave 'cross' out"
+        )
     for judge in ("verify", "roundtrip"):
         if judge in steps and "cross" in steps[: steps.index(judge)]:
             yield (

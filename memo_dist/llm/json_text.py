@@ -49,6 +49,8 @@ def _balanced(text: str) -> list[Any]:
         except RecursionError:
             break
         except ValueError as error:
+            if getattr(error, "pos", 0) >= len(text.rstrip()):
+                break  # cut off: what stands inside of it is no answer
             left -= getattr(error, "pos", len(text)) - start + 1
             tries -= 1
             at = start + 1

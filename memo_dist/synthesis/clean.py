@@ -33,7 +33,7 @@ from unicodedata import normalize
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.synthesis.dated import date_conflicts
-from memo_dist.synthesis.quality import UNFOUNDED, founded, wording_fault
+from memo_dist.synthesis.quality import UNFOUNDED, founded, stated_fault, wording_fault
 from memo_dist.synthesis.similar import near_duplicates
 from memo_dist.synthesis.types import Reflection
 from memo_dist.synthesis.words import content, numbers
@@ -102,7 +102,10 @@ def no_ground(reflection: Reflection) -> str:
 
 
 def clean(
-    candidates: Iterable[Candidate], limits: SynthesisConfig, ground: Ground = no_ground
+    candidates: Iterable[Candidate],
+    limits: SynthesisConfig,
+    ground: Ground = no_ground,
+    stated: Ground = no_ground,
 ) -> Cleaned:
     """Clean the reflections of one shard; the result does not depend on their order.
 
@@ -110,13 +113,15 @@ def clean(
         candidates: with the index of the step that wrote each.
         limits: lengths, and the similarity of near duplicates.
         ground: gives the text that a reflection's answer must stand in.
+        stated: for documents that are not the user's own: gives the whole text of those that a
+            reflection cites, in which its names, numbers and answer must stand.
     """
     ordered = sorted(candidates, key=_precedence)
     rows = date_conflicts([candidate.reflection for candidate in ordered], normalise)
     dated = [
         replace(candidate, reflection=row) for candidate, row in zip(ordered, rows, strict=True)
     ]
-    return _Cleaner(limits, ground).run(sorted(dated, key=_precedence))
+    return _Cleaner(limits, ground, stated).run(sorted(dated, key=_precedence))
 
 
 def _precedence(candidate: Candidate) -> tuple[Any, ...]:
@@ -129,9 +134,10 @@ def _precedence(candidate: Candidate) -> tuple[Any, ...]:
 class _Cleaner:
     """One pass over the candidates in their order of precedence."""
 
-    def __init__(self, limits: SynthesisConfig, ground: Ground) -> None:
+    def __init__(self, limits: SynthesisConfig, ground: Ground, stated: Ground) -> None:
         self._limits = limits
         self._ground = ground
+        self._stated = stated
         self._questions: dict[str, Reflection] = {}
         self._ids: dict[str, str] = {}
         """Kept id -> itself; the id of a dropped twin -> the fact that stands for it."""
@@ -201,7 +207,8 @@ class _Cleaner:
         fault = wording_fault(question, answer, ground)
         if ground and not fault and not founded(question, answer, reflection.kind, ground):
             return UNFOUNDED
-        return fault
+        stated = "" if fault else self._stated(reflection)
+        return stated_fault(question, answer, reflection.kind, stated) if stated else fault
 
     def _with_living_parent(self, reflection: Reflection) -> Reflection:
         if reflection.parent is None:
