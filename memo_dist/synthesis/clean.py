@@ -19,7 +19,9 @@ sorts by (answerable ones before abstention, then earlier step, parents, request
 - ``parent dropped``: a rewording of a reflection that was dropped by one of these rules.
   A rewording whose parent was dropped for a twin is kept as a rewording of that twin.
 
-Before them, answers that changed over time get their dates (:mod:`memo_dist.synthesis.dated`).
+With ``corpus.trusted=false``, pairs that the cited documents do not state
+(:func:`memo_dist.synthesis.quality.stated_fault`) go before all others.
+Before these rules, answers that changed over time get their dates (:mod:`memo_dist.synthesis.dated`).
 """
 
 from __future__ import annotations
@@ -116,12 +118,13 @@ def clean(
         stated: for documents that are not the user's own: gives the whole text of those that a
             reflection cites, in which its names, numbers and answer must stand.
     """
-    ordered = sorted(candidates, key=_precedence)
+    cleaner = _Cleaner(limits, ground)
+    ordered = cleaner.stated(sorted(candidates, key=_precedence), stated)
     rows = date_conflicts([candidate.reflection for candidate in ordered], normalise)
     dated = [
         replace(candidate, reflection=row) for candidate, row in zip(ordered, rows, strict=True)
     ]
-    return _Cleaner(limits, ground, stated).run(sorted(dated, key=_precedence))
+    return cleaner.run(sorted(dated, key=_precedence))
 
 
 def _precedence(candidate: Candidate) -> tuple[Any, ...]:
@@ -134,10 +137,9 @@ def _precedence(candidate: Candidate) -> tuple[Any, ...]:
 class _Cleaner:
     """One pass over the candidates in their order of precedence."""
 
-    def __init__(self, limits: SynthesisConfig, ground: Ground, stated: Ground) -> None:
+    def __init__(self, limits: SynthesisConfig, ground: Ground) -> None:
         self._limits = limits
         self._ground = ground
-        self._stated = stated
         self._questions: dict[str, Reflection] = {}
         self._ids: dict[str, str] = {}
         """Kept id -> itself; the id of a dropped twin -> the fact that stands for it."""
@@ -145,6 +147,22 @@ class _Cleaner:
         self._near: dict[str, list[Reflection]] = {}
         self._ambiguous: frozenset[str] = frozenset()
         self._result = Cleaned()
+
+    def stated(self, candidates: Iterable[Candidate], ground: Ground) -> list[Candidate]:
+        """The candidates without those that their documents do not state, which are dropped.
+
+        They go first: what a document makes up must not make a question of others ambiguous.
+        """
+        left = []
+        for candidate in candidates:
+            row = candidate.reflection
+            text = ground(row)
+            fault = stated_fault(row.question, row.answer, row.kind, text) if text else ""
+            if fault:
+                self._drop(fault, row, None)
+            else:
+                left.append(candidate)
+        return left
 
     def run(self, candidates: Sequence[Candidate]) -> Cleaned:
         heads = [item.reflection for item in candidates if _states_fact(item.reflection)]
@@ -168,6 +186,9 @@ class _Cleaner:
             self._result.kept.append(kept)
             self._result.by_step[candidate.step] += 1
             return
+        self._drop(reason, reflection, other)
+
+    def _drop(self, reason: str, reflection: Reflection, other: Reflection | None) -> None:
         # Rewordings name their fact as parent: of a rewritten pair, that is the pair before it.
         for name in {reflection.id, reflection.fact if _states_fact(reflection) else reflection.id}:
             if reason in TWINS and other is not None:
@@ -207,8 +228,7 @@ class _Cleaner:
         fault = wording_fault(question, answer, ground)
         if ground and not fault and not founded(question, answer, reflection.kind, ground):
             return UNFOUNDED
-        stated = "" if fault else self._stated(reflection)
-        return stated_fault(question, answer, reflection.kind, stated) if stated else fault
+        return fault
 
     def _with_living_parent(self, reflection: Reflection) -> Reflection:
         if reflection.parent is None:
