@@ -21,7 +21,8 @@ sorts by (answerable ones before abstention, then earlier step, parents, request
 
 With ``corpus.trusted=false``, pairs that the cited documents do not state
 (:func:`memo_dist.synthesis.quality.stated_fault`) go before all others.
-Before these rules, answers that changed over time get their dates (:mod:`memo_dist.synthesis.dated`).
+Before these rules, answers that changed over time get their dates
+(:mod:`memo_dist.synthesis.dated`).
 """
 
 from __future__ import annotations
