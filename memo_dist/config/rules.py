@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -68,6 +69,9 @@ def _bounds(config: Config) -> Iterator[str]:
     for key, spec in key_specs(Config).items():
         value = lookup(config, key)
         items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, float) and not isfinite(item) for item in items):
+            yield f"{key}={value} must be a finite number"
+            continue
         for reason, holds in _checks(spec):
             if not all(map(holds, items)):
                 yield f"{key}={value} must {reason}"
