@@ -4,14 +4,14 @@
     python launchers/supply_chain.py sbom [FILE]        a CycloneDX list of this environment
     python launchers/supply_chain.py audit              pip-audit over launchers/requirements
 
-``lock`` asks pip what it would install (constraints.txt holds), for this Python and platform, and
-writes a file for each extra. With them nothing but the files of these hashes is installed:
+``lock`` asks pip once what it would install (constraints.txt holds), for this Python and platform,
+and writes a file for each extra. With them nothing but the files of these hashes is installed:
 
     python -m pip install --require-hashes -r launchers/requirements/base.txt
     python -m pip install --no-deps .
 
-``audit`` exits with 1 where a version has a published advisory. Where pip-audit is not installed, or
-no database can be reached, it says so and exits with 0.
+``audit`` exits with 1 where a version has a published advisory. Where pip-audit is not installed,
+or no database can be reached, it says so and exits with 0.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "launchers" / "requirements"
-BASE = "base"
+BASE, PROJECT = "base", "memo-dist"
 _CONSTRAINTS = ROOT / "constraints.txt"
 _UNREACHABLE = re.compile(
-    r"ConnectionError|Max retries|Failed to (?:establish|connect)|timed out|Name or service|SSLError"
-    r"|ServiceError|Proxy|Temporary failure|getaddrinfo|403|502|503",
+    r"ConnectionError|Max retries|Failed to (?:establish|connect)|timed out|Name or service"
+    r"|SSLError|ServiceError|Proxy|Temporary failure|getaddrinfo|403|502|503",
 )
 _AUDIT_SECONDS = 300
 
@@ -46,35 +49,60 @@ def extras() -> list[str]:
     return [BASE, *sorted(project["optional-dependencies"])]
 
 
-def lock(name: str) -> Path:
-    """Write the file of one extra; raises CalledProcessError where pip finds no solution."""
-    project = str(ROOT) if name == BASE else f"{ROOT}[{name}]"
+def resolve(names: list[str]) -> list[dict[str, Any]]:
+    """What pip would install for some extras together: the entries of its report.
+
+    Raises:
+        CalledProcessError: pip finds no solution.
+    """
+    chosen = [name for name in names if name != BASE]
+    project = f"{ROOT}[{','.join(chosen)}]" if chosen else str(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
         command += ["--ignore-installed", "--report", str(report), "-c", str(_CONSTRAINTS), project]
         subprocess.run(command, check=True)
-        items = json.loads(report.read_text(encoding="utf-8"))["install"]
-    lines = sorted(filter(None, map(requirement, items)))
+        found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return found
+
+
+def closure(items: list[dict[str, Any]], extra: str) -> list[dict[str, Any]]:
+    """The entries that the project needs with one extra, without the project itself."""
+    by_name = {canonicalize_name(item["metadata"]["name"]): item for item in items}
+    seen: set[tuple[str, str]] = set()
+    todo = [(PROJECT, ""), (PROJECT, "" if extra == BASE else extra)]
+    while todo:
+        name, wanted = todo.pop()
+        if (name, wanted) in seen or name not in by_name:
+            continue
+        seen.add((name, wanted))
+        for text in by_name[name]["metadata"].get("requires_dist", ()):
+            need = Requirement(text)
+            if need.marker is None or need.marker.evaluate({"extra": wanted}):
+                target = canonicalize_name(need.name)
+                todo += [(target, more) for more in ("", *need.extras)]
+    return [by_name[name] for name in sorted({name for name, _ in seen} - {PROJECT})]
+
+
+def lock(items: list[dict[str, Any]], extra: str) -> Path:
+    """Write the file of one extra."""
     version = f"Python {sys.version_info.major}.{sys.version_info.minor}, {sys.platform}"
-    head = f"# {version}; by `python launchers/supply_chain.py lock {name}`\n"
-    path = FOLDER / f"{name}.txt"
+    head = f"# {version}; by `python launchers/supply_chain.py lock`\n"
     FOLDER.mkdir(exist_ok=True)
-    path.write_text(head + "".join(lines), encoding="utf-8")
+    path = FOLDER / f"{extra}.txt"
+    path.write_text(head + "".join(map(requirement, closure(items, extra))), encoding="utf-8")
     return path
 
 
 def requirement(item: dict[str, Any]) -> str:
-    """A line with the hash of the file that pip chose; empty for the project itself.
+    """A line with the hash of the file that pip chose.
 
     Args:
         item: an entry of ``install`` in pip's report.
     """
-    archive = item["download_info"].get("archive_info")
-    if archive is None:
-        return ""
-    name, version = item["metadata"]["name"], item["metadata"]["version"]
-    return f"{name.lower()}=={version} --hash=sha256:{archive['hashes']['sha256']}\n"
+    name, version = canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"]
+    digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+    return f"{name}=={version} --hash=sha256:{digest}\n"
 
 
 def sbom() -> dict[str, Any]:
@@ -93,7 +121,7 @@ def sbom() -> dict[str, Any]:
 
 def component(dist: Distribution) -> dict[str, Any]:
     """One package with its licence."""
-    name = re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower()
+    name = canonicalize_name(dist.metadata["Name"])
     row: dict[str, Any] = {"type": "library", "name": name, "version": dist.version}
     row["purl"] = f"pkg:pypi/{name}@{dist.version}"
     row["bom-ref"] = row["purl"]
@@ -144,8 +172,10 @@ def main() -> int:
     verbs.add_parser("audit")
     options = parser.parse_args()
     if options.verb == "lock":
-        for name in options.extras or extras():
-            print(lock(name))
+        names = options.extras or extras()
+        items = resolve(names)
+        for name in names:
+            print(lock(items, name))
     elif options.verb == "sbom":
         text = json.dumps(sbom(), indent=1) + "\n"
         if options.file is None:
