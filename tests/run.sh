@@ -68,6 +68,8 @@ run() { "$MEMO_VENV_PYTHON" -m pytest "$@" || code=$?; }
 if [ $# -eq 0 ]; then
     check ruff check .
     check ruff format --check .
+    # Published advisories; says so where there is no pip-audit or no database.
+    say "$("$MEMO_VENV_PYTHON" launchers/supply_chain.py audit 2>&1)" || failed="advisories"
     # Of those that count seconds, or processes of the whole machine, only the files that have
     # some: importing the others takes half a minute.
     mapfile -t alone < <(grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)

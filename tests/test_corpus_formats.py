@@ -269,7 +269,7 @@ def test_word_files(tmp_path):
     [
         ("a.docx", b"PK no archive", "broken_docx"),
         ("a.docx", make_docx("<w:p/>" * 2_000_000), "too_large"),
-        ("a.rst", b"\xff\xfe", "not_utf8"),
+        ("a.rst", b"\xff\xfea", "not_utf8"),
         ("a.csv", b"\n\n", "empty"),
     ],
 )

@@ -237,7 +237,8 @@ def encrypted_pdf(
     ("name", "data", "reason", "detail"),
     [
         ("a.txt", b"good\xff\xfebad", "not_utf8", "0xff at offset 4"),
-        ("a.txt", "sixteen".encode("utf-16"), "not_utf8", "UTF-16"),
+        ("a.txt", b"\xff\xfeodd", "not_utf8", "UTF-16"),
+        ("a.txt.gz", b"\x1f\x8b\x08broken", "broken_compression", ""),
         ("a.txt", b"\x7fELF\x02\x00\x00", "binary", "offset 5"),
         ("a.txt", b" \n\n\t", "empty", "no text"),
         ("a.md", b"---\ntitle: x\n---\n", "empty", "no text"),

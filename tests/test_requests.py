@@ -22,7 +22,7 @@ from memo_dist.llm.backends.base import (
 )
 from memo_dist.llm.backends.make import make_backends
 from memo_dist.llm.endpoints import Endpoint
-from memo_dist.llm.json_text import parse
+from memo_dist.llm.json_text import values
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
 from memo_dist.llm.requests import Failure, Message, Request, Response, Usage
 from memo_dist.llm.router import Router, Stopping
@@ -397,4 +397,4 @@ def test_replies_come_from_final_attempts_only():
     assert reply_of(one, one.key, []) is None
     assert reply_of(one, one.key, [bad]) is None
     assert next_send(one, [Attempt(one.key, 0, "fault", False, "HTTP 500")]) == one
-    assert parse(GOOD)["pairs"]
+    assert values(GOOD)[0]["pairs"]

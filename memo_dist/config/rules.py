@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -68,6 +69,9 @@ def _bounds(config: Config) -> Iterator[str]:
     for key, spec in key_specs(Config).items():
         value = lookup(config, key)
         items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, float) and not isfinite(item) for item in items):
+            yield f"{key}={value} must be a finite number"
+            continue
         for reason, holds in _checks(spec):
             if not all(map(holds, items)):
                 yield f"{key}={value} must {reason}"
@@ -104,6 +108,11 @@ def _steps(config: Config) -> Iterator[str]:
     if len(set(config.synthesis.steps)) != len(config.synthesis.steps):
         yield f"synthesis.steps={config.synthesis.steps} names a step twice"
     steps = config.synthesis.steps
+    if not config.corpus.trusted and "cross" in steps:
+        yield (
+            f"synthesis.steps={steps}: 'cross' joins documents in one call, and with"
+            " corpus.trusted=false a call reads one document; leave 'cross' out"
+        )
     for judge in ("verify", "roundtrip"):
         if judge in steps and "cross" in steps[: steps.index(judge)]:
             yield (

@@ -52,6 +52,11 @@ class CorpusConfig:
     megabytes_per_document: int = key(2048, at_least=64, identity=False)
     """Most memory to read one document, in MiB, beyond what the reader needs itself; a document
     that needs more is quarantined."""
+    trusted: bool = key(True, identity=False)  # its manifest identifies a corpus by it
+    """Whether the documents are your own. ``false`` for texts that others wrote or can change: a
+    call of a language model reads one document (no step ``cross``), control tokens and borders in
+    texts are broken up, and all names, numbers and answer words of a pair must stand in the
+    documents that it cites."""
     languages: list[str] = key([], identity=False)  # its manifest identifies a corpus by them
     """ISO 639-1 codes of the languages to keep; a document that is surely in another one is
     quarantined. Empty: ``en`` for ``generator.kind=rules``, which reads English only; all languages

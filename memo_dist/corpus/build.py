@@ -57,6 +57,8 @@ DUPLICATE = "duplicate"
 LANGUAGE = "language"
 _LIMITS = ("max_quarantined_fraction", "seconds_per_document", "megabytes_per_document")
 """Keys of the corpus group that may change under a corpus that was built."""
+_EARLIER = {"trusted": True}
+"""What the manifests of earlier versions mean by keys that they lack."""
 
 
 def build_corpus(
@@ -331,9 +333,10 @@ def _check_config(manifest: CorpusManifest, folder: Path, config: CorpusConfig) 
     for key in sorted(now):
         if key in _LIMITS:
             continue
-        if key in manifest.config and manifest.config[key] != now[key]:
+        before = manifest.config.get(key, _EARLIER.get(key, now[key]))
+        if before != now[key]:
             raise UsageError(
-                f"{folder} was built with corpus.{key}={manifest.config.get(key)}, now it is"
+                f"{folder} was built with corpus.{key}={before}, now it is"
                 f" {now[key]}; set it back, or use a new --run"
             )
 

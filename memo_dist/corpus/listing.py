@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.corpus.types import Quarantined
+from memo_dist.corpus.wrapping import COMPRESSED
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_file, hash_value
 
@@ -21,6 +22,7 @@ SUFFIXES = (*DOCUMENT_SUFFIXES, *ROW_SUFFIXES)
 _ALIASES = {
     **{".htm": ".html", ".xhtml": ".html", ".markdown": ".md", ".text": ".txt"},
     **{".rest": ".rst", ".asciidoc": ".adoc", ".asc": ".adoc", ".tsv": ".csv"},
+    **{".ndjson": ".jsonl", ".jsonlines": ".jsonl"},
 }
 
 
@@ -159,12 +161,18 @@ def _sort_out(origin: str, path: Path, found: _Found) -> None:
 
 def _kind(path: Path) -> str:
     """The suffix of a file that cannot be read, as it is counted."""
-    suffix = path.suffix.lower()
+    suffix = _unpacked(path).suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z0-9_+-]{1,16}", suffix) else "no known suffix"
 
 
+def _unpacked(path: Path) -> Path:
+    """The name without the suffix of its compression (``a.md.gz`` is ``a.md``)."""
+    packed = path.suffix.lower() in COMPRESSED and path.with_suffix("").suffix
+    return path.with_suffix("") if packed else path
+
+
 def _suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
+    suffix = _unpacked(path).suffix.lower()
     return _ALIASES.get(suffix, suffix)
 
 
@@ -189,5 +197,5 @@ def _with_ids(paths: list[tuple[str, Path]]) -> list[SourceFile]:
 
 def _names(origin: str) -> tuple[str, str]:
     # NFC: macOS stores names decomposed, and an id must not depend on the machine.
-    path = Path(unicodedata.normalize("NFC", origin))
+    path = _unpacked(Path(unicodedata.normalize("NFC", origin)))
     return path.stem, path.with_suffix("").as_posix()

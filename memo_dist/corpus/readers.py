@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 
 from memo_dist.answers.characters import clean_characters
 from memo_dist.corpus.asciidoc import read_asciidoc
@@ -18,6 +19,7 @@ from memo_dist.corpus.rows import check_size, read_jsonl_rows, read_parquet_rows
 from memo_dist.corpus.rst import read_rst
 from memo_dist.corpus.text import check_text, decode, tidy
 from memo_dist.corpus.types import Document, Quarantined, UnreadableError
+from memo_dist.corpus.wrapping import kind_of, read_plain
 
 _MAX_TITLE = 100
 _DOCUMENT_READERS: dict[str, Callable[[bytes], Parsed]] = {
@@ -77,7 +79,8 @@ def _document(file: SourceFile, parsed: Parsed) -> Document:
     lines = drop_navigation(clean_characters(check_text(parsed.text)).split("\n"))
     text = tidy("\n".join(without_empty_headings(lines)), wrapped=False)
     text, headings = take_headings(text)
-    title = " ".join(clean_characters(parsed.title).split()) or file.path.stem
+    title = " ".join(clean_characters(parsed.title).split())
+    title = title or PurePath(file.document_id).name
     return Document(
         file.document_id, title, text, parsed.date, file.origin, language_of(text), headings
     )
@@ -85,4 +88,7 @@ def _document(file: SourceFile, parsed: Parsed) -> Document:
 
 def _read_whole(file: SourceFile, max_bytes: int) -> Document:
     check_size(file.path.stat().st_size, max_bytes)
-    return _document(file, _DOCUMENT_READERS.get(file.suffix, read_text)(file.path.read_bytes()))
+    data = read_plain(file.path, max_bytes)
+    check_size(len(data), max_bytes)
+    reader = _DOCUMENT_READERS.get(kind_of(data, file.suffix), read_text)
+    return _document(file, reader(data))

@@ -16,9 +16,11 @@ from memo_dist.corpus.listing import SourceFile
 from memo_dist.corpus.parsed import MARK
 from memo_dist.corpus.text import check_text, decode, readable_date, tidy
 from memo_dist.corpus.types import Document, Quarantined, UnreadableError
+from memo_dist.corpus.wrapping import mark_encoding, open_plain, unpacking
 
 REQUIRED = ("id", "title", "text")
 _COLUMNS = (*REQUIRED, "date")
+_HEAD = 64
 _BATCH_ROWS = 64
 """Few: rows that a file packs well may be large."""
 _ESCAPED = 6
@@ -27,7 +29,12 @@ _ESCAPED = 6
 
 def read_jsonl_rows(file: SourceFile, max_bytes: int) -> Iterator[Document | Quarantined]:
     """Yield one document, or the reason against it, for each line that is not blank."""
-    with file.path.open("rb") as stream:
+    with unpacking(), open_plain(file.path) as stream:
+        head = stream.read(_HEAD)
+        stream.seek(0)
+        if mark_encoding(head) or head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            yield from _whole_rows(stream.read(max_bytes + 1), file.origin, max_bytes)
+            return
         for number, line in enumerate(_lines(stream, max_bytes * _ESCAPED), start=1):
             if line.strip():
                 yield _try_line(line, f"{file.origin}:{number}", max_bytes)
@@ -81,6 +88,30 @@ def check_size(size: int, max_bytes: int) -> None:
             "too_large",
             f"{size / 2**20:.1f} MiB, over corpus.max_document_mb={max_bytes / 2**20:g}",
         )
+
+
+def _whole_rows(data: bytes, origin: str, max_bytes: int) -> Iterator[Document | Quarantined]:
+    """The rows of a file that may be no lines of UTF-8: one JSON list, or UTF-16."""
+    check_size(len(data), max_bytes)
+    text = decode(data)
+    rows = _listed(text)
+    if rows:
+        for number, row in enumerate(rows, start=1):
+            yield _try_row(row, f"{origin}:{number}", max_bytes)
+        return
+    for number, line in enumerate(text.encode().split(b"\n"), start=1):
+        if line.strip():
+            yield _try_line(line, f"{origin}:{number}", max_bytes)
+
+
+def _listed(text: str) -> list[dict[str, Any]]:
+    """The objects of a text that is one list of them; empty where it is not."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    found = value if isinstance(value, list) else []
+    return found if all(isinstance(row, dict) for row in found) else []
 
 
 def _lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:

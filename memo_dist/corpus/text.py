@@ -10,8 +10,8 @@ from typing import Any
 
 from memo_dist.answers.characters import clean_characters
 from memo_dist.corpus.types import UnreadableError
+from memo_dist.corpus.wrapping import mark_encoding
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LIST_ITEM = re.compile(r"(?:[-*+•]|\(?\w{1,3}[.)])\s")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _HARD_WRAP_WIDTHS = range(50, 121)
@@ -29,13 +29,14 @@ _EPOCH_YEARS = (1980, 2100)
 
 
 def decode(data: bytes) -> str:
-    """Decode UTF-8 (a byte order mark is dropped).
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark (which is dropped).
 
     Raises:
         UnreadableError: ``not_utf8`` with the first bad byte, or ``binary``.
     """
-    if data.startswith(_UTF16_MARKS):
-        raise UnreadableError("not_utf8", "the file is UTF-16; save it as UTF-8")
+    marked = mark_encoding(data)
+    if marked:
+        return _decode_marked(data, marked)
     zero = data.find(b"\0")
     if zero >= 0:
         raise UnreadableError("binary", f"NUL byte at offset {zero}: not a text file")
@@ -46,6 +47,15 @@ def decode(data: bytes) -> str:
         raise UnreadableError(
             "not_utf8", f"byte 0x{bad:02x} at offset {error.start} is not UTF-8"
         ) from error
+
+
+def _decode_marked(data: bytes, encoding: str) -> str:
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        detail = f"{encoding.upper()} by its byte order mark, but not at offset {error.start}"
+        raise UnreadableError("not_utf8", detail) from error
+    return check_text(text)
 
 
 def check_text(text: str) -> str:

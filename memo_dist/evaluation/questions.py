@@ -84,7 +84,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: not UTF-8 JSON ({error})") from error
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")

@@ -11,9 +11,9 @@ from functools import partial
 from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, NoReply, RequestRefused, ServerFault
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
-from memo_dist.llm.requests import OpenRequest, Reply, Request
+from memo_dist.llm.requests import OpenRequest, Reply, Request, with_schema_in_prompt
 from memo_dist.llm.router import Router
-from memo_dist.llm.validation import fault_of, next_send, with_schema_in_prompt
+from memo_dist.llm.validation import fault_of, next_send
 
 BACKOFF_SECONDS = (0.5, 30.0)
 

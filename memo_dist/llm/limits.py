@@ -5,10 +5,8 @@ from __future__ import annotations
 from aiolimiter import AsyncLimiter
 
 from memo_dist.config.model_schema import EndpointConfig
-from memo_dist.llm.requests import Request, Usage
+from memo_dist.llm.requests import CHARS_PER_TOKEN, Request, Usage
 
-CHARS_PER_TOKEN = 4.0
-"""Of English text, roughly: where nothing was counted yet."""
 SMOOTHING = 0.05
 
 

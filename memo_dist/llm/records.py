@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memo_dist.io.checked_lines import LineFile
-from memo_dist.llm.json_text import parse
 from memo_dist.llm.requests import Failure, Reply, Request, Response, Usage
+from memo_dist.llm.schema_check import value_of
 
 Outcome = Literal["ok", "invalid", "fault", "refused"]
 
@@ -67,7 +67,7 @@ def reply_of(request: Request, key: str, history: Sequence[Attempt]) -> Reply | 
     if last.outcome != "ok":
         raw = next((row.text for row in reversed(history) if row.text), "")
         return Failure(key, last.reason, raw, len(history), total_usage(history))
-    value = None if request.schema is None else parse(last.text)
+    value = None if request.schema is None else value_of(last.text, request.schema)
     usage = total_usage(history)
     return Response(key, last.text, value, last.finish_reason, usage, len(history))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from memo_dist.io.hashing import hash_value
 
 Role = Literal["system", "user", "assistant"]
+
+CHARS_PER_TOKEN = 4.0
+"""Of English text, roughly: where nothing was counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,14 @@ class OpenRequest:
 
     request: Request
     reason: str = ""
+
+
+def with_schema_in_prompt(request: Request) -> Request:
+    """The request for an endpoint that takes no schema: it is told in the last turn."""
+    if request.schema is None:
+        return request
+    *earlier, last = request.messages
+    told = (
+        f"{last.content}\n\nAnswer with JSON only, valid under this JSON schema:\n{request.schema}"
+    )
+    return replace(request, messages=(*earlier, replace(last, content=told)))

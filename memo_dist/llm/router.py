@@ -30,6 +30,10 @@ from memo_dist.llm.requests import Request
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+_ONE_REQUEST = 0.9
+"""Share of the patience after which one request ends, so that it ends before the run does."""
+_TELL_SECONDS = 30.0
+"""Between two reports of an endpoint that cannot be reached."""
 HEDGE_SAMPLES = 20
 
 
@@ -56,6 +60,9 @@ class Router:
         self._end: Exception | None = None
         self._answered = time.monotonic()
         self._last_fault = "none"
+        self._told_at = -_TELL_SECONDS
+        self.trouble = ""
+        """Why no endpoint can be reached at present; empty once one answers."""
         self._sent = self._hedged = 0
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
@@ -93,11 +100,13 @@ class Router:
         """One answer, however long the endpoints ask to wait or cannot be reached.
 
         Raises:
-            ServerFault, RequestRefused: this attempt failed.
+            ServerFault, RequestRefused: this attempt failed; also where the endpoints ask to wait
+                for longer than the patience, so that a request that they never take ends alone.
             NoReply: the reply is still to come.
             RunError: an endpoint refuses everything, or ``patience`` is over.
             Stopping: the run stops.
         """
+        until = None
         while True:
             if self._limits.are_set:
                 await self.pause(self._limits.acquire(request))
@@ -108,6 +117,11 @@ class Router:
                 return answer
             except (RateLimited, Unreachable) as fault:
                 self._last_fault = str(fault)
+                until = until or time.monotonic() + _ONE_REQUEST * self._config.patience
+                if isinstance(fault, RateLimited) and time.monotonic() > until:
+                    raise RequestRefused(
+                        f"still refused after {self._config.group}.patience: {fault}"
+                    ) from None
                 await self.pause(asyncio.sleep(random.uniform(0.05, 0.5)))
             except EndpointRefused as fault:
                 error = RunError(f"{fault}: check {self._config.group}.urls, model and api_key_env")
@@ -156,7 +170,7 @@ class Router:
             self._note(endpoint, fault)
             raise
         else:
-            self._answered = time.monotonic()
+            self._answered, self.trouble = time.monotonic(), ""
             endpoint.succeeded(self._answered - begin)
             return answer
         finally:
@@ -167,12 +181,22 @@ class Router:
         if isinstance(fault, RateLimited):
             endpoint.limited(fault.retry_after)
         elif isinstance(fault, (ServerFault, Unreachable)):
+            if isinstance(fault, Unreachable):
+                self._tell(fault)
             tripped = endpoint.is_tripped
             endpoint.failed()
             if endpoint.is_tripped and not tripped:
                 logger.warning("%s answers no more: %s", endpoint.backend.name, fault)
         elif isinstance(fault, (RequestRefused, NoReply)):
             self._answered = time.monotonic()
+
+    def _tell(self, fault: Unreachable) -> None:
+        """Report at once, and while it lasts, what may never heal (a misspelt host, say)."""
+        self.trouble = str(fault)
+        if time.monotonic() - self._told_at >= _TELL_SECONDS:
+            self._told_at = time.monotonic()
+            limit = f"{self._config.group}.patience={self._config.patience:g} s"
+            logger.warning("cannot reach %s; trying for %s", fault, limit)
 
     def _pick(self) -> Endpoint | None:
         free = [endpoint for endpoint in self.endpoints if endpoint.has_room()]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from memo_dist.llm.backends.base import Answer
-from memo_dist.llm.json_text import parse
 from memo_dist.llm.records import Attempt
 from memo_dist.llm.requests import Message, Request
+from memo_dist.llm.schema_check import schema_fault
 
 MAX_REASON_CHARS = 200
 MAX_REPAIRED_CHARS = 8000
 RETRY_TEMPERATURE = 0.5
 TRUNCATED = "truncated"
+_CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
+_FILTERED = frozenset(
+    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "refusal"}
+)
+"""Finish reasons that say something about an answer; servers have many other names for "done"
+(stop, eos, eos_token, STOP, end_turn), and the answer itself shows whether it is one."""
 
 
 def fault_of(answer: Answer, schema: str | None) -> str:
@@ -27,19 +27,16 @@ def fault_of(answer: Answer, schema: str | None) -> str:
 
     An answer that was cut off is never accepted: cut JSON may still parse.
     """
-    if answer.finish_reason == "length":
+    finish = answer.finish_reason.lower()
+    if finish in _CUT_OFF:
         return f"{TRUNCATED}: the answer was cut off at the token limit"
-    if answer.finish_reason != "stop":
+    if finish in _FILTERED:
         return f"finish reason {answer.finish_reason}"
     if not answer.text.strip():
         return "empty: the answer has no text"
     if schema is None:
         return ""
-    try:
-        value = parse(answer.text)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"[:MAX_REASON_CHARS]
-    return _violation(value, schema)
+    return schema_fault(answer.text, schema)[:MAX_REASON_CHARS]
 
 
 def next_send(request: Request, history: Sequence[Attempt]) -> Request:
@@ -62,17 +59,6 @@ def next_send(request: Request, history: Sequence[Attempt]) -> Request:
     return replace(request, seed=request.seed + len(invalid), temperature=warmth)
 
 
-def with_schema_in_prompt(request: Request) -> Request:
-    """The request for an endpoint that takes no schema: it is told in the last turn."""
-    if request.schema is None:
-        return request
-    *earlier, last = request.messages
-    told = (
-        f"{last.content}\n\nAnswer with JSON only, valid under this JSON schema:\n{request.schema}"
-    )
-    return replace(request, messages=(*earlier, replace(last, content=told)))
-
-
 def _repair(request: Request, bad: Attempt) -> Request:
     turns = (
         Message("assistant", bad.text[:MAX_REPAIRED_CHARS]),
@@ -81,33 +67,3 @@ def _repair(request: Request, bad: Attempt) -> Request:
         ),
     )
     return replace(request, messages=request.messages + turns)
-
-
-def _violation(value: Any, schema: str) -> str:
-    error = best_match(_validator(schema).iter_errors(value))
-    if error is None:
-        return ""
-    return f"schema: at {error.json_path}: {error.message}"[:MAX_REASON_CHARS]
-
-
-@lru_cache(maxsize=64)
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(_relaxed(json.loads(schema)))
-
-
-def _relaxed(part: Any) -> Any:
-    """The schema without the limits on references (integers of a list, and how many of them).
-
-    A server with structured output keeps them. Elsewhere one number out of place costs its item,
-    which a step rejects with a reason, and not the whole reply.
-    """
-    if isinstance(part, list):
-        return [_relaxed(value) for value in part]
-    if not isinstance(part, dict):
-        return part
-    dropped = "enum" if _refers(part) else "minItems" if _refers(part.get("items")) else None
-    return {key: _relaxed(value) for key, value in part.items() if key != dropped}
-
-
-def _refers(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "integer" and "enum" in part

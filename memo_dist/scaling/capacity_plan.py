@@ -17,7 +17,7 @@ from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
-from memo_dist.llm.limits import CHARS_PER_TOKEN
+from memo_dist.llm.requests import CHARS_PER_TOKEN
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.scaling.corpus_sample import TEMPLATE_TOKENS, CorpusSample, sample_corpus

@@ -22,7 +22,7 @@ from memo_dist.corpus.manifest import iter_chunks, iter_documents, load_manifest
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import sha256_text, short_hash
-from memo_dist.llm.limits import CHARS_PER_TOKEN
+from memo_dist.llm.requests import CHARS_PER_TOKEN
 from memo_dist.scaling.laws import Interval
 from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.types import Reflection, Unit

@@ -55,6 +55,10 @@ class PartitionWorker:
         except Stopping:
             return None
 
+    async def trouble(self) -> str:
+        """Why no endpoint can be reached; empty while one can."""
+        return self._router.trouble if self._router is not None else ""
+
     async def stop(self) -> None:
         """Send nothing more; partitions at work end once their requests in flight are answered."""
         self._stopped = True

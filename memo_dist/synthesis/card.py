@@ -25,7 +25,8 @@ def card_text(plan: Plan, summary: Mapping[str, Any], reflections: Sequence[Refl
         "task_categories: [question-answering]",
         "tags: [memo-dist, synthetic]",
         "configs:",
-        "- config_name: default",
+        # A name of its own: datasets keys its cache by the folder's name and this, not by rows.
+        f"- config_name: reflections-{summary['fingerprint'][:16]}",
         "  data_files:",
         "  - split: train",
         "    path: data/*.parquet",

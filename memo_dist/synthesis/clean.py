@@ -19,7 +19,10 @@ sorts by (answerable ones before abstention, then earlier step, parents, request
 - ``parent dropped``: a rewording of a reflection that was dropped by one of these rules.
   A rewording whose parent was dropped for a twin is kept as a rewording of that twin.
 
-Before them, answers that changed over time get their dates (:mod:`memo_dist.synthesis.dated`).
+With ``corpus.trusted=false``, pairs that the cited documents do not state
+(:func:`memo_dist.synthesis.quality.stated_fault`) go before all others.
+Before these rules, answers that changed over time get their dates
+(:mod:`memo_dist.synthesis.dated`).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from unicodedata import normalize
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.synthesis.dated import date_conflicts
-from memo_dist.synthesis.quality import UNFOUNDED, founded, wording_fault
+from memo_dist.synthesis.quality import UNFOUNDED, founded, stated_fault, wording_fault
 from memo_dist.synthesis.similar import near_duplicates
 from memo_dist.synthesis.types import Reflection
 from memo_dist.synthesis.words import content, numbers
@@ -102,7 +105,10 @@ def no_ground(reflection: Reflection) -> str:
 
 
 def clean(
-    candidates: Iterable[Candidate], limits: SynthesisConfig, ground: Ground = no_ground
+    candidates: Iterable[Candidate],
+    limits: SynthesisConfig,
+    ground: Ground = no_ground,
+    stated: Ground = no_ground,
 ) -> Cleaned:
     """Clean the reflections of one shard; the result does not depend on their order.
 
@@ -110,13 +116,16 @@ def clean(
         candidates: with the index of the step that wrote each.
         limits: lengths, and the similarity of near duplicates.
         ground: gives the text that a reflection's answer must stand in.
+        stated: for documents that are not the user's own: gives the whole text of those that a
+            reflection cites, in which its names, numbers and answer must stand.
     """
-    ordered = sorted(candidates, key=_precedence)
+    cleaner = _Cleaner(limits, ground)
+    ordered = cleaner.stated(sorted(candidates, key=_precedence), stated)
     rows = date_conflicts([candidate.reflection for candidate in ordered], normalise)
     dated = [
         replace(candidate, reflection=row) for candidate, row in zip(ordered, rows, strict=True)
     ]
-    return _Cleaner(limits, ground).run(sorted(dated, key=_precedence))
+    return cleaner.run(sorted(dated, key=_precedence))
 
 
 def _precedence(candidate: Candidate) -> tuple[Any, ...]:
@@ -140,6 +149,22 @@ class _Cleaner:
         self._ambiguous: frozenset[str] = frozenset()
         self._result = Cleaned()
 
+    def stated(self, candidates: Iterable[Candidate], ground: Ground) -> list[Candidate]:
+        """The candidates without those that their documents do not state, which are dropped.
+
+        They go first: what a document makes up must not make a question of others ambiguous.
+        """
+        left = []
+        for candidate in candidates:
+            row = candidate.reflection
+            text = ground(row)
+            fault = stated_fault(row.question, row.answer, row.kind, text) if text else ""
+            if fault:
+                self._drop(fault, row, None)
+            else:
+                left.append(candidate)
+        return left
+
     def run(self, candidates: Sequence[Candidate]) -> Cleaned:
         heads = [item.reflection for item in candidates if _states_fact(item.reflection)]
         for index, others in near_duplicates(heads, self._limits.near_duplicate).items():
@@ -162,6 +187,9 @@ class _Cleaner:
             self._result.kept.append(kept)
             self._result.by_step[candidate.step] += 1
             return
+        self._drop(reason, reflection, other)
+
+    def _drop(self, reason: str, reflection: Reflection, other: Reflection | None) -> None:
         # Rewordings name their fact as parent: of a rewritten pair, that is the pair before it.
         for name in {reflection.id, reflection.fact if _states_fact(reflection) else reflection.id}:
             if reason in TWINS and other is not None:

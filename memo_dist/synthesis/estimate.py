@@ -17,8 +17,7 @@ from memo_dist.config.schema import Config, SynthesisConfig
 from memo_dist.config.steps import StepName
 from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.llm.limits import CHARS_PER_TOKEN
-from memo_dist.llm.requests import Request
+from memo_dist.llm.requests import CHARS_PER_TOKEN, Request
 from memo_dist.llm.spending import Spending
 from memo_dist.synthesis.dialogues import first_round
 from memo_dist.synthesis.plan import Plan, UnitReader, make_plan

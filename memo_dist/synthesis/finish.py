@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.config.schema import SynthesisConfig
-from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS
+from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS, load_manifest
 from memo_dist.errors import UsageError
 from memo_dist.io.atomic import as_record, read_json, read_jsonl, write_json, write_jsonl
 from memo_dist.io.hashing import hash_file
@@ -20,7 +20,7 @@ from memo_dist.io.marker import HASHES
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.stages.records import SYNTHESIS
 from memo_dist.synthesis.card import card_text
-from memo_dist.synthesis.clean import Candidate, Cleaned, clean
+from memo_dist.synthesis.clean import Candidate, Cleaned, clean, no_ground
 from memo_dist.synthesis.dataset import write_dataset
 from memo_dist.synthesis.plan import Plan, check_settings, is_older_result, is_outdated
 from memo_dist.synthesis.source_texts import SourceTexts
@@ -129,7 +129,9 @@ def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSumm
     """
     marker_path(run).unlink(missing_ok=True)
     with SourceTexts(run.corpus) as ground:
-        shards = [clean(rows, limits, ground) for rows in _by_shard(_candidates(run, plan))]
+        trusted = load_manifest(run.corpus).config.get("trusted", True)
+        stated = no_ground if trusted else ground.whole
+        shards = [clean(rows, limits, ground, stated) for rows in _by_shard(_candidates(run, plan))]
     kept = sorted(
         (row for shard in shards for row in shard.kept), key=lambda row: (row.id, row.shard)
     )

@@ -19,9 +19,10 @@ def generator_factory(config: Config) -> GeneratorFactory:
     """
     if config.generator.kind == "recorded":
         model, seed = recorded_origin(config.generator, config.run.seed)
-        return partial(_model, config.synthesis, model, seed)
+        return partial(_model, config.synthesis, model, seed, config.corpus.trusted)
     if config.generator.kind not in BUILT_IN:
-        return partial(_model, config.synthesis, config.generator.model, config.run.seed)
+        model, seed = config.generator.model, config.run.seed
+        return partial(_model, config.synthesis, model, seed, config.corpus.trusted)
     built_in = _writer if config.generator.kind == "writer" else _rules
     return partial(built_in, config.synthesis, config.run.seed)
 
@@ -38,7 +39,7 @@ def _writer(settings: SynthesisConfig, seed: int) -> Generator:
     return WriterGenerator(settings, seed)
 
 
-def _model(settings: SynthesisConfig, model: str, seed: int) -> Generator:
+def _model(settings: SynthesisConfig, model: str, seed: int, trusted: bool) -> Generator:
     from memo_dist.synthesis.prompted.generator import LanguageModelGenerator
 
-    return LanguageModelGenerator(settings, model, seed)
+    return LanguageModelGenerator(settings, model, seed, trusted)

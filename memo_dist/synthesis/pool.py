@@ -80,6 +80,14 @@ class WorkerPool:
         self._actors[actor] -= 1
         return result
 
+    def trouble(self) -> str:
+        """Why a worker can reach no endpoint; empty where all can, or do not say in time."""
+        asked = [actor.trouble.remote() for actor in self._actors]
+        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=1.0) if asked else ([], [])
+        with suppress(ray.exceptions.RayError):
+            return next((told for told in ray.get(ready) if told), "")
+        return ""
+
     def stop(self) -> None:
         """Tell the workers to send nothing more and to end their partitions."""
         for actor in self._actors:

@@ -7,6 +7,7 @@ language model about the same faults and can mend them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.synthesis.types import Kind
@@ -19,9 +20,12 @@ UNFOUNDED = "answer not in the text"
 FOREIGN_NAMES = "names what the text does not"
 FOREIGN_NUMBERS = "numbers that the text does not have"
 NAMES_ANSWER = "answer in the question"
+UNFOUNDED_QUESTION = "question not in the text"
 
 LEAST_FOUNDED = 0.5
 """Share of an answer's content words that its text must hold."""
+_MOST_COMPUTED = 200
+"""Numbers of a text of which sums and differences are looked for."""
 LEAST_RELATED = 1 / 3
 """Share of an indirect pair's content words that its text must hold."""
 
@@ -102,6 +106,43 @@ def founded(question: str, answer: str, kind: Kind, text: str) -> bool:
     if _share(answer, known) < LEAST_FOUNDED:
         return False
     return numbers(answer) <= numbers(text) | numbers(question)
+
+
+def stated_fault(question: str, answer: str, kind: Kind, text: str) -> str:
+    """Why a pair is not taken from documents that are not the user's own; empty where it is.
+
+    A model that obeys its documents may write anything. So all names and numbers of a pair must
+    stand in ``text`` (the whole documents that it cites), all words of a stated answer, and half of
+    those of the question. A computed number must be a sum or difference of two that stand there.
+    """
+    known, counted = content(text), {_plain(number) for number in numbers(text)}
+    lowered = _OPENING.sub(lambda match: match.group().lower(), f"{question}\n{answer}")
+    if not content(" ".join(names(lowered))) <= known:
+        return FOREIGN_NAMES
+    if not {_plain(number) for number in numbers(question)} <= counted:
+        return FOREIGN_NUMBERS
+    if _share(question, known) < LEAST_FOUNDED:
+        return UNFOUNDED_QUESTION
+    if kind == "abstain" or answer == ABSTAIN_ANSWER:
+        return ""
+    told = {_plain(number) for number in numbers(answer)} - counted
+    if told and (kind != "indirect" or not told <= _sums(counted)):
+        return FOREIGN_NUMBERS
+    words = frozenset(word for word in content(answer) if not word[0].isdigit())
+    least = LEAST_FOUNDED if kind == "indirect" else 1.0
+    return "" if len(words & known) >= least * len(words) else UNFOUNDED
+
+
+def _plain(number: str) -> str:
+    return number.lstrip("0") or "0"
+
+
+def _sums(counted: Iterable[str]) -> set[str]:
+    """Sums and differences of two of the first numbers, as they would be written."""
+    values = sorted({float(n) for n in counted if re.fullmatch(r"\d{1,12}(?:\.\d{1,6})?", n)})
+    values = values[:_MOST_COMPUTED]
+    pairs = ((a, b) for a in values for b in values)
+    return {f"{result:g}" for a, b in pairs for result in (a + b, abs(a - b))}
 
 
 def _share(text: str, known: frozenset[str]) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memo_dist.corpus.manifest import DOCUMENTS
-from memo_dist.corpus.sections import Sections
+from memo_dist.corpus.sections import Sections, folders
 from memo_dist.corpus.types import Document
 from memo_dist.io.atomic import jsonl_offsets
 from memo_dist.synthesis.coverage import chunk_span
@@ -40,6 +40,12 @@ class SourceTexts:
     def __call__(self, reflection: Reflection) -> str:
         """Empty where the reflection cites no chunk."""
         return "\n".join(self._texts(reflection.chunks))
+
+    def whole(self, reflection: Reflection) -> str:
+        """Title, folders, date and text of all documents that the reflection cites."""
+        found = (self._document(name)[0] for name in reflection.sources)
+        parts = ([one.title, *folders(one.origin), one.date or "", one.text] for one in found)
+        return "\n".join(part for some in parts for part in some)
 
     def _texts(self, chunks: Iterable[str]) -> Iterable[str]:
         for chunk in chunks:

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 MAX_DEATHS = 3
 """Worker deaths in a row, with nothing journaled between them, that a partition survives."""
 STATUS_SECONDS = 5.0
+TROUBLE_SECONDS = 30.0
 PARTITIONS_AT_ONCE = 2
 """Partitions of a step that asks, in one worker: the next one begins while the last answers of
 one are awaited."""
@@ -96,7 +97,7 @@ class StepRun:
         units = [unit.id for unit in task.units.units]
         self._tally = Tally(driver.run, task.name, count, units)
         self._requests = RequestTally(driver.run, task.name, count, task.before)
-        self._next_status = 0.0
+        self._next_status = self._next_trouble = 0.0
         self._first_tokens = 0
         self._start = time.monotonic()
 
@@ -240,12 +241,26 @@ class StepRun:
             values: dict[str, Any] = {"stage": "synthesize", "step": self._task.name, **numbers}
             values |= {"done": report.done, "total": report.total}
             values["units_per_second"] = round(report.rate, 4)
+            if self._task.asks:
+                self._tell_trouble()
             self._driver.status.status("running", **values)
             self._driver.status.metric(**values)
         self._check_failures()
         self._check_stop()
         if self._task.asks and (self._waiting or self._running):
             self._check_budget()
+
+    def _tell_trouble(self) -> None:
+        """Say while endpoints cannot be reached: a misspelt host never heals."""
+        trouble = self._pool.trouble()
+        if trouble and time.monotonic() >= self._next_trouble:
+            self._next_trouble = time.monotonic() + TROUBLE_SECONDS
+            patience = self._driver.config.generator.patience
+            logger.warning(
+                "cannot reach %s; trying for generator.patience=%g s (see generator.urls)",
+                trouble,
+                patience,
+            )
 
     def _numbers(self, report: ProgressReport) -> dict[str, float | int]:
         numbers: dict[str, float | int] = dict(self._tally.numbers())

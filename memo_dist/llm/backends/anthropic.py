@@ -7,7 +7,7 @@ from typing import Any
 
 from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, ServerFault
-from memo_dist.llm.backends.http import HostedBackend
+from memo_dist.llm.backends.http import HostedBackend, count
 from memo_dist.llm.requests import Request, Usage
 
 SERVICE = "https://api.anthropic.com"
@@ -48,17 +48,22 @@ class AnthropicBackend(HostedBackend):
     def _answer(self, body: dict[str, Any]) -> Answer:
         try:
             text = "".join(_text(block) for block in body["content"])
-            finish = _FINISH.get(body["stop_reason"], str(body["stop_reason"]))
-            counts = body["usage"]
-            cached = int(counts.get("cache_read_input_tokens") or 0)
-            written = int(counts.get("cache_creation_input_tokens") or 0)
-            prompt = int(counts["input_tokens"]) + cached + written
-            return Answer(text, finish, Usage(prompt, cached, int(counts["output_tokens"])))
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise ServerFault("the answer is not a message with content and usage") from None
+            raise ServerFault("the answer is not a message with content") from None
+        reason = str(body.get("stop_reason") or "stop")
+        return Answer(text, _FINISH.get(reason, reason), _usage(body.get("usage")))
 
 
 def _text(block: dict[str, Any]) -> str:
     if block["type"] == "tool_use":
         return json.dumps(block["input"], ensure_ascii=False)
     return str(block.get("text", ""))
+
+
+def _usage(counts: Any) -> Usage:
+    """Bookkeeping: whatever it is, it rejects no answer."""
+    counts = counts if isinstance(counts, dict) else {}
+    cached = count(counts.get("cache_read_input_tokens"))
+    written = count(counts.get("cache_creation_input_tokens"))
+    prompt = count(counts.get("input_tokens")) + cached + written
+    return Usage(prompt, cached, count(counts.get("output_tokens")))

@@ -6,10 +6,13 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from math import ceil
 from time import time
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -24,12 +27,22 @@ from memo_dist.llm.backends.base import (
     ServerFault,
     Unreachable,
 )
-from memo_dist.llm.requests import Request
+from memo_dist.llm.backends.dialect import MOST_CHANGES, Dialect, shorter
+from memo_dist.llm.requests import CHARS_PER_TOKEN, Request, Usage
 
 HIDDEN = "[hidden]"
 MAX_ANSWER_BYTES = 16 * 2**20
 MAX_MESSAGE_CHARS = 300
 _ENDPOINT_STATUSES = frozenset({401, 402, 403, 404, 405})
+_HOPELESS = ("request too large", "insufficient_quota")
+"""Refusals that come as 429 although waiting does not help."""
+_BY_WORDS = (
+    (("rate_limit", "rate limit", "too many requests", "overloaded"), 429),
+    (("invalid_request", "invalid request", "bad request", "context length"), 400),
+    (("authentication", "api key", "api_key", "unauthorized"), 401),
+    (("quota", "billing", "payment"), 402),
+)
+"""Words of an error object without a status, and the status that they stand for."""
 
 
 def read_key(config: EndpointConfig) -> str:
@@ -61,6 +74,7 @@ class HttpClient:
             total=config.request_timeout, sock_connect=config.connect_timeout
         )
         self._connections = config.max_in_flight
+        self._proxy = _proxy(url)
         self._session: aiohttp.ClientSession | None = None
         self.name = f"{urlsplit(url).hostname}:{urlsplit(url).port or ''}".rstrip(":")
 
@@ -73,18 +87,25 @@ class HttpClient:
         data = json.dumps(body, ensure_ascii=False).encode()
         headers = {"Idempotency-Key": tag}
         try:
-            async with self._open().post(self._url, data=data, headers=headers) as response:
+            sent = self._open().post(self._url, data=data, headers=headers, proxy=self._proxy)
+            async with sent as response:
                 text = self._clean(await _read(response))
                 if response.status == 200:
-                    return _object(text)
+                    return _object(text, self.name)
                 raise _fault(response.status, response.headers, text, self.name)
         except TimeoutError as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise Unreachable(f"{self.name}: no connection in time") from None
             limit = self._timeout.total
             raise ServerFault(f"timeout: no answer within {limit:g} s") from None
-        except aiohttp.ClientError as error:
-            raise Unreachable(self._clean(f"{self.name}: {type(error).__name__}")) from None
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
+            raise Unreachable(self._clean(f"{self.name}: {error}")) from None
+        except (
+            aiohttp.ClientError,
+            ValueError,
+        ) as error:  # ValueError: a body that does not unpack
+            reason = self._clean(f"{self.name}: {type(error).__name__}: {error}")
+            raise ServerFault(f"the connection broke before an answer: {reason}") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -117,18 +138,46 @@ async def _read(response: aiohttp.ClientResponse) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
-def _object(text: str) -> dict[str, Any]:
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL (``HTTPS_PROXY``, ``NO_PROXY``).
+
+    Not by aiohttp's ``trust_env``, which would also send the passwords of ``~/.netrc``. This
+    machine itself is always reached directly.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass(host):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
-    except ValueError:
-        raise ServerFault("the answer is not JSON") from None
+    except (ValueError, RecursionError):
+        raise ServerFault(f"the answer is not JSON: {' '.join(text.split())[:80]}") from None
     if not isinstance(body, dict):
         raise ServerFault("the answer is not a JSON object")
+    error = body.get("error")
+    if error:  # some gateways answer errors with 200
+        raise _fault(_status(error), {}, text, name)
     return body
+
+
+def _status(error: Any) -> int:
+    """The status that an error object stands for: its own, else by its words; else 500."""
+    fields = error if isinstance(error, dict) else {}
+    for value in (fields.get("code"), fields.get("status")):
+        if str(value).isdigit() and 400 <= int(str(value)) < 600:
+            return int(str(value))
+    told = str(error).lower()
+    return next((status for words, status in _BY_WORDS if any(w in told for w in words)), 500)
 
 
 def _fault(status: int, headers: Mapping[str, str], text: str, name: str) -> BackendFault:
     message = f"HTTP {status}: {_message(text)}"
+    if status == 429 and any(words in text.lower() for words in _HOPELESS):
+        return RequestRefused(message)
     if status == 429:
         return RateLimited(message, _retry_after(headers))
     if status in (503, 529) and "Retry-After" in headers:
@@ -145,7 +194,7 @@ def _message(text: str) -> str:
     try:
         error = json.loads(text)["error"]
         text = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return " ".join(text.split())[:MAX_MESSAGE_CHARS]
 
@@ -170,7 +219,7 @@ class HostedBackend(ABC):
 
     def __init__(self, config: EndpointConfig, url: str, headers: Mapping[str, str]) -> None:
         self._http = HttpClient(config, url, headers)
-        self._structured = config.structured == "server"
+        self._dialect = Dialect(structured=config.structured == "server")
 
     @property
     def name(self) -> str:
@@ -178,12 +227,32 @@ class HostedBackend(ABC):
         return self._http.name
 
     async def complete(self, request: Request, tag: str) -> Answer:
-        """See :meth:`memo_dist.llm.backends.base.Backend.complete`."""
-        return self._answer(await self._http.post(self._body(request), tag))
+        """See :meth:`memo_dist.llm.backends.base.Backend.complete`.
+
+        What the server refuses of a request's parameters is left out, and the request sent again.
+        """
+        for left in reversed(range(MOST_CHANGES)):
+            told = self._dialect.request(request)
+            body = self._dialect.body(self._body(told))
+            try:
+                answer = self._answer(await self._http.post(body, tag))
+            except RequestRefused as fault:
+                less = shorter(request, str(fault))
+                if not left or not (self._dialect.learn(str(fault), body) or less):
+                    raise
+                request = less or request
+            else:
+                return replace(answer, usage=_counted(answer, told))
+        raise AssertionError("the last send returns or raises")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+
+    @property
+    def _structured(self) -> bool:
+        """Whether the body carries the schema."""
+        return self._dialect.structured
 
     @abstractmethod
     def _body(self, request: Request) -> dict[str, Any]:
@@ -192,3 +261,19 @@ class HostedBackend(ABC):
     @abstractmethod
     def _answer(self, body: dict[str, Any]) -> Answer:
         """What a 200 brought; raises ServerFault where it is no answer."""
+
+
+def count(value: Any) -> int:
+    """A number of tokens as a server tells it; 0 for whatever is none."""
+    try:
+        return max(0, int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _counted(answer: Answer, request: Request) -> Usage:
+    """The tokens of an answer; estimated where the server counts none, so that budgets hold."""
+    if answer.usage.prompt or answer.usage.completion:
+        return answer.usage
+    read = sum(len(message.content) for message in request.messages)
+    return Usage(ceil(read / CHARS_PER_TOKEN), 0, ceil(len(answer.text) / CHARS_PER_TOKEN))

@@ -7,7 +7,7 @@ from typing import Any
 
 from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.llm.backends.base import Answer, ServerFault
-from memo_dist.llm.backends.http import HostedBackend
+from memo_dist.llm.backends.http import HostedBackend, count
 from memo_dist.llm.requests import Request, Usage
 
 
@@ -34,17 +34,31 @@ class OpenAIBackend(HostedBackend):
     def _answer(self, body: dict[str, Any]) -> Answer:
         try:
             choice = body["choices"][0]
-            text = choice["message"]["content"] or ""
-            finish = choice.get("finish_reason") or "stop"
-            counts = body.get("usage") or {}
-            details = counts.get("prompt_tokens_details") or {}
-            usage = Usage(
-                prompt=int(counts.get("prompt_tokens") or 0),
-                cached=int(details.get("cached_tokens") or 0),
-                completion=int(counts.get("completion_tokens") or 0),
-            )
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            error = choice.get("error")
+            text = _text(choice["message"]["content"])
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise ServerFault("the answer has no choices[0].message.content") from None
-        if not isinstance(text, str):
+        if error:
+            raise ServerFault(f"the answer is an error: {error!s:.200}")
+        if text is None:
             raise ServerFault("choices[0].message.content is not text")
-        return Answer(text, finish, usage)
+        return Answer(text, str(choice.get("finish_reason") or "stop"), _usage(body.get("usage")))
+
+
+def _text(content: Any) -> str | None:
+    """The text of a message: a string, or a list of parts; None for anything else."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        return None
+    parts = [part.get("text", "") if isinstance(part, dict) else part for part in content]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+
+
+def _usage(counts: Any) -> Usage:
+    """Bookkeeping: whatever it is, it rejects no answer."""
+    counts = counts if isinstance(counts, dict) else {}
+    details = counts.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    prompt = count(counts.get("prompt_tokens"))
+    return Usage(prompt, min(count(cached), prompt), count(counts.get("completion_tokens")))

@@ -26,16 +26,19 @@ class LanguageModelGenerator:
 
     version = VERSION
 
-    def __init__(self, settings: SynthesisConfig, model: str, seed: int) -> None:
+    def __init__(
+        self, settings: SynthesisConfig, model: str, seed: int, trusted: bool = True
+    ) -> None:
         """Keep the settings.
 
         Args:
             settings: group ``synthesis``.
             model: the model's name at its endpoint; part of every request and reflection.
             seed: passed to backends that take one.
+            trusted: whether the documents are the user's own (``corpus.trusted``).
         """
         self.name = model
-        prompter = Prompter(model, seed, settings.max_reply_tokens)
+        prompter = Prompter(model, seed, settings.max_reply_tokens, trusted)
         self._tools = Toolkit(settings, prompter, f"{model} {VERSION}")
 
     def steps(self) -> dict[StepName, RequestStep]:

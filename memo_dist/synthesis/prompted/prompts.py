@@ -19,11 +19,12 @@ from memo_dist.io.hashing import hash_value
 from memo_dist.llm.prompt_files import PromptFiles
 from memo_dist.llm.requests import Message, Request, Role
 from memo_dist.llm.schemas import Schema, limited, text_of
+from memo_dist.synthesis.prompted.disarm import disarm
 from memo_dist.synthesis.prompted.reading import Reading
 
 _SHARED = ("system", "passages", "pairs", "facts", "sentences", "answers", "questions")
 _VERSION_DIGITS = 8
-_CODE_DIGITS = 8
+_CODE_DIGITS, _LONG_CODE_DIGITS = 8, 32
 _BASE_TOKENS = 64
 _FILES = PromptFiles("memo_dist.synthesis.prompted")
 render = _FILES.render
@@ -68,12 +69,14 @@ class Body:
     """The data of a user turn: blocks under one code.
 
     Attributes:
-        code: of the message; eight hexadecimal digits that no text in its blocks keeps.
+        code: of the message; hexadecimal digits that no text in its blocks keeps.
         text: the blocks.
+        trusted: whether the texts come from the user's own documents.
     """
 
     code: str
     text: str = ""
+    trusted: bool = True
 
     def block(self, name: str, **values: Any) -> Body:
         """The body with one more block, rendered from the prompt file ``name``."""
@@ -87,13 +90,14 @@ class Body:
     @property
     def turn(self) -> int:
         """A number that decides what calls take in turn."""
-        return int(self.code, 16)
+        return int(self.code[:_CODE_DIGITS], 16)
 
     def line(self, text: str) -> str:
         """``text`` as one line of a block."""
         return " ".join(self._text(text).split())
 
     def _text(self, text: str) -> str:
+        text = text if self.trusted else disarm(text)
         while self.code in text:  # what is left may join to the code again
             text = text.replace(self.code, "")
         return text
@@ -107,11 +111,14 @@ class Prompter:
         model: its name at the endpoint.
         seed: passed on; one seed for the whole run, so that equal requests have equal keys.
         max_reply_tokens: no reply may be longer.
+        trusted: whether the documents are the user's own; texts of others are disarmed, and get
+            codes too long to be found by trying.
     """
 
     model: str
     seed: int
     max_reply_tokens: int
+    trusted: bool = True
 
     def passages(self, reading: Reading) -> Body:
         """The passages of a reading: the same blocks for every step."""
@@ -154,7 +161,8 @@ class Prompter:
         )
 
     def _body(self, rows: Sequence[Sequence[object]]) -> Body:
-        return Body(hash_value([self.seed, rows])[:_CODE_DIGITS])
+        digits = _CODE_DIGITS if self.trusted else _LONG_CODE_DIGITS
+        return Body(hash_value([self.seed, rows])[:digits], trusted=self.trusted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ _PLACEHOLDERS = word_set("- – — n/a none tbd todo yes no true false x ✓ �
 _MAX_HEADING_WORDS = 12
 _MAX_LIST_WORDS = 8
 _MAX_TERM_WORDS = 5
+_MOST_WRAPPED = 20_000
+"""Characters of lines that are joined: each line is joined by a copy of those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _lines(text: str) -> list[_Line]:
 def _wrapped(previous: str, body: str) -> bool:
     """Whether a line goes on with the sentence of the line before it."""
     open_end = not previous.endswith((".", "!", "?", ":", ";", "|"))
-    if not open_end or len(previous) <= 50 or _pairs(body) or _pairs(previous):
+    if not open_end or not 50 < len(previous) < _MOST_WRAPPED or _pairs(body) or _pairs(previous):
         return False
     return not (_TERM.match(previous) and _TERM.match(body))
 
@@ -201,7 +203,8 @@ def _terms(lines: list[_Line], at: int, heading: str) -> list[Block]:
     """Items "term - explanation" that stand together, two at least; each stays apart."""
     found: list[Block] = []
     intro = lines[at - 1].text if at and lines[at - 1].text.endswith(":") else ""
-    for line in lines[at:]:
+    for place in range(at, len(lines)):  # no copy of the rest: documents have many lines
+        line = lines[place]
         match = _TERM.match(line.text)
         if line.paragraph != lines[at].paragraph or match is None or not _is_term(match["term"]):
             break

@@ -1,0 +1,60 @@
+"""The value of an answer: the last JSON value of its text that its schema allows."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from memo_dist.llm.json_text import values
+
+_SHOWN_CHARS = 80
+
+
+def value_of(text: str, schema: str) -> Any:
+    """The JSON value of a valid answer: of those in its text, the last that fits the schema.
+
+    Raises:
+        ValueError: none fits.
+    """
+    for value in reversed(values(text)):
+        if _validator(schema).is_valid(value):
+            return value
+    raise ValueError("no JSON value fits the schema")
+
+
+def schema_fault(text: str, schema: str) -> str:
+    """Why no value of an answer fits the schema; "" where one does."""
+    found = values(text)
+    if any(_validator(schema).is_valid(value) for value in found):
+        return ""
+    if not found:
+        return f"not JSON: no complete object or list in {text.strip()[:_SHOWN_CHARS]!r}"
+    error = best_match(_validator(schema).iter_errors(found[-1]))
+    return f"schema: at {error.json_path}: {error.message}" if error else ""
+
+
+@lru_cache(maxsize=64)
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(_relaxed(json.loads(schema)))
+
+
+def _relaxed(part: Any) -> Any:
+    """The schema without the limits on references (integers of a list, and how many of them).
+
+    A server with structured output keeps them. Elsewhere one number out of place costs its item,
+    which a step rejects with a reason, and not the whole reply.
+    """
+    if isinstance(part, list):
+        return [_relaxed(value) for value in part]
+    if not isinstance(part, dict):
+        return part
+    dropped = "enum" if _refers(part) else "minItems" if _refers(part.get("items")) else None
+    return {key: _relaxed(value) for key, value in part.items() if key != dropped}
+
+
+def _refers(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "integer" and "enum" in part
