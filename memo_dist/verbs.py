@@ -106,6 +106,7 @@ _TABLE = (
         reads_stored=True,
         value_options=("--config", "--why"),
     ),
+    Verb("merge", "Join the memories of several runs in a new run, without training."),
     Verb("verify", "Recompute what the receipts of a memory claim.", first="run"),
     Verb(
         "fuse",

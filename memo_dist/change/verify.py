@@ -10,6 +10,7 @@ from pathlib import Path
 from memo_dist import pipeline
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.fingerprint import search
+from memo_dist.change.merged import refuse_merged
 from memo_dist.change.receipt import FOLDER, Receipt
 from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.config.schema import Config
@@ -49,6 +50,7 @@ def verify(run: RunFolder, config: Config, receipts: Sequence[Receipt]) -> Itera
         UsageError: the run has no bank.
     """
     require(run, EXPORT)
+    refuse_merged(run)
     run = run.pin()
     yield _consistent(run)
     manifest = load_manifest(run.memory)
