@@ -104,7 +104,7 @@ _TABLE = (
         saves=True,
         launches=True,
         reads_stored=True,
-        value_options=("--config", "--why"),
+        value_options=("--config", "--why", "--questions"),
     ),
     Verb("merge", "Join the memories of several runs in a new run, without training."),
     Verb("verify", "Recompute what the receipts of a memory claim.", first="run"),
