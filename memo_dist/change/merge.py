@@ -238,7 +238,6 @@ def _write_union(
                 source.manifest.shard_folder(source.run.memory, entry.id), folder
             )
             listed.append(replace(entry, id=number, path=folder.name))
-    taught.sort(key=lambda one: one.id)
     atomic.write_jsonl(built.memory / "reflections.jsonl", (one.to_json() for one in taught))
     base = sources[0].manifest.base
     if base.path is not None:
@@ -277,7 +276,7 @@ def _fold(built: RunFolder, sources: Sequence[Source], options: Options, done: M
     groups = {
         entry.id: place * count // len(union.shards) for place, entry in enumerate(union.shards)
     }
-    taught = Source(built, config, union).reflections()
+    taught = sorted(Source(built, config, union).reflections(), key=lambda one: one.id)
     rows = [replace(one, shard=groups[one.shard]).to_json() for one in taught]
     for path in (target.reflections, target.memory / "reflections.jsonl"):
         path.parent.mkdir(parents=True, exist_ok=True)
