@@ -106,6 +106,15 @@ _TABLE = (
         reads_stored=True,
         value_options=("--config", "--why", "--questions"),
     ),
+    Verb(
+        "rebalance",
+        "Spread the documents of a memory over another number of shards.",
+        first="run",
+        saves=True,
+        launches=True,
+        reads_stored=True,
+        value_options=("--config", "--shards"),
+    ),
     Verb("merge", "Join the memories of several runs in a new run, without training."),
     Verb("verify", "Recompute what the receipts of a memory claim.", first="run"),
     Verb(
