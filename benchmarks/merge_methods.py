@@ -22,9 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from changing_corpus import encode, sites, write
 from cli import ENCODE_SECONDS, memo_dist
 
+from memo_dist.change.merge import document_recall, taught_questions
+from memo_dist.change.merged import Recall
 from memo_dist.io import atomic
+from memo_dist.memory.bank import Bank
 from memo_dist.models.merging import METHODS
 from memo_dist.runs import library_versions
+from memo_dist.synthesis.types import Reflection
 
 
 def main() -> None:
@@ -41,7 +45,8 @@ def main() -> None:
         folder = Path(name)
         corpus = write(folder / "corpus", sites(options.documents))
         found = {str(k): _of_bank(folder, corpus, k, options.epochs) for k in options.shards}
-        report: dict[str, Any] = {"recall": found}
+        joint = _joint(folder, corpus, options.epochs)
+        report: dict[str, Any] = {"recall": found, "joint training": joint}
     report |= {"options": {k: str(v) for k, v in vars(options).items()}}
     report |= {"versions": library_versions(), "machine": platform.machine()}
     print(json.dumps(report, indent=2))
@@ -67,7 +72,16 @@ def _of_bank(folder: Path, corpus: Path, shards: int, epochs: int) -> dict[str, 
     return rows
 
 
-def _share(recall: dict[str, list[int]]) -> dict[str, float]:
+def _joint(folder: Path, corpus: Path, epochs: int) -> dict[str, float]:
+    """Of one memory that was trained on everything."""
+    run = encode(corpus, folder / "joint", f"train.epochs={epochs}", "corpus.shards=1")
+    rows = taught_questions(map(Reflection.from_json, atomic.read_jsonl(run.reflections)), 4)
+    bank = Bank.load(run.memory, run.trained_reflections)
+    answers = bank.answer([row.question for row in rows])
+    return _share(document_recall(rows, [answer.text or answer.refused for answer in answers]))
+
+
+def _share(recall: Recall) -> dict[str, float]:
     right, asked = (sum(part) for part in zip(*recall.values(), strict=True))
     return {"recall": round(right / asked, 4), "n": asked}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -303,10 +303,12 @@ def _fold(built: RunFolder, sources: Sequence[Source], options: Options, done: M
     done = replace(done, shards=count)
     if not options.questions:
         return done
-    asked = [row for one in sources for row in _chosen(one.reflections(), options.questions)]
+    asked = [
+        row for one in sources for row in taught_questions(one.reflections(), options.questions)
+    ]
     answers = _ask(built, config, asked)
     texts = [answer.text or answer.refused for answer in answers]
-    return replace(done, recall=_recall(asked, texts))
+    return replace(done, recall=document_recall(asked, texts))
 
 
 def _collect_held_out(
@@ -335,7 +337,7 @@ def _measured_union(built: RunFolder, sources: Sequence[Source], options: Option
     )
     if not options.questions:
         return done
-    chosen = [_chosen(source.reflections(), options.questions) for source in sources]
+    chosen = [taught_questions(source.reflections(), options.questions) for source in sources]
     alone = [
         answer.text
         for source, rows in zip(sources, chosen, strict=True)
@@ -344,11 +346,11 @@ def _measured_union(built: RunFolder, sources: Sequence[Source], options: Option
     rows = [row for part in chosen for row in part]
     joint = _ask(built, sources[0].config, rows)
     equal = sum(one == two.text for one, two in zip(alone, joint, strict=True))
-    recall = _recall(rows, [answer.text or answer.refused for answer in joint])
+    recall = document_recall(rows, [answer.text or answer.refused for answer in joint])
     return replace(done, asked=len(rows), equal=equal, union=recall, recall=recall)
 
 
-def _chosen(reflections: Sequence[Reflection], count: int) -> list[Reflection]:
+def taught_questions(reflections: Iterable[Reflection], count: int) -> list[Reflection]:
     """A fixed sample of ``count`` taught questions of each document."""
     by_document: dict[str, list[Reflection]] = {}
     for row in reflections:
@@ -367,7 +369,7 @@ def _ask(run: RunFolder, config: Config, rows: Sequence[Reflection]) -> list[Ans
     return bank.answer([row.question for row in rows], _BATCH)
 
 
-def _recall(rows: Sequence[Reflection], texts: Sequence[str]) -> Recall:
+def document_recall(rows: Sequence[Reflection], texts: Sequence[str]) -> Recall:
     """By document. What a memory wrote counts, also below the threshold of its confidence."""
     found: dict[str, tuple[int, int]] = {}
     for row, text in zip(rows, texts, strict=True):
