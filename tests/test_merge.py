@@ -159,6 +159,13 @@ def test_what_cannot_be_merged_is_refused_and_writes_nothing(one, two, trained, 
     (two.generations / "tombstones.json").unlink()
     (two.memory / "bank.json").unlink()
     assert "has no memory yet" in refused(one.root, two.root)
+    third = write_run(tmp_path / "third", trained[2:], FACTS[2:], "school")
+    (tmp_path / "file").touch()
+    done = memo_dist("merge", foreign.root, one.root, "--out", tmp_path / "file" / "out")
+    assert done.returncode == 2  # refused before anything is written
+    done = memo_dist("merge", one.root, third.root, "--out", tmp_path / "file" / "out")
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
     out.mkdir()
     done = memo_dist("merge", one.root, same.root, "--out", out)
     assert "exists; name a new folder" in done.stderr

@@ -21,7 +21,7 @@ from memo_dist.change.pending import Pending
 from memo_dist.config import to_yaml
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import DOCUMENTS, iter_documents
-from memo_dist.errors import UsageError
+from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic, generations
 from memo_dist.io.hashing import stable_modulo
 from memo_dist.io.runfolder import RunFolder
@@ -100,7 +100,7 @@ def merge(roots: Sequence[Path], out: Path, options: Options) -> Merged:
     Raises:
         UsageError: a run has no bank, is forgetting documents, has another base; two of them hold
             one document; ``out`` exists.
-        RunError: weights are not those that a bank names.
+        RunError: weights are not those that a bank names, or ``out`` cannot be written.
     """
     if out.exists():
         raise UsageError(f"--out {out} exists; name a new folder")
@@ -109,16 +109,30 @@ def merge(roots: Sequence[Path], out: Path, options: Options) -> Merged:
     with _opened(roots) as sources:
         _check_bases(sources)
         entries, stones = _without_duplicates(sources, options.newer)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=atomic.TEMP_PREFIX, dir=out.parent) as folder:
-            built = RunFolder(Path(folder) / "run")
-            _write_union(built, sources, entries, stones)
-            done = _measured_union(built, sources, options)
-            if options.method != UNION:
-                done = _fold(built, sources, options, done)
-            done = replace(done, withheld=sorted(stone.id for stone in stones))
-            done.save(built.memory)
-            built.root.replace(out)
+        try:
+            return _build(sources, entries, stones, out, options)
+        except OSError as error:  # nothing of it stays: it was built in a temporary folder
+            raise RunError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _build(
+    sources: Sequence[Source],
+    entries: Sequence[Sequence[ShardEntry]],
+    stones: Sequence[Tombstone],
+    out: Path,
+    options: Options,
+) -> Merged:
+    """The new run, built beside its place and renamed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=atomic.TEMP_PREFIX, dir=out.parent) as folder:
+        built = RunFolder(Path(folder) / "run")
+        _write_union(built, sources, entries, stones)
+        done = _measured_union(built, sources, options)
+        if options.method != UNION:
+            done = _fold(built, sources, options, done)
+        done = replace(done, withheld=sorted(stone.id for stone in stones))
+        done.save(built.memory)
+        built.root.replace(out)
     atomic.fsync_folder(out.parent)
     return done
 
