@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from changing_corpus import encode, sites, write
 from cli import ENCODE_SECONDS, memo_dist
 
-from memo_dist.change.merge import document_recall, taught_questions
+from memo_dist.change.merge_recall import document_recall, taught_questions
 from memo_dist.change.merged import Recall
 from memo_dist.io import atomic
 from memo_dist.memory.bank import Bank

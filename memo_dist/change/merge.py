@@ -8,66 +8,29 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memo_dist.answers.answer import Answer
-from memo_dist.answers.text import contains
-from memo_dist.change.merged import UNION, Merged, Recall
-from memo_dist.change.pending import Pending
+from memo_dist.change.merge_recall import ask, document_recall, taught_questions
+from memo_dist.change.merge_sources import Source, check_bases, opened, without_duplicates
+from memo_dist.change.merged import UNION, Merged
 from memo_dist.config import to_yaml
-from memo_dist.config.schema import Config
-from memo_dist.corpus.manifest import DOCUMENTS, iter_documents
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic, generations
-from memo_dist.io.hashing import stable_modulo
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.bank import Bank
 from memo_dist.memory.manifest import (
     CONFIDENCE,
-    FILE_NAME,
     QUESTION_LIKELIHOOD,
     BankManifest,
     ShardEntry,
     load_manifest,
 )
-from memo_dist.memory.tombstones import Tombstone, add_tombstones, forgotten, load_tombstones
+from memo_dist.memory.tombstones import Tombstone, add_tombstones, load_tombstones
 from memo_dist.models.merging import Merging
-from memo_dist.runs import existing_run
-from memo_dist.stages.records import EXPORT
-from memo_dist.stages.state import require
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.fold_shards import Fold, fold_shard
-from memo_dist.training.prepare import HELD_OUT, JOB, trained_base, trained_job
-
-_BUCKETS = 1 << 32
-_BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A bank that is merged: its run, pinned, with configuration and manifest."""
-
-    run: RunFolder
-    config: Config
-    manifest: BankManifest
-
-    def asked(self) -> bool:
-        """Whether its shards were trained on the tokens of questions too."""
-        if self.manifest.composition == QUESTION_LIKELIHOOD:
-            return True
-        jobs = [self.run.train(entry.id) / JOB for entry in self.manifest.shards]
-        if not all(path.exists() for path in jobs):
-            return False
-        shards = (entry.id for entry in self.manifest.shards)
-        return all(trained_job(self.run, k).train.question_loss == "yes" for k in shards)
-
-    def reflections(self) -> list[Reflection]:
-        """What its shards were taught."""
-        return [Reflection.from_json(r) for r in atomic.read_jsonl(self.run.trained_reflections)]
+from memo_dist.training.prepare import HELD_OUT, trained_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +69,9 @@ def merge(roots: Sequence[Path], out: Path, options: Options) -> Merged:
         raise UsageError(f"--out {out} exists; name a new folder")
     if options.method == UNION and len(roots) < 2:
         raise UsageError("name at least two runs, or a --method that merges one run's shards")
-    with _opened(roots) as sources:
-        _check_bases(sources)
-        entries, stones = _without_duplicates(sources, options.newer)
+    with opened(roots) as sources:
+        check_bases(sources)
+        entries, stones = without_duplicates(sources, options.newer)
         try:
             return _build(sources, entries, stones, out, options)
         except OSError as error:  # nothing of it stays: it was built in a temporary folder
@@ -137,101 +100,6 @@ def _build(
     return done
 
 
-@contextmanager
-def _opened(roots: Sequence[Path]) -> Iterator[list[Source]]:
-    """The banks, kept from being pruned while they are read."""
-    with ExitStack() as stack:
-        sources = []
-        for root in roots:
-            run, config = existing_run(root)
-            require(run, EXPORT)
-            Pending.refuse(run.generations)
-            run = run.pin()
-            stack.enter_context(generations.held(run.memory, FILE_NAME))
-            sources.append(Source(run, config, load_manifest(run.memory, verify=True)))
-        yield sources
-
-
-def _check_bases(sources: Sequence[Source]) -> None:
-    first = sources[0]
-    for other in sources[1:]:
-        for what in ("weights_hash", "vocabulary_hash"):
-            one, two = getattr(first.manifest.base, what), getattr(other.manifest.base, what)
-            if one != two:
-                raise UsageError(
-                    f"{other.run.root} was trained from another base than {first.run.root}:"
-                    f" memory.base={other.manifest.base.id} with {what} {two[:16]}, not"
-                    f" {first.manifest.base.id} with {one[:16]}; encode it from the same base"
-                )
-
-
-def _without_duplicates(
-    sources: Sequence[Source], newer: bool
-) -> tuple[list[list[ShardEntry]], list[Tombstone]]:
-    """The shards' entries, by source, and tombstones of what may not be answered from.
-
-    An equal document is listed once; of two revisions the older one is withheld.
-
-    Raises:
-        UsageError: a document was forgotten in one run, is in two of them and ``newer`` is not
-            set, or its dates do not tell which revision is newer.
-    """
-    stones = [stone for source in sources for stone in load_tombstones(source.run.generations)]
-    owners: dict[str, tuple[Source, str]] = {}
-    entries: list[list[ShardEntry]] = []
-    older: list[Tombstone] = []
-    for source in sources:
-        rows = []
-        for entry in source.manifest.shards:
-            back = forgotten(stones, {row.id: row.hash for row in entry.documents})
-            if back:
-                raise UsageError(
-                    f"{source.run.root} holds documents that were forgotten in another of the"
-                    f" runs: {', '.join(back[:5])}; run `memo-dist forget` there too"
-                )
-            kept = []
-            for row in entry.documents:
-                known = owners.setdefault(row.id, (source, row.hash))
-                if known[0] is not source:
-                    _refuse_both(row.id, known[0], source, newer)
-                    if known[1] == row.hash:
-                        continue
-                    older.append(_older(row.id, known, (source, row.hash)))
-                kept.append(row)
-            rows.append(replace(entry, documents=tuple(kept)))
-        entries.append(rows)
-    return entries, older
-
-
-def _refuse_both(name: str, one: Source, two: Source, newer: bool) -> None:
-    if not newer:
-        raise UsageError(
-            f"the document {name!r} is in {one.run.root} and in {two.run.root}: run `memo-dist"
-            " forget` in one of them, or let the later date decide with --duplicates newer"
-        )
-
-
-def _older(name: str, one: tuple[Source, str], two: tuple[Source, str]) -> Tombstone:
-    """The tombstone of the revision with the earlier date; each is (source, content hash)."""
-    dates = [_date(name, source) for source, _ in (one, two)]
-    if None in dates or dates[0] == dates[1]:
-        raise UsageError(
-            f"the dates of the document {name!r} do not tell which revision is newer:"
-            f" {dates[0] or 'none'} in {one[0].run.root}, {dates[1] or 'none'} in"
-            f" {two[0].run.root}; run `memo-dist forget` in one of them"
-        )
-    loser = one if str(dates[0]) < str(dates[1]) else two
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Tombstone.of(name, loser[1], stamp)
-
-
-def _date(name: str, source: Source) -> str | None:
-    if not (source.run.corpus / DOCUMENTS).exists():
-        return None
-    documents = iter_documents(source.run.corpus)
-    return next((document.date for document in documents if document.id == name), None)
-
-
 def _write_union(
     built: RunFolder,
     sources: Sequence[Source],
@@ -257,8 +125,9 @@ def _write_union(
     if base.path is not None:
         generations.link_folder(sources[0].run.memory / base.path, built.memory / base.path)
     how = QUESTION_LIKELIHOOD if all(source.asked() for source in sources) else CONFIDENCE
-    if stones:
-        add_tombstones(built.memory, stones)
+    known = [stone for source in sources for stone in load_tombstones(source.run.generations)]
+    if known or stones:
+        add_tombstones(built.memory, [*known, *stones])
     BankManifest(base, tuple(listed), how).save(built.memory)
     _write_config(built, sources, len(listed))
 
@@ -272,24 +141,13 @@ def _write_config(built: RunFolder, sources: Sequence[Source], shards: int) -> N
 def _fold(built: RunFolder, sources: Sequence[Source], options: Options, done: Merged) -> Merged:
     """Replace the union in ``built`` by a bank of fewer shards with merged weights."""
     union, config = load_manifest(built.memory), sources[0].config
-    if any(entry.kind != "full" for entry in union.shards):
-        raise UsageError(
-            f"--method {options.method} merges full weights, and shards of these runs are"
-            " adapters: export with export.adapter=folded, or use --method union"
-        )
-    count = options.shards
-    if not 0 < count < len(union.shards):
-        raise UsageError(
-            f"--shards {count}: the runs have {len(union.shards)} shards together, and"
-            f" --method {options.method} makes fewer of them, at least one"
-        )
+    _check_fold(union, options)
     base = trained_base(sources[0].run, config)
     if base.weights_hash != union.base.weights_hash:
         raise UsageError(f"the base of {sources[0].run.root} is not the one its bank names")
+    size, count = len(union.shards), options.shards
+    groups = {entry.id: place * count // size for place, entry in enumerate(union.shards)}
     target = RunFolder(built.root.with_name("folded"))
-    groups = {
-        entry.id: place * count // len(union.shards) for place, entry in enumerate(union.shards)
-    }
     taught = sorted(Source(built, config, union).reflections(), key=lambda one: one.id)
     rows = [replace(one, shard=groups[one.shard]).to_json() for one in taught]
     for path in (target.reflections, target.memory / "reflections.jsonl"):
@@ -310,17 +168,44 @@ def _fold(built: RunFolder, sources: Sequence[Source], options: Options, done: M
     how = union.composition if count > 1 else CONFIDENCE
     BankManifest(replace(union.base, path=None), tuple(entries), how).save(target.memory)
     _write_config(target, sources, count)
-    target.reflections.unlink()
-    shutil.rmtree(target.root / "train")
+    _take_place(target, built)
+    return _measured_fold(built, sources, options, replace(done, shards=count))
+
+
+def _check_fold(union: BankManifest, options: Options) -> None:
+    if any(entry.kind != "full" for entry in union.shards):
+        raise UsageError(
+            f"--method {options.method} merges full weights, and shards of these runs are"
+            " adapters: export with export.adapter=folded, or use --method union"
+        )
+    if not 0 < options.shards < len(union.shards):
+        raise UsageError(
+            f"--shards {options.shards}: the runs have {len(union.shards)} shards together, and"
+            f" --method {options.method} makes fewer of them, at least one"
+        )
+
+
+def _take_place(folded: RunFolder, built: RunFolder) -> None:
+    """Only the bank and the tombstones stay."""
+    stones = load_tombstones(built.generations)
+    if stones:
+        add_tombstones(folded.generations, stones)
+    folded.reflections.unlink()
+    shutil.rmtree(folded.root / "train")
     shutil.rmtree(built.root)
-    target.root.replace(built.root)
-    done = replace(done, shards=count)
+    folded.root.replace(built.root)
+
+
+def _measured_fold(
+    built: RunFolder, sources: Sequence[Source], options: Options, done: Merged
+) -> Merged:
+    """The recall of merged weights, on the questions that the union was asked."""
     if not options.questions:
         return done
     asked = [
         row for one in sources for row in taught_questions(one.reflections(), options.questions)
     ]
-    answers = _ask(built, config, asked)
+    answers = ask(built, sources[0].config, asked)
     texts = [answer.text or answer.refused for answer in answers]
     return replace(done, recall=document_recall(asked, texts))
 
@@ -355,38 +240,10 @@ def _measured_union(built: RunFolder, sources: Sequence[Source], options: Option
     alone = [
         answer.text
         for source, rows in zip(sources, chosen, strict=True)
-        for answer in _ask(source.run, source.config, rows)
+        for answer in ask(source.run, source.config, rows)
     ]
     rows = [row for part in chosen for row in part]
-    joint = _ask(built, sources[0].config, rows)
+    joint = ask(built, sources[0].config, rows)
     equal = sum(one == two.text for one, two in zip(alone, joint, strict=True))
     recall = document_recall(rows, [answer.text or answer.refused for answer in joint])
     return replace(done, asked=len(rows), equal=equal, union=recall, recall=recall)
-
-
-def taught_questions(reflections: Iterable[Reflection], count: int) -> list[Reflection]:
-    """A fixed sample of ``count`` taught questions of each document."""
-    by_document: dict[str, list[Reflection]] = {}
-    for row in reflections:
-        if row.sources and row.kind != "abstain":
-            by_document.setdefault(row.sources[0], []).append(row)
-    ordered = (sorted(rows, key=_order) for _, rows in sorted(by_document.items()))
-    return [row for rows in ordered for row in rows[:count]]
-
-
-def _order(row: Reflection) -> int:
-    return stable_modulo(f"merge:{row.id}", _BUCKETS)
-
-
-def _ask(run: RunFolder, config: Config, rows: Sequence[Reflection]) -> list[Answer]:
-    bank = Bank.of_run(run, config)
-    return bank.answer([row.question for row in rows], _BATCH)
-
-
-def document_recall(rows: Sequence[Reflection], texts: Sequence[str]) -> Recall:
-    """By document. What a memory wrote counts, also below the threshold of its confidence."""
-    found: dict[str, tuple[int, int]] = {}
-    for row, text in zip(rows, texts, strict=True):
-        right, asked = found.get(row.sources[0], (0, 0))
-        found[row.sources[0]] = right + int(contains(text, [row.answer])), asked + 1
-    return found
