@@ -169,12 +169,13 @@ def audit(
         never = measured_now(other, config, asked)
     states = [checkpoint.read_state(run.train(k) / "final") for k in range(config.corpus.shards)]
     tokens = [state.consumed_tokens for state in states]
+    again = sum(tokens[int(k)] for k in receipt.shards)
     return {
         "bytes equal": {str(k): one == two for k, (one, two) in hashes.items()},
         "before": _row(before.values(), never.values(), asked),
         "now": _row(now.values(), never.values(), asked),
         "never saw": _row(never.values(), never.values(), asked),
-        "share of tokens trained again": sum(tokens[k] for k in shards) / max(1, sum(tokens)),
+        "share of tokens trained again": again / max(1, sum(tokens)),
         "seconds": dict(receipt.seconds),
         "deletions until all shards were trained again": deletion_rate(config.corpus.shards),
         "files that hold the texts": list(receipt.found),
