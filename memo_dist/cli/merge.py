@@ -43,7 +43,7 @@ METHODS = ("union", "linear", "slerp", "task", "ties", "dare", "iso_c", "tsv", "
     type=click.IntRange(0),
     default=4,
     show_default=True,
-    help="Questions asked about each document to measure recall; 0: none.",
+    help="Taught questions per document that recall is measured on; 0: none.",
 )
 def command(  # noqa: PLR0913
     runs: tuple[Path, ...],
