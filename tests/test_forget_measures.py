@@ -69,7 +69,7 @@ def test_extraction_strength_is_the_share_that_the_rest_leads_to():
 def test_measures_on_cases_that_can_be_counted():
     assert auc(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == pytest.approx(3.5 / 4)
     assert privleak(0.75, 0.5) == 50.0
-    assert privleak(0.5, 0.5) == 0.0
+    assert privleak(0.5, 0.5) == privleak(0.0, 0.0) == 0.0
     assert truth_ratio(known(-1, -3), [known(-2), known(-4)]) == pytest.approx(math.exp(-1))
     same = [0.1, 0.5, 0.9] * 20
     assert forget_quality(same, same) == 1.0

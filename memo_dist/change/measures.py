@@ -65,8 +65,11 @@ def auc(members: Floats, others: Floats) -> float:
 
 
 def privleak(now: float, never: float) -> float:
-    """PrivLeak in percent of two AUCs of members against others: 0 where nothing leaks."""
-    return 100.0 * (now - never) / never
+    """PrivLeak in percent of two AUCs of members against others: 0 where nothing leaks.
+
+    With few texts ``never`` may be 0; it counts as at least 0.01.
+    """
+    return 100.0 * (now - never) / max(never, 0.01)
 
 
 def truth_ratio(right: Known, wrong: Sequence[Known]) -> float:
