@@ -64,6 +64,7 @@ def two(tmp_path, trained) -> RunFolder:
 
 
 def date(run: RunFolder, name: str, when: str) -> None:
+    run.corpus.mkdir(exist_ok=True)
     row = Document(id=name, title=name, text="t", origin="t", date=when).to_json()
     atomic.write_jsonl(run.corpus / "documents.jsonl", [row])
 

@@ -72,6 +72,8 @@ def merge(roots: Sequence[Path], out: Path, options: Options) -> Merged:
     with opened(roots) as sources:
         check_bases(sources)
         entries, stones = without_duplicates(sources, options.newer)
+        if options.method != UNION:
+            _check_fold([entry for rows in entries for entry in rows], options)
         try:
             return _build(sources, entries, stones, out, options)
         except OSError as error:  # nothing of it stays: it was built in a temporary folder
@@ -141,7 +143,6 @@ def _write_config(built: RunFolder, sources: Sequence[Source], shards: int) -> N
 def _fold(built: RunFolder, sources: Sequence[Source], options: Options, done: Merged) -> Merged:
     """Replace the union in ``built`` by a bank of fewer shards with merged weights."""
     union, config = load_manifest(built.memory), sources[0].config
-    _check_fold(union, options)
     base = trained_base(sources[0].run, config)
     if base.weights_hash != union.base.weights_hash:
         raise UsageError(f"the base of {sources[0].run.root} is not the one its bank names")
@@ -172,15 +173,16 @@ def _fold(built: RunFolder, sources: Sequence[Source], options: Options, done: M
     return _measured_fold(built, sources, options, replace(done, shards=count))
 
 
-def _check_fold(union: BankManifest, options: Options) -> None:
-    if any(entry.kind != "full" for entry in union.shards):
+def _check_fold(shards: Sequence[ShardEntry], options: Options) -> None:
+    """Refuse, before anything is built, what cannot be merged by weights."""
+    if any(entry.kind != "full" for entry in shards):
         raise UsageError(
             f"--method {options.method} merges full weights, and shards of these runs are"
             " adapters: export with export.adapter=folded, or use --method union"
         )
-    if not 0 < options.shards < len(union.shards):
+    if not 0 < options.shards < len(shards):
         raise UsageError(
-            f"--shards {options.shards}: the runs have {len(union.shards)} shards together, and"
+            f"--shards {options.shards}: the runs have {len(shards)} shards together, and"
             f" --method {options.method} makes fewer of them, at least one"
         )
 
