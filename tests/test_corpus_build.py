@@ -19,6 +19,7 @@ from memo_dist.corpus.build import (
     shard_of,
 )
 from memo_dist.corpus.diff import diff
+from memo_dist.corpus.edit import reshard_corpus
 from memo_dist.corpus.manifest import load_quarantine, located_documents
 from memo_dist.corpus.types import Document
 from memo_dist.errors import RunError, UsageError
@@ -303,3 +304,18 @@ def test_a_killed_repair_of_a_revision_loses_neither_its_number_nor_its_shards(
             build_corpus(source, out, config)
     assert build_corpus(source, out, config).revision == 1
     assert files_of(out) == before
+
+
+def test_other_shards_of_a_corpus_are_those_of_a_new_one(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", rows(12))
+    build_corpus(source, tmp_path / "3", CorpusConfig(shards=3))
+    whole = build_corpus(source, tmp_path / "2", CorpusConfig(shards=2))
+    moved = reshard_corpus(tmp_path / "3", CorpusConfig(shards=2))
+    for name in ("documents.jsonl", "chunks.jsonl"):
+        assert (tmp_path / "3" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert moved.shard_documents == whole.shard_documents
+    assert (moved.fingerprint, moved.config, moved.revision) == (whole.fingerprint, whole.config, 1)
+    assert reshard_corpus(tmp_path / "3", CorpusConfig(shards=2)).revision == 1
+    with pytest.raises(UsageError, match="shard"):
+        reshard_corpus(tmp_path / "3", CorpusConfig(shards=200))
+    assert load_manifest(tmp_path / "3").shards == 2

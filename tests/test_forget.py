@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import byte_search
 import pytest
 from changing_corpus import encode, site, sites, state, succeed, write
 from cli import ENCODE_SECONDS, memo_dist
-from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
 from memo_dist.change.receipt import Receipt
 from memo_dist.change.verify import receipts_of
+from memo_dist.io.cache import cache_folder
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.runs import existing_run, open_run
 
@@ -44,47 +45,48 @@ def forget(run: RunFolder, *arguments: str | Path) -> str:
     return succeed(run, "forget", *arguments)
 
 
-def words_in(path: Path, tokenizer) -> str:
-    """All that a file says, whatever its format, in lower case."""
-    if path.suffix == ".parquet":
-        return json.dumps(pq.read_table(path).to_pylist()).casefold()
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = gzip.decompress(data)
-    text = data.decode("utf-8", "ignore")
-    if path.name == "examples.safetensors":
-        text += tokenizer.decode(load_file(path)["ids"].tolist())
-    return text.casefold()
+def holding(run: RunFolder) -> set[str]:
+    """Files that hold a rare word of the planted sentence, by their names below the run.
 
-
-def holders(run: RunFolder) -> set[str]:
-    """Files of a run that hold a rare word of the planted sentence."""
+    Searched: the run, the user's cache, and what memo-dist and Ray left as temporary files.
+    """
     tokenizer = AutoTokenizer.from_pretrained(run.memory_shard(0))
-    return {
-        path.relative_to(run.root).as_posix()
-        for path in run.root.rglob("*")
-        if path.is_file() and any(word in words_in(path, tokenizer) for word in RARE)
-    }
+    left = Path(tempfile.gettempdir())
+    roots = [run.root, cache_folder(), *left.glob("memo-*"), *left.glob("ray")]
+    found = byte_search.holders(roots, RARE, tokenizer)
+    return {os.path.relpath(path, run.root) for path in found}
 
 
 def test_a_forgotten_document_equals_one_that_was_never_there(run, tmp_path):
-    before = holders(run)
+    before = holding(run)
     assert {"corpus/documents.jsonl", "reflections.jsonl", "synth/direct/part-0.jsonl"} & before
     assert any("examples.safetensors" in name for name in before)
     asked = memo_dist("ask", run.root, "Who was the keeper of the Quorvenhaal archive?")
     assert asked.returncode == 0
-    printed = forget(run, GONE, "--why", "withdrawn by its author")
+    questions = tmp_path / "questions.jsonl"
+    asked = {"id": "q", "question": "Who was the keeper of the Quorvenhaal archive?"}
+    row = {**asked, "answer": "Ysolde Brackenthwaite", "supporting_ids": [GONE]}
+    questions.write_text(json.dumps(row) + "\n")
+    why = "withdrawn by its author"
+    printed = forget(run, GONE, "--why", why, "--audit", "--questions", questions)
+    questions.unlink()
+    assert "bytes equal to a run that never saw it: shard 2 yes" in printed
     assert f"forgotten: {GONE}" in printed
     assert "shards trained again: 2" in printed
     texts = planted()
     del texts[GONE]
     assert state(run) == state(encode(write(tmp_path / "corpus", texts), tmp_path / "whole"))
-    assert holders(run) == set()
+    assert holding(run) == set()
     (path,) = receipts_of(run)
     text = path.read_text() + path.with_suffix(".html").read_text()
     assert "withdrawn by its author" in text
     assert not any(word in text.casefold() for word in RARE)
-    assert Receipt.load(path).found == []
+    receipt = Receipt.load(path)
+    assert receipt.found == []
+    assert receipt.audit["now"] == receipt.audit["never saw"]
+    assert receipt.audit["now"]["largest difference from never saw"] == 0.0
+    assert receipt.audit["now"]["membership AUC against never saw"]["loss"][0] == 0.5
+    assert receipt.audit["before"]["questions"] == receipt.audit["now"]["questions"] > 5
     checked = memo_dist("verify", run.root, "--never-saw", seconds=ENCODE_SECONDS)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "weights of shard 2 equal" in checked.stdout

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from cli import memo_dist
+from trained_bank import train_shards, write_bank
 
+from memo_dist.config import Config, to_yaml
 from memo_dist.errors import UsageError
-from memo_dist.io import generations
+from memo_dist.io import atomic, generations
 from memo_dist.io.generations import POINTER, current_number, generation, held, prune, switch
 from memo_dist.io.runfolder import RunFolder
 
@@ -106,3 +110,29 @@ def test_a_linked_folder_is_the_same_files_or_copies(folder, monkeypatch, tmp_pa
     generations.link_folder(source, tmp_path / "linked")
     assert not (tmp_path / "linked" / MARKER).samefile(source / MARKER)
     assert (tmp_path / "linked" / "shard-0" / "weights").read_text() == "1"
+
+
+def test_a_generation_half_copied_is_named_and_the_old_one_still_answers(tmp_path):
+    facts = ({"Who runs the Orlo mill?": "Petra Vann"}, {"Who owns the Kest quarry?": "Ivo Marr"})
+    run = RunFolder(tmp_path / "run")
+    write_bank(run.memory, train_shards(tmp_path / "shards", facts, []), facts)
+    (run.root / "reflections.jsonl").unlink()
+    atomic.write_text(run.config, to_yaml(Config()))
+
+    def ask():
+        return memo_dist("ask", run.root, "Who runs the Orlo mill?")
+
+    # A copy that ended before the pointer, then one that ended before the weights of a shard.
+    half = run.generations / "gen-1"
+    shutil.copytree(run.memory_shard(0), half / "shard-0")
+    assert "Petra Vann" in ask().stdout
+    shutil.copyfile(run.memory / "bank.json", half / "bank.json")
+    generations.switch(run.generations, 1)
+    refused = ask()
+    assert refused.returncode == 2
+    assert "gen-1/bank.json': shard 1 has no folder 'shard-1'" in refused.stderr
+    shutil.copytree(run.generations / "shard-1", half / "shard-1")
+    (half / "shard-1" / "model.safetensors").unlink()
+    assert "holds no model weights" in ask().stderr
+    (run.generations / "CURRENT").unlink()
+    assert "Petra Vann" in ask().stdout

@@ -89,6 +89,16 @@ def test_single_documents_give_what_the_whole_corpus_would(run, changed, tmp_pat
     assert state(run) == state(changed)
 
 
+def test_other_shards_equal_an_encode_with_their_number(run, tmp_path):
+    printed = succeed(run, "rebalance", "--shards", "2")
+    assert "shards trained: 0, 1; generation 1 answers" in printed
+    corpus = write(tmp_path / "corpus", sites())
+    whole = encode(corpus, tmp_path / "whole", "corpus.shards=2")
+    assert state(run, 2) == state(whole, 2)
+    assert not run.train(2).exists()
+    assert "0 of 2 trained again: none" in update(run, corpus, "--dry-run")
+
+
 def test_kills_leave_a_bank_that_answers_and_the_same_command_ends_it(run, changed, tmp_path):
     moments = {
         "the corpus is changed": lambda: load_manifest(run.corpus).revision == 1,

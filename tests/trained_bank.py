@@ -23,24 +23,40 @@ SHAPE = ScratchConfig(vocabulary=300, hidden_size=64, layers=2, heads=2, interme
 
 
 def train_shards(
-    root: Path, facts: Sequence[Mapping[str, str]], outside: Sequence[str], steps: int = 80
+    root: Path,
+    facts: Sequence[Mapping[str, str]],
+    outside: Sequence[str],
+    steps: int = 80,
+    one_base: bool = False,
 ) -> list[Path]:
-    """A memory for each mapping of facts, which abstains on the others' questions and outside."""
+    """A memory for each mapping of facts, which abstains on the others' questions and outside.
+
+    With ``one_base`` all of them begin at the same weights, which are in ``root / "base"``.
+    """
     questions = [*(question for shard in facts for question in shard), *outside]
     answers = [answer for shard in facts for answer in shard.values()]
     size = train_tokenizer([*questions, *answers, ABSTAIN_ANSWER], SHAPE.vocabulary, root / "bpe")
+    if one_base:
+        new_scratch_model(scratch_model_config(SHAPE, size), seed=0).save_pretrained(root / "base")
+        AutoTokenizer.from_pretrained(root / "bpe").save_pretrained(root / "base")
+    rows = [[(q, known.get(q, ABSTAIN_ANSWER)) for q in questions] for known in facts]
     return [
-        _train(root, shard, size, [(q, known.get(q, ABSTAIN_ANSWER)) for q in questions], steps)
-        for shard, known in enumerate(facts)
+        _train(root, shard, size, pairs, steps, 0 if one_base else shard)
+        for shard, pairs in enumerate(rows)
     ]
 
 
 def _train(
-    root: Path, shard: int, vocabulary: int, pairs: Sequence[tuple[str, str]], steps: int
+    root: Path,
+    shard: int,
+    vocabulary: int,
+    pairs: Sequence[tuple[str, str]],
+    steps: int,
+    seed: int,
 ) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(root / "bpe")
     chat = ChatFormat.from_tokenizer(tokenizer)
-    model = new_scratch_model(scratch_model_config(SHAPE, vocabulary), seed=shard)
+    model = new_scratch_model(scratch_model_config(SHAPE, vocabulary), seed)
     rows = [(chat.prompt_ids(q), chat.answer_ids(a)) for q, a in pairs]
     longest = max(len(p) + len(a) for p, a in rows)
     ids = torch.full((len(rows), longest), chat.pad_id)
@@ -61,10 +77,25 @@ def _train(
     return folder
 
 
-def write_bank(folder: Path, shards: Sequence[Path], facts: Sequence[Mapping[str, str]]) -> Path:
-    """A bank of full shards in ``folder`` (bank.json), with reflections.jsonl beside it."""
+def write_bank(
+    folder: Path,
+    shards: Sequence[Path],
+    facts: Sequence[Mapping[str, str]],
+    names: Sequence[str] = (),
+    base: Path | None = None,
+) -> Path:
+    """A bank of full shards in ``folder`` (bank.json), with reflections.jsonl beside it.
+
+    Args:
+        folder: of the bank.
+        shards: their weights.
+        facts: what each was taught.
+        names: the document of each; ``doc-<shard>`` where none is named.
+        base: what they were trained from; None: the first shard counts as that.
+    """
+    names = names or [f"doc-{shard}" for shard in range(len(shards))]
     rows = [
-        Reflection(q, a, "direct", (f"doc-{shard}",), (), shard, "t", "1", "0")
+        Reflection(q, a, "direct", (names[shard],), (), shard, "t", "1", "0")
         for shard, known in enumerate(facts)
         for q, a in known.items()
     ]
@@ -77,11 +108,11 @@ def write_bank(folder: Path, shards: Sequence[Path], facts: Sequence[Mapping[str
                 id=shard,
                 path=f"shard-{shard}",
                 kind="full",
-                documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
+                documents=shard_documents([(names[shard], "0" * 64)]),
                 reflections_hash=reflections_hash(row for row in rows if row.shard == shard),
                 weights_hash=hash_weights(source),
                 recipe_hash="2" * 64,
             )
         )
-    BankManifest(BaseRef.of(identify("tiny", shards[0])), tuple(entries)).save(folder)
+    BankManifest(BaseRef.of(identify("tiny", base or shards[0])), tuple(entries)).save(folder)
     return folder

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from memo_dist.change.difference import bank_documents, corpus_documents, difference
 from memo_dist.change.fingerprint import Fingerprint, search
+from memo_dist.change.merged import refuse_merged
 from memo_dist.change.pending import Pending
 from memo_dist.change.receipt import FOLDER, Receipt
 from memo_dist.change.residue import clear_derived, clear_rest, out_of_reach
@@ -78,6 +79,7 @@ def known_documents(run: RunFolder) -> dict[str, str]:
         UsageError: the run has no bank.
     """
     require(run, EXPORT)
+    refuse_merged(run)
     return {**corpus_documents(run.corpus), **bank_documents(load_manifest(run.memory))}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Receipt:
         out_of_reach: what only people can clear.
         searched: files that were opened in the search for the texts.
         found: files that still hold a run of their words; must be empty.
+        audit: numbers of ``forget --audit``, no texts; empty: it was not asked for.
     """
 
     time: str
@@ -54,6 +55,7 @@ class Receipt:
     out_of_reach: Sequence[str]
     searched: int
     found: Sequence[str]
+    audit: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shards(self) -> list[str]:
@@ -97,6 +99,7 @@ class Receipt:
             ("Files that still hold them", ", ".join(self.found) or "none"),
             *self.cleared.items(),
             ("Out of reach", "; ".join(self.out_of_reach)),
+            *((f"Audit: {name}", str(value)) for name, value in self.audit.items()),
         ]
         cells = "\n".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"

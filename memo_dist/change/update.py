@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from memo_dist import pipeline
 from memo_dist.change.difference import Difference, bank_documents, corpus_documents, difference
+from memo_dist.change.merged import refuse_merged
 from memo_dist.change.pending import Pending
 from memo_dist.change.request import Request, apply, preview
 from memo_dist.cluster.ray_local import ray_session
@@ -56,6 +57,7 @@ def update(run: RunFolder, config: Config, request: Request) -> Updated:
     require(run, EXPORT)
     check_revisable(run)
     Pending.refuse(run.generations)
+    refuse_merged(run)
     known = bank_documents(load_manifest(run.memory))
     if load_tombstones(run.generations):
         with preview(run, config, request) as folder:

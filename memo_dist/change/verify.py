@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from memo_dist import pipeline
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.fingerprint import search
+from memo_dist.change.merged import refuse_merged
 from memo_dist.change.receipt import FOLDER, Receipt
 from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.config.schema import Config
@@ -49,6 +51,7 @@ def verify(run: RunFolder, config: Config, receipts: Sequence[Receipt]) -> Itera
         UsageError: the run has no bank.
     """
     require(run, EXPORT)
+    refuse_merged(run)
     run = run.pin()
     yield _consistent(run)
     claim = "every file has the SHA-256 that its marker names"
@@ -111,17 +114,28 @@ def never_saw(run: RunFolder, config: Config, receipt: Receipt) -> Iterator[Chec
     Raises:
         UsageError, RunError: the training cannot be done.
     """
-    with tempfile.TemporaryDirectory(prefix=".tmp-never-saw-", dir=run.root) as name:
-        other = RunFolder(Path(name) / "run")
-        _prepare(run, other, config)
+    shards = [int(shard) for shard in receipt.shards]
+    with never_saw_run(run, config, shards) as other:
         same = hash_file(other.reflections) == hash_file(run.reflections)
         yield Check("reflections equal those of a run that never saw it", "" if same else "differ")
-        shards = [int(shard) for shard in receipt.shards]
-        train_by_ray(_Only(shards), other, config)
         for shard in shards:
             now, there = (hash_weights(one.train(shard) / "final") for one in (run, other))
             fault = "" if now == there else f"{now[:16]} here, {there[:16]} there"
             yield Check(f"weights of shard {shard} equal those of a run that never saw it", fault)
+
+
+@contextmanager
+def never_saw_run(run: RunFolder, config: Config, shards: Sequence[int]) -> Iterator[RunFolder]:
+    """A run with the corpus of ``run``, in which ``shards`` are trained, while the block lasts.
+
+    Raises:
+        UsageError, RunError: the training cannot be done.
+    """
+    with tempfile.TemporaryDirectory(prefix=".tmp-never-saw-", dir=run.root) as name:
+        other = RunFolder(Path(name) / "run")
+        _prepare(run, other, config)
+        train_by_ray(_Only(shards), other, config)
+        yield other
 
 
 def _prepare(run: RunFolder, other: RunFolder, config: Config) -> None:

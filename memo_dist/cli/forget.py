@@ -14,6 +14,7 @@ from memo_dist.cli.options import (
     split_overrides,
 )
 from memo_dist.cluster.stop import STOP
+from memo_dist.errors import UsageError
 from memo_dist.runs import check_open, existing_run, open_run
 
 
@@ -21,12 +22,25 @@ from memo_dist.runs import check_open, existing_run, open_run
 @run_argument
 @click.argument("words", nargs=-1, required=True, metavar="ID... [KEY=VALUE]...")
 @click.option("--why", default="", help="Reason, for the receipt.")
+@click.option(
+    "--audit",
+    "audited",
+    is_flag=True,
+    help="Train a run that never saw the documents, and compare what both memories know.",
+)
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help="For --audit: questions about the documents, as for `memo-dist evaluate`.",
+)
 @dry_run_option
 @config_option
-def command(
+def command(  # noqa: PLR0913
     run_folder: Path,
     words: tuple[str, ...],
     why: str,
+    audited: bool,
+    questions: Path | None,
     dry_run: bool,
     config_files: tuple[Path, ...],
 ) -> None:
@@ -37,10 +51,13 @@ def command(
     files with their text are cleared. After a stop or a crash, the same command continues.
     """
     existing_run(run_folder)
+    if questions and not audited:
+        raise UsageError("--questions is read by --audit only; add --audit")
     ids, overrides = split_overrides(words)
     config = resolve(config_files, overrides, run_folder)
     # Imported here: --help and refused arguments need no torch.
     from memo_dist import pipeline
+    from memo_dist.change.audit import audited_forget
     from memo_dist.change.forecast import forecast_without
     from memo_dist.change.forget import chosen, forget, known_documents
     from memo_dist.cli.preview import print_need
@@ -56,7 +73,12 @@ def command(
     print_need(pipeline.check_before(config))
     STOP.install()
     with open_run(run_folder, config, "must") as run:
-        receipt = forget(run, config, ids, why)
+        if audited:
+            receipt, shown = audited_forget(run, config, ids, why, questions)
+        else:
+            receipt, shown = forget(run, config, ids, why), []
+    for line in shown:
+        click.echo(line)
     click.echo(f"forgotten: {', '.join(one.id for one in receipt.documents)}")
     click.echo(f"shards trained again: {', '.join(receipt.shards) or 'none'}")
     click.echo(f"out of reach: {'; '.join(receipt.out_of_reach)}")

@@ -76,6 +76,23 @@ def edit_corpus(
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+def reshard_corpus(folder: Path, config: CorpusConfig) -> CorpusManifest:
+    """Spread the documents of the corpus in ``folder`` anew over ``config.shards``, by their ids.
+
+    Raises:
+        UsageError: a shard would have no document.
+        RunError: ``folder`` cannot be written.
+    """
+    finish_swap(folder)
+    manifest = load_manifest(folder)
+    if manifest.shards == config.shards:
+        return manifest
+    try:
+        return _write(folder, config, manifest, {}, ())
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
 def _write(
     folder: Path,
     config: CorpusConfig,
@@ -86,6 +103,8 @@ def _write(
     target = next_folder(folder)
     target.mkdir(exist_ok=True)
     shards = {row.document.id: row.shard for row in located_documents(folder)}
+    if manifest.shards != config.shards:
+        shards = {name: shard_of(name, config.shards) for name in shards}
     shards |= {name: shard_of(name, config.shards) for name in fresh.keys() - shards.keys()}
     counts = shard_counts({k: v for k, v in shards.items() if k not in gone}, config.shards)
     documents = _documents(folder, fresh, gone)
@@ -105,6 +124,8 @@ def _write(
         documents=len(pairs),
         chunks=chunks,
         characters=characters,
+        shards=config.shards,
+        config={**manifest.config, "shards": config.shards},
         shard_documents=counts,
         languages=dict(sorted(languages.items())),
         fingerprint=fingerprint,

@@ -196,14 +196,14 @@ def _check(manifest: BankManifest, folder: Path) -> None:
         raise UsageError(f"'{path}' lists no shards")
     if len({entry.id for entry in manifest.shards}) != len(manifest.shards):
         raise UsageError(f"'{path}' lists a shard id twice")
-    owners: dict[str, int] = {}
+    owners: dict[ShardDocument, int] = {}  # revisions of one document may be in several: merges
     for entry in manifest.shards:
         _check_entry(path, entry, folder)
         for document in entry.documents:
-            if owners.setdefault(document.id, entry.id) != entry.id:
+            if owners.setdefault(document, entry.id) != entry.id:
                 raise UsageError(
                     f"'{path}': document '{document.id}' belongs to the shards"
-                    f" {owners[document.id]} and {entry.id}; it may belong to one only"
+                    f" {owners[document]} and {entry.id}; it may belong to one only"
                 )
 
 

@@ -13,6 +13,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from memo_dist.change.measures import deletion_rate
 from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import corpus_settings
@@ -225,6 +226,9 @@ def _training_rows(
     length = totals["tokens"].value / totals["wordings"].value
     flops = _times(tokens, 6.0 * shape.parameters + 6.0 * shape.layers * shape.hidden * length)
     yield _exact("shards", "shards", "", memory.shards)
+    yield _exact("change_share", "training again per changed document", "", 1 / memory.shards)
+    again = deletion_rate(memory.shards)
+    yield _exact("deletions", "random deletions until all shards trained again", "", again)
     yield _exact("shard_parameters", "parameters of a shard", "", shape.parameters)
     yield Row("training_tokens", f"training tokens, {epochs} passes", "", tokens)
     yield Row("training_flops", "operations of training", "FLOP", flops)

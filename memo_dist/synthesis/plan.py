@@ -38,6 +38,7 @@ from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.types import Generator, Unit
 
 PARTITIONS = "synthesis.partitions"
+SHARDS = "corpus.shards"
 UNITS = "units"
 UNITS_ARE = "hash buckets"
 """Setting that plans of older versions lack: their units were windows over the sorted documents."""
@@ -156,11 +157,11 @@ def check_units(found: Mapping[str, Any], where: Path) -> None:
 def is_outdated(found: Mapping[str, Any], plan: Plan) -> bool:
     """Whether ``found`` (settings of a manifest) hold for an earlier revision of the corpus.
 
-    The number of partitions may have changed with the revision, everything else may not.
+    The numbers of partitions and of shards may have changed with it, everything else may not.
     """
     changed = set(changed_settings(found, plan.settings))
     revised = plan.revision > 0 and not changed.isdisjoint(CORPUS_SETTINGS)
-    return revised and changed <= {*CORPUS_SETTINGS, PARTITIONS}
+    return revised and changed <= {*CORPUS_SETTINGS, PARTITIONS, SHARDS}
 
 
 def is_older_result(found: Mapping[str, Any], plan: Plan) -> bool:

@@ -130,7 +130,12 @@ def _copy_adapter(trained: Path, target: Path, base: BaseModel) -> None:
     atomic.write_json(target / ADAPTER_CONFIG, {**settings, "base_model_name_or_path": base.name})
 
 
-def _memory(folder: Path, shard: int, base: BaseModel, max_answer_tokens: int) -> Memories:
+def shard_memory(folder: Path, shard: int, base: BaseModel, max_answer_tokens: int) -> Memories:
+    """The memory in a shard's folder, trained or exported, loaded to answer.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
     if is_adapter(folder):
         return AdapterShards.load(base.path, {shard: folder}, max_answer_tokens)
     return LoadedShard(shard, ShardMemory.load(folder, max_answer_tokens))
@@ -145,7 +150,7 @@ def _describe(  # noqa: PLR0913
     folder: Path,
 ) -> None:
     """Calibrate on held-out questions and write the card."""
-    memory = _memory(folder, shard, base, config.memory.max_answer_tokens)
+    memory = shard_memory(folder, shard, base, config.memory.max_answer_tokens)
     calibration, familiarity = calibrate(run, config, shard, record, memory)
     calibration.save(folder)
     if familiarity is not None:

@@ -1,0 +1,90 @@
+"""Recall after each method of merging, beside the bank of shards and one joint training.
+
+    python benchmarks/merge_methods.py [--shards 2 4 8] [--documents 24] [--epochs 20] [--out FILE]
+
+Scratch memories over generated documents. Recall: taught questions, 4 a document, answered with
+the taught answer, abstentions by what the memory wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from changing_corpus import encode, sites, write
+from cli import ENCODE_SECONDS, memo_dist
+
+from memo_dist.change.merge_recall import document_recall, taught_questions
+from memo_dist.change.merged import Recall
+from memo_dist.io import atomic
+from memo_dist.memory.bank import Bank
+from memo_dist.models.merging import METHODS
+from memo_dist.runs import library_versions
+from memo_dist.synthesis.types import Reflection
+
+
+def main() -> None:
+    """Print the table; always exit 0: it is a measurement."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--shards", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--documents", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="memo-merge-") as name:
+        folder = Path(name)
+        corpus = write(folder / "corpus", sites(options.documents))
+        found = {str(k): _of_bank(folder, corpus, k, options.epochs) for k in options.shards}
+        joint = _joint(folder, corpus, options.epochs)
+        report: dict[str, Any] = {"recall": found, "joint training": joint}
+    report |= {"options": {k: str(v) for k, v in vars(options).items()}}
+    report |= {"versions": library_versions(), "machine": platform.machine()}
+    print(json.dumps(report, indent=2))
+    if options.out:
+        atomic.write_json(options.out, report)
+
+
+def _of_bank(folder: Path, corpus: Path, shards: int, epochs: int) -> dict[str, Any]:
+    settings = (f"train.epochs={epochs}", f"corpus.shards={shards}", "train.question_loss=yes")
+    run = encode(corpus, folder / f"bank-{shards}", *settings)
+    rows: dict[str, Any] = {}
+    for method in METHODS:
+        out = folder / "merged"
+        scale = str(1.0 if method == "regmean" else 0.7)
+        done = memo_dist("merge", run.root, "--out", out, "--method", method, "--scale", scale,
+                         seconds=ENCODE_SECONDS)  # fmt: skip
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        record = atomic.read_json(out / "memory" / "merge.json")
+        rows["bank"] = _share(record["union"])
+        rows[method] = _share(record["recall"])
+        shutil.rmtree(out)
+    return rows
+
+
+def _joint(folder: Path, corpus: Path, epochs: int) -> dict[str, float]:
+    """Of one memory that was trained on everything."""
+    run = encode(corpus, folder / "joint", f"train.epochs={epochs}", "corpus.shards=1")
+    rows = taught_questions(map(Reflection.from_json, atomic.read_jsonl(run.reflections)), 4)
+    bank = Bank.load(run.memory, run.trained_reflections)
+    answers = bank.answer([row.question for row in rows])
+    return _share(document_recall(rows, [answer.text or answer.refused for answer in answers]))
+
+
+def _share(recall: Recall) -> dict[str, float]:
+    right, asked = (sum(part) for part in zip(*recall.values(), strict=True))
+    return {"recall": round(right / asked, 4), "n": asked}
+
+
+if __name__ == "__main__":
+    main()
