@@ -1,27 +1,19 @@
 """The pending buffer: what was written and is not trained yet, in one SQLite file of the run.
 
-Every call is one transaction, on the disk when it returns (WAL, ``synchronous=FULL``): a crash at
-any moment leaves a write whole or not there. Processes may share the file; it belongs on a disk of
-the machine, because SQLite's locks do not hold on network file systems.
+Every call is one transaction, on the disk when it returns: a crash at any moment leaves a write
+whole or not there.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sqlite3
-import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from memo_dist.answers.keywords import FUNCTION_WORDS
-from memo_dist.errors import RunError
 from memo_dist.io.hashing import sha256_text
+from memo_dist.serve.buffer_file import COLUMNS, BufferFile, blank, json_text, stored
 from memo_dist.serve.errors import ApiError, not_found
 from memo_dist.serve.keys import Scope
 from memo_dist.serve.records import (
@@ -40,13 +32,10 @@ from memo_dist.serve.records import (
     Stored,
 )
 
-_BUSY_SECONDS = 30.0
 _WORD = re.compile(r"\w+")
-_COLUMNS = "id, version, title, text, metadata, scope, state, created, updated"
-_EVENT = "id, kind, document, state, message, caller, created, updated, scope"
 
 
-class PendingBuffer:
+class PendingBuffer(BufferFile):
     """The documents of one run that its memory does not know yet; threads may share it."""
 
     def __init__(self, path: Path, most: int) -> None:
@@ -57,25 +46,10 @@ class PendingBuffer:
             most: documents that may wait.
 
         Raises:
-            RunError: the file is damaged, or SQLite has no FTS5.
+            RunError: see :class:`BufferFile`.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._most, self._lock = most, threading.RLock()
-        try:
-            self._db = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            path.chmod(0o600)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.executescript(files("memo_dist.serve").joinpath("schema.sql").read_text())
-        except sqlite3.Error as error:
-            raise RunError(f"the pending buffer '{path}' cannot be opened: {error}") from error
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
+        super().__init__(path)
+        self._most = most
 
     # -- writes ------------------------------------------------------------------------------------
 
@@ -131,7 +105,7 @@ class PendingBuffer:
             if (there is None and not known) or (there is not None and there.state == GONE):
                 raise not_found("document")
             if there is None:
-                there = _blank(name)
+                there = blank(name)
                 self._insert(there, known)
             if there.state == DELETING:
                 return self._event_of(there)
@@ -289,16 +263,6 @@ class PendingBuffer:
                 (GONE, DELETING, *values, limit, offset),
             )
 
-    def count(self, scope: Scope | None = None) -> int:
-        """Number of documents that :meth:`listed` would give without a limit."""
-        where, values = _of_scope(scope)
-        with self._lock:
-            (number,) = self._db.execute(
-                f"SELECT count(*) FROM documents d WHERE state NOT IN (?,?) AND {where}",  # noqa: S608
-                (GONE, DELETING, *values),
-            ).fetchone()
-        return int(number)
-
     def removed(self) -> set[str]:
         """Ids that are deleted, of whatever the memory still has."""
         with self._lock:
@@ -344,7 +308,7 @@ class PendingBuffer:
         if shared and scope:
             where = f"({where} OR scope='{{}}')"
         query = " OR ".join(f'"{word}"' for word in words)
-        columns = ", ".join(f"d.{name}" for name in _COLUMNS.split(", "))
+        columns = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
         with self._lock:
             rows = self._db.execute(
                 f"SELECT {columns}, -bm25(search) FROM search JOIN documents d "  # noqa: S608
@@ -352,7 +316,7 @@ class PendingBuffer:
                 "ORDER BY bm25(search), d.id LIMIT ?",
                 (query, PENDING, CONSOLIDATING, *values, limit),
             ).fetchall()
-        return [Hit(_stored(row[:-1]), float(row[-1])) for row in rows]
+        return [Hit(stored(row[:-1]), float(row[-1])) for row in rows]
 
     def history(self, name: str) -> list[Change]:
         """What happened to a document, oldest first."""
@@ -376,7 +340,7 @@ class PendingBuffer:
             if scope is None:
                 return self._events("ORDER BY created DESC, id LIMIT ?", (limit,))
             return self._events("WHERE scope=? ORDER BY created DESC, id LIMIT ?",
-                                (_json(scope), limit))  # fmt: skip
+                                (json_text(scope), limit))  # fmt: skip
 
     def entities(self) -> list[tuple[str, str, int]]:
         """(entity, name, documents) of every scope."""
@@ -387,129 +351,6 @@ class PendingBuffer:
                 (GONE, DELETING),
             ).fetchall()
         return [(str(kind), str(name), int(number)) for kind, name, number in rows]
-
-    # -- rows --------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _checkpoint(self) -> None:
-        """Empty the write-ahead log: it holds pages of before a deletion."""
-        with self._lock:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def _find(self, name: str) -> Stored | None:
-        rows = self._select("WHERE id=?", (name,))
-        return rows[0] if rows else None
-
-    def _select(self, rest: str, values: Sequence[Any]) -> list[Stored]:
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM documents d {rest}", values)  # noqa: S608
-        return [_stored(row) for row in rows.fetchall()]
-
-    def _count(self, states: Sequence[str]) -> int:
-        marks = ",".join("?" * len(states))
-        (number,) = self._db.execute(
-            f"SELECT count(*) FROM documents WHERE state IN ({marks})",  # noqa: S608
-            states,
-        ).fetchone()
-        return int(number)
-
-    def _was_submitted(self, name: str) -> bool:
-        row = self._db.execute("SELECT submitted FROM documents WHERE id=?", (name,)).fetchone()
-        return bool(row and row[0])
-
-    def _insert(self, row: Stored, known: str, submitted: bool = False) -> None:
-        self._db.execute(
-            f"INSERT OR REPLACE INTO documents ({_COLUMNS}, submitted, superseded) "  # noqa: S608
-            "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (row.id, row.version, row.title, row.text, _json(row.metadata), _json(row.scope),
-             row.state, row.created, row.updated, int(submitted), known),
-        )  # fmt: skip
-        self._db.execute("DELETE FROM scopes WHERE document=?", (row.id,))
-        self._db.executemany(
-            "INSERT INTO scopes VALUES (?,?,?)",
-            [(row.id, kind, name) for kind, name in row.scope.items()],
-        )
-
-    def _purge(self, name: str) -> None:
-        self._db.execute("DELETE FROM search WHERE id=?", (name,))
-
-    def _forget_words(self) -> None:
-        """Merge the index: until then it holds the words of texts that were deleted."""
-        # FTS5's option 'secure-delete' does the same with less work, from SQLite 3.42 on.
-        self._db.execute("INSERT INTO search(search) VALUES('optimize')")
-
-    def _remember(self, name: str, version: int, kind: str, content: str, caller: str) -> None:
-        self._db.execute(
-            "INSERT INTO history(document, version, kind, hash, time, caller) VALUES(?,?,?,?,?,?)",
-            (name, version, kind, content, time.time(), caller),
-        )
-
-    def _new_event(  # noqa: PLR0913
-        self, kind: str, name: str, version: int, caller: str, scope: Scope, state: str
-    ) -> Event:
-        now = time.time()
-        event = Event(str(uuid.uuid4()), kind, name, state, "", caller, now, now, dict(scope))
-        self._db.execute(
-            "INSERT INTO events(id, kind, document, version, state, caller, scope, created, "
-            "updated) VALUES(?,?,?,?,?,?,?,?,?)",
-            (event.id, kind, name, version, state, caller, _json(scope), now, now),
-        )
-        return event
-
-    def _events(self, rest: str, values: Sequence[Any]) -> list[Event]:
-        rows = self._db.execute(f"SELECT {_EVENT} FROM events {rest}", values)  # noqa: S608
-        return [_event(row) for row in rows.fetchall()]
-
-    def _event_of(self, there: Stored) -> Event:
-        """The newest event of a document."""
-        rest = "WHERE document=? ORDER BY version DESC, created DESC LIMIT 1"
-        return self._events(rest, (there.id,))[0]
-
-    def _set_events(self, name: str, version: int, state: str, message: str = "") -> None:
-        self._db.execute(
-            "UPDATE events SET state=?, message=?, updated=? WHERE document=? AND version=? "
-            "AND state<>?",
-            (state, message, time.time(), name, version, SUCCEEDED),
-        )
-
-    def _close_events(self, name: str, version: int) -> None:
-        """A later write has taken the place of earlier ones: these have had their effect."""
-        self._db.execute(
-            "UPDATE events SET state=?, message='superseded', updated=? WHERE document=? "
-            "AND version<? AND state IN (?,?,?)",
-            (SUCCEEDED, time.time(), name, version, WAITING, RUNNING, FAILED),
-        )
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(dict(value), sort_keys=True, ensure_ascii=False)
-
-
-def _stored(row: Sequence[Any]) -> Stored:
-    name, version, title, text, metadata, scope, state, created, updated = row
-    return Stored(
-        name, version, title, text, json.loads(metadata), json.loads(scope), state, created, updated
-    )
-
-
-def _event(row: Sequence[Any]) -> Event:
-    name, kind, document, state, message, caller, created, updated, scope = row
-    return Event(name, kind, document, state, message, caller, created, updated, json.loads(scope))
-
-
-def _blank(name: str) -> Stored:
-    """A document of the memory that was not written here."""
-    now = time.time()
-    return Stored(name, 0, "", "", {}, {}, TRAINED, now, now)
 
 
 def _of_scope(scope: Scope | None) -> tuple[str, list[str]]:

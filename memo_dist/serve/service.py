@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import time
 import uuid
@@ -11,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from memo_dist.config.schema import Config
-from memo_dist.corpus.manifest import iter_documents
+from memo_dist.corpus.manifest import DOCUMENTS, iter_documents
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -204,6 +205,8 @@ class Service:
         caller.need("write")
         there = await self._visible(caller, name)
         caller.need_scope(there.scope)
+        if not there.text:
+            there = await asyncio.to_thread(self._with_text, there)
         kept = there.metadata if metadata is None else metadata
         document = _document(name, title or there.title, text, kept, there.scope)
         known = self._known(name)
@@ -244,18 +247,20 @@ class Service:
             ApiError: 404, there is none, or it is of a scope that is not the caller's.
         """
         caller.need("read")
-        return await self._visible(caller, name)
+        there = await self._visible(caller, name)
+        return there if there.text else await asyncio.to_thread(self._with_text, there)
 
     async def _visible(self, caller: Caller, name: str) -> Stored:
+        """A document as the buffer knows it; one that only the memory has, without its text."""
         there = await asyncio.to_thread(self.buffer.get, name)
         if there is not None and there.scope and not caller.may_use(there.scope):
             raise not_found("document")
-        if there is not None and there.text:
+        if there is not None:
             return there
         hidden = await asyncio.to_thread(self.buffer.removed)
-        if name in hidden or not (self._known(name) or there):
+        if name in hidden or not self._known(name):
             raise not_found("document")
-        return await asyncio.to_thread(self._trained, name, there)
+        return _trained(name)
 
     async def documents(
         self, caller: Caller, scope: Scope, limit: int = PAGE, offset: int = 0
@@ -366,15 +371,13 @@ class Service:
         there = self.buffer.get(name)
         return there.scope if there else {}
 
-    def _trained(self, name: str, there: Stored | None) -> Stored:
-        for one in iter_documents(self.run.corpus):
-            if one.id == name:
-                base = there or Stored(name, 0, one.title, "", {}, {}, TRAINED, 0.0, 0.0)
-                return Stored(
-                    name, base.version, one.title, one.text, base.metadata, base.scope,
-                    TRAINED, base.created, base.updated,
-                )  # fmt: skip
-        return there or Stored(name, 0, name, "", {}, {}, TRAINED, 0.0, 0.0)
+    def _with_text(self, row: Stored) -> Stored:
+        """Title and text from the corpus of the run, where it is there."""
+        if (self.run.corpus / DOCUMENTS).exists():
+            for one in iter_documents(self.run.corpus):
+                if one.id == row.id:
+                    return dataclasses.replace(row, title=one.title, text=one.text)
+        return row
 
     def _listed(self, scope: Scope, limit: int, offset: int) -> list[Stored]:
         written = self.buffer.listed(scope, -1)
@@ -382,7 +385,7 @@ class Service:
             there = {row.id for row in written} | self.buffer.removed()
             with self.engine.using() as loaded:
                 rest = sorted(loaded.documents.keys() - there)
-            written += [Stored(name, 0, name, "", {}, {}, TRAINED, 0.0, 0.0) for name in rest]
+            written += map(_trained, rest)
         return written[offset : offset + limit]
 
     def _receipt(self, event: Event) -> dict[str, Any]:
@@ -394,6 +397,11 @@ class Service:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.created))
         cleared = {"pending buffer": "text and words overwritten; the memory never had them"}
         return {"documents": [{"id": event.document}], "time": when, "cleared": cleared}
+
+
+def _trained(name: str) -> Stored:
+    """A document that was not written here."""
+    return Stored(name, 0, name, "", {}, {}, TRAINED, 0.0, 0.0)
 
 
 def _document(
