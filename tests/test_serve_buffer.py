@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -15,10 +16,14 @@ from served import begin, end, eventually, serving
 
 from memo_dist.answering import Answered
 from memo_dist.answers.answer import Answer
-from memo_dist.errors import UsageError
+from memo_dist.config import load_config
+from memo_dist.errors import RunError, UsageError
+from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.serve import consolidate
 from memo_dist.serve.batching import Batcher
 from memo_dist.serve.buffer import PendingBuffer
+from memo_dist.serve.consolidate import Consolidator
 from memo_dist.serve.errors import ApiError
 from memo_dist.serve.limits import RateLimit
 from memo_dist.serve.merging import merge, passages
@@ -199,6 +204,88 @@ def test_a_rate_limit_counts_each_caller():
     assert [bool(limit.take(who)) for who in ("a", "a", "a", "b")] == [False, False, True, False]
     assert 0 < limit.take("a") <= 30
     assert RateLimit(0).take("a") == 0
+
+
+class Toy(Consolidator):
+    """A consolidation whose verbs change dictionaries in place of weights."""
+
+    def __init__(self, run, buffer, corpus, failing=""):
+        engine = SimpleNamespace(refresh=lambda: True)
+        super().__init__(run, load_config((), []), buffer, engine)
+        self.corpus, self.failing, self.verbs = corpus, failing, []
+
+    def _verb(self, verb, *words):
+        self.verbs.append(verb)
+        if self.failing:
+            raise RunError(self.failing)
+        if verb == "forget":
+            for name in Path(words[0].removeprefix("@")).read_text().split():
+                del self.corpus[name]
+            return
+        for option, value in zip(words[::2], words[1::2], strict=True):
+            rows = [*atomic.read_jsonl(Path(value.rpartition("=")[2]))]
+            assert (option == "--replace") == (rows[0]["id"] in self.corpus)
+            self.corpus |= {row["id"]: row["text"] for row in rows}
+
+
+@pytest.fixture
+def toy(tmp_path, buffer, monkeypatch):
+    corpus = {"old": "its text"}
+    monkeypatch.setattr(consolidate, "corpus_documents", lambda folder: dict(corpus))
+    monkeypatch.setattr(consolidate, "load_manifest", lambda folder: None)
+    monkeypatch.setattr(consolidate, "bank_documents", lambda manifest: dict(corpus))
+    return Toy(RunFolder(tmp_path), buffer, corpus)
+
+
+def test_a_consolidation_adds_replaces_and_forgets(toy, buffer):
+    buffer.add(document("new", "New text."), "me")
+    buffer.replace(document("old", "Newer text."), "me", known="hash")
+    toy._work()
+    assert toy.verbs == [], "nobody requested it"
+    buffer.request_consolidation("me")
+    toy._work()
+    assert toy.corpus == {"new": "New text.", "old": "Newer text."}
+    event = buffer.delete("new", "me", known="hash")
+    toy._work()
+    assert toy.corpus == {"old": "Newer text."}
+    assert buffer.event(event.id).state == "SUCCEEDED"
+    toy._work()
+    assert toy.verbs == ["update", "forget"]
+    assert not (toy._folder / "work").exists(), "no text is left beside the buffer"
+
+
+def test_a_verb_that_fails_is_told_and_tried_again(toy, buffer):
+    toy.failing = "the disk is full"
+    _, added = buffer.add(document("new"), "me")
+    gone = buffer.delete("old", "me", known="hash")
+    buffer.request_consolidation("me")
+    with pytest.raises(RunError):
+        toy._work()
+    assert buffer.event(gone.id).message == "the disk is full"
+    assert buffer.hidden()["old"] == ""
+    toy.failing = ""
+    toy._work()
+    assert toy.corpus == {"new": ZINC}
+    assert {buffer.event(one.id).state for one in (gone, added)} == {"SUCCEEDED"}
+
+
+def test_a_policy_begins_a_consolidation_by_itself(toy, buffer):
+    toy._config.serve.consolidate = "after"
+    toy._config.serve.consolidate_after = 2
+    buffer.add(document("one"), "me")
+    toy._work()
+    buffer.add(document("two", "Another text."), "me")
+    toy._work()
+    assert toy.verbs == ["update"]
+    toy._config.serve.consolidate = "nightly"
+    toy._config.serve.consolidate_at, toy._day = "00:00", "yesterday"
+    toy._work()
+    assert toy.verbs == ["update"], "nothing waits"
+    toy._day = "yesterday"
+    buffer.add(document("three", "A third one."), "me")
+    toy._work()
+    toy._work()
+    assert toy.verbs == ["update", "update"]
 
 
 # -- into the weights ------------------------------------------------------------------------------

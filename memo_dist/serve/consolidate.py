@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.pending import Pending
 from memo_dist.config.schema import Config
-from memo_dist.errors import EXIT_STOPPED, MemoDistError, RunError, StoppedError
+from memo_dist.errors import EXIT_STOPPED, EXIT_USAGE, MemoDistError, RunError, StoppedError
 from memo_dist.io import atomic
 from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
@@ -39,6 +40,8 @@ _TICK_SECONDS = 0.5
 _RETRY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _MESSAGE_CHARS = 500
+_IN_USE = "is in use by process"
+"""What ``memo_dist.runs`` says of a run that another process writes into."""
 
 
 class _BusyError(Exception):
@@ -130,10 +133,9 @@ class Consolidator:
         there = [name for name in names if name in known]
         try:
             if there:
-                with tempfile.TemporaryDirectory(prefix="memo-forget-") as folder:
-                    ids = Path(folder) / "ids"
-                    atomic.write_text(ids, "".join(f"{name}\n" for name in there))
-                    self._verb("forget", f"@{ids}", "--why", WHY)
+                with self._work_folder() as folder:
+                    atomic.write_text(folder / "ids", "".join(f"{name}\n" for name in there))
+                    self._verb("forget", f"@{folder / 'ids'}", "--why", WHY)
         except (RunError, StoppedError) as error:
             self._buffer.end_forget(names, _line(str(error)))
             raise
@@ -161,8 +163,7 @@ class Consolidator:
     def _update(self, batch: Sequence[Stored]) -> None:
         known = corpus_documents(self._run.corpus)
         fresh = [row for row in batch if row.id not in known]
-        with tempfile.TemporaryDirectory(prefix="memo-update-") as name:
-            folder = Path(name)
+        with self._work_folder() as folder:
             words: list[str] = []
             if fresh:
                 atomic.write_jsonl(folder / "added.jsonl", map(_row, fresh))
@@ -173,12 +174,24 @@ class Consolidator:
                 words += ["--replace", f"{row.id}={file}"]
             self._verb("update", *words)
 
+    @contextmanager
+    def _work_folder(self) -> Iterator[Path]:
+        """An empty folder for the files that a verb reads; a killed server's is emptied first."""
+        folder = self._folder / "work"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _verb(self, verb: str, *words: str) -> None:
         """Run ``memo-dist VERB RUN ...`` to its end.
 
         Raises:
             RunError: it failed; the message is the last line that it wrote.
-            StoppedError: the server stops, or the verb was stopped.
+            StoppedError: the server stops, the verb was stopped, or another process writes into
+                the run (as a verb does whose server was killed); it is tried again.
         """
         command = [sys.executable, "-m", "memo_dist", verb, str(self._run.root), *words]
         env = {name: value for name, value in os.environ.items() if name != VARIABLE}
@@ -196,6 +209,8 @@ class Consolidator:
             written = output.read().decode("utf-8", "replace")
         if process.returncode == EXIT_STOPPED or (self._stop.is_set() and process.returncode):
             raise StoppedError(f"`memo-dist {verb}` was stopped; it continues with the next server")
+        if process.returncode == EXIT_USAGE and _IN_USE in written:
+            raise StoppedError(_line(written))
         if process.returncode:
             raise RunError(f"`memo-dist {verb}` failed: {_line(written)}")
 

@@ -30,6 +30,7 @@ from memo_dist.serve.service import Service
 
 _HEADER_BYTES = 16 * 1024
 _KEEP_ALIVE_SECONDS = 5
+_BACKLOG = 1024
 
 
 def serve(run: RunFolder, config: Config, only_mcp: bool = False) -> None:
@@ -48,15 +49,20 @@ def serve(run: RunFolder, config: Config, only_mcp: bool = False) -> None:
     keys = KeyRing.parse(os.environ.get(VARIABLE, ""))
     check_address(settings, keys)
     _check_tls(settings)
-    listener = _listen(settings)
+    listener = _bind(settings)
     _log_to_stderr()
     service = Service(run, config)
     service.engine.refresh()  # before anything listens: a memory that does not load ends the verb
     app = build(service, keys, _mcp_routes(service, only_mcp), only_mcp)
     server = uvicorn.Server(_uvicorn(app, settings))
-    # uvicorn raises the signal again once it has ended; the work is done then.
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # For a signal before uvicorn handles it, and the one that it raises again when it has ended.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)
+        signal.signal(number, stop)
+    listener.listen(_BACKLOG)
     scheme = "https" if settings.tls_cert else "http"
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -111,7 +117,7 @@ def _check_tls(settings: ServeConfig) -> None:
         ) from error
 
 
-def _listen(settings: ServeConfig) -> socket.socket:
+def _bind(settings: ServeConfig) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -179,7 +185,3 @@ def _log_to_stderr() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     for name in ("uvicorn", "uvicorn.error", "mcp"):  # tracebacks, and what clients have sent
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """uvicorn's own handler, which is there while it serves, has done the work."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import re
 import time
 import uuid
@@ -26,6 +27,8 @@ from memo_dist.serve.keys import Caller, Scope
 from memo_dist.serve.merging import Passage, Reply, merge, passages
 from memo_dist.serve.metrics import Metrics
 from memo_dist.serve.records import PENDING, TRAINED, Change, Event, Stored
+
+logger = logging.getLogger(__name__)
 
 BUFFER_FILE = "buffer.sqlite"
 PAGE = 100
@@ -109,6 +112,8 @@ class Service:
         if scope:
             caller.need_scope(scope)
         question = self._check_question(question)
+        if self.config.serve.log_questions:
+            logger.info("question of %s: %s", caller.name, question)
         mode = mode or self.engine.modes[0]
         if mode not in self._batchers:
             raise invalid(f"this server answers in the modes {', '.join(self.engine.modes)}",
