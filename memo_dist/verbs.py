@@ -134,6 +134,8 @@ _TABLE = (
         reads_stored=True,
         value_options=("--config", "--mode"),
     ),
+    Verb("serve", "Answer over HTTP: native, OpenAI and mem0 APIs, and MCP.", first="run"),
+    Verb("mcp", "Offer a memory to an agent as MCP tools.", first="run"),
     Verb(
         "evaluate",
         "Score a memory and its baselines on a file of questions.",

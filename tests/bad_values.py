@@ -38,6 +38,7 @@ SPANNING = {
     "scale.reflections.predict": [10],
     "scale.reflections.exposures": [5, 5],
     "scale.reflections.seeds": [],
+    "serve.consolidate_at": "3 am",
     "cluster.workers": 3,
     "launch.sbatch": ["qos=high"],
     "launch.setup": ["export API_KEY=sk-1"],

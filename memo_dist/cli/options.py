@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,19 @@ def resolve(
     stored = run_folder / "config.yaml" if run_folder is not None else None
     known = stored if stored is not None and stored.exists() else None
     return load_config(config_files, overrides, stored=known)
+
+
+def need_extra(extra: str, *modules: str) -> None:
+    """Refuse where the packages of an optional dependency are missing.
+
+    Raises:
+        UsageError: says what to install.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"the package {missing[0]} is not installed: pip install 'memo-dist[{extra}]'"
+        )
 
 
 def check_resume(resume: str) -> str:

@@ -236,6 +236,12 @@ def _plan(config: Config) -> Iterator[str]:
         yield "plan.recall=1 must be below 1: no recall law reaches it"
 
 
+def _serve(config: Config) -> Iterator[str]:
+    at = config.serve.consolidate_at
+    if not _TIME.fullmatch(at):
+        yield f"serve.consolidate_at='{at}' must be a time of the day, as 03:00"
+
+
 def _scale(config: Config) -> Iterator[str]:
     yield from scale_rules(config.scale)
 
@@ -250,6 +256,7 @@ _ONE_LINE = (
     "ray_address",
     "rendezvous",
 )
+_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)\w*=[^\s$]", re.IGNORECASE)
 """An assignment of a literal to a name like these; ``$(...)`` and ``$NAME`` are no literals."""
 
@@ -263,4 +270,5 @@ def _fusion(config: Config) -> Iterator[str]:
 _RULES: tuple[Rule, ...] = (
     _corpus,
     _choices, _names, _bounds, _endpoints, _steps, _train, _memory, _launch, _plan, _scale, _fusion,
+    _serve,
 )  # fmt: skip

@@ -13,6 +13,7 @@ from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.keys import key
 from memo_dist.config.model_schema import ExecutiveConfig, GeneratorConfig, ProtocolConfig
 from memo_dist.config.scale_schema import ScaleConfig
+from memo_dist.config.serve_schema import ServeConfig
 
 BASELINES = ("lookup", "closed_book", "bm25", "oracle")
 """Names for ``evaluate.baselines``."""
@@ -466,6 +467,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -1,0 +1,1 @@
+"""A memory behind HTTP and MCP; see docs/serving.md."""

@@ -1,0 +1,111 @@
+"""Questions of concurrent requests share batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from memo_dist.answering import Answered
+from memo_dist.errors import MemoDistError
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    question: str
+    future: asyncio.Future[Answered]
+    since: float
+
+
+class Batcher:
+    """Collects questions, and answers up to ``size`` of them in one call of a thread.
+
+    While a batch runs, the next one fills; a batch that is not full waits for others until its
+    first question has waited for ``wait`` seconds.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Sequence[str]], list[Answered]],
+        size: int,
+        wait: float,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """``answer`` is called by one thread at a time; ``on_batch`` hears the sizes."""
+        self._answer, self._size, self._wait, self._on_batch = answer, size, wait, on_batch
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, "memo-answers")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Questions that are in no batch yet."""
+        return self._queue.qsize()
+
+    async def ask(self, question: str) -> Answered:
+        """The answer to one question.
+
+        Raises:
+            UsageError, RunError: see ``Answerer.answer``; of this question alone.
+        """
+        loop = asyncio.get_running_loop()
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        waiting = _Waiting(question, loop.create_future(), loop.time())
+        self._queue.put_nowait(waiting)
+        return await waiting.future
+
+    async def close(self) -> None:
+        """End the thread; questions that still wait are cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+        while not self._queue.empty():
+            self._queue.get_nowait().future.cancel()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self) -> None:
+        while True:
+            batch = [row for row in await self._collect() if not row.future.done()]
+            if batch:
+                self._on_batch(len(batch))
+                await self._work(batch)
+
+    async def _collect(self) -> list[_Waiting]:
+        batch = [await self._queue.get()]
+        until = batch[0].since + self._wait
+        while len(batch) < self._size:
+            left = until - asyncio.get_running_loop().time()
+            if self._queue.empty() and left <= 0:
+                break
+            try:
+                batch.append(await asyncio.wait_for(self._queue.get(), max(left, 0.001)))
+            except TimeoutError:
+                break
+        return batch
+
+    async def _work(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            found = await self._call([row.question for row in batch])
+        except MemoDistError as error:
+            if len(batch) == 1:
+                _fail(batch[0], error)
+                return
+            for row in batch:  # one bad question must not fail the others
+                await self._work([row])
+        except Exception as error:
+            for row in batch:
+                _fail(row, error)
+        else:
+            for row, answered in zip(batch, found, strict=True):
+                if not row.future.done():
+                    row.future.set_result(answered)
+
+    async def _call(self, questions: Sequence[str]) -> list[Answered]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._answer, questions)
+
+
+def _fail(row: _Waiting, error: Exception) -> None:
+    if not row.future.done():
+        row.future.set_exception(error)

@@ -1,0 +1,369 @@
+"""The pending buffer: what was written and is not trained yet, in one SQLite file of the run.
+
+Every call is one transaction, on the disk when it returns: a crash at any moment leaves a write
+whole or not there.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from memo_dist.answers.keywords import FUNCTION_WORDS
+from memo_dist.io.hashing import sha256_text
+from memo_dist.serve.buffer_file import COLUMNS, BufferFile, blank, json_text, stored
+from memo_dist.serve.errors import ApiError, not_found
+from memo_dist.serve.keys import Scope
+from memo_dist.serve.records import (
+    CONSOLIDATING,
+    DELETING,
+    FAILED,
+    GONE,
+    PENDING,
+    RUNNING,
+    SUCCEEDED,
+    TRAINED,
+    WAITING,
+    Change,
+    Event,
+    Hit,
+    Stored,
+)
+
+_WORD = re.compile(r"\w+")
+
+
+class PendingBuffer(BufferFile):
+    """The documents of one run that its memory does not know yet; threads may share it."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        """Open or create the file.
+
+        Args:
+            path: of the file; its folder is made.
+            most: documents that may wait.
+
+        Raises:
+            RunError: see :class:`BufferFile`.
+        """
+        super().__init__(path)
+        self._most = most
+
+    # -- writes ------------------------------------------------------------------------------------
+
+    def add(self, document: Stored, caller: str, known: str = "") -> tuple[Stored, Event]:
+        """Store a new document; the same one again (id, title and text) changes nothing.
+
+        Args:
+            document: its version and times are set here.
+            caller: name of the key.
+            known: content hash under which the memory has the id; "": it does not.
+
+        Raises:
+            ApiError: 409, the id is taken or was deleted; 507, the buffer is full.
+        """
+        with self._transaction():
+            there = self._find(document.id)
+            if there is not None and there.state in (DELETING, GONE):
+                raise ApiError(409, "conflict", "a document with this id was deleted", "id")
+            if there is not None:
+                if (there.title, there.text, there.scope) == (
+                    document.title,
+                    document.text,
+                    document.scope,
+                ):
+                    return there, self._event_of(there)
+                raise ApiError(409, "conflict", "there is another document with this id", "id")
+            if known:
+                raise ApiError(409, "conflict", "the memory has a document with this id", "id")
+            return self._put(document, "ADD", there, caller, known)
+
+    def replace(self, document: Stored, caller: str, known: str = "") -> tuple[Stored, Event]:
+        """Store another text for a document of the buffer, or of the memory (``known``).
+
+        Raises:
+            ApiError: 404, there is none, or it was deleted; 507, the buffer is full.
+        """
+        with self._transaction():
+            there = self._find(document.id)
+            if there is not None and there.state in (DELETING, GONE):
+                raise not_found("document")
+            if there is None and not known:
+                raise not_found("document")
+            return self._put(document, "UPDATE", there, caller, known)
+
+    def delete(self, name: str, caller: str, known: str = "") -> Event:
+        """Remove a document's text at once; where the memory may have it, a ``forget`` follows.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        with self._transaction():
+            there = self._find(name)
+            if (there is None and not known) or (there is not None and there.state == GONE):
+                raise not_found("document")
+            if there is None:
+                there = blank(name)
+                self._insert(there, known)
+            if there.state == DELETING:
+                return self._event_of(there)
+            untrained = there.state == PENDING and not known and not self._was_submitted(name)
+            state = GONE if untrained else DELETING
+            self._purge(name)
+            self._forget_words()
+            now = time.time()
+            self._db.execute(
+                "UPDATE documents SET version=version+1, title='', text='', metadata='{}', "
+                "state=?, updated=? WHERE id=?",
+                (state, now, name),
+            )
+            self._db.execute("UPDATE history SET hash='' WHERE document=?", (name,))
+            self._close_events(name, there.version + 1)
+            self._remember(name, there.version + 1, "DELETE", "", caller)
+            event = self._new_event(
+                "DELETE", name, there.version + 1, caller, there.scope,
+                SUCCEEDED if untrained else WAITING,
+            )  # fmt: skip
+        self._checkpoint()
+        return event
+
+    def request_consolidation(self, caller: str) -> Event:
+        """An event for a consolidation; one that waits already stands for both."""
+        with self._transaction():
+            rows = self._events("WHERE kind='CONSOLIDATE' AND state=? LIMIT 1", (WAITING,))
+            return rows[0] if rows else self._new_event("CONSOLIDATE", "", 0, caller, {}, WAITING)
+
+    def _put(
+        self, document: Stored, kind: str, there: Stored | None, caller: str, known: str
+    ) -> tuple[Stored, Event]:
+        waiting = self._count((PENDING, CONSOLIDATING))
+        if waiting >= self._most and (there is None or not there.text):
+            raise ApiError(
+                507, "buffer_full",
+                f"{waiting} documents wait to be trained (serve.max_pending); consolidate first",
+            )  # fmt: skip
+        version = there.version + 1 if there else 1
+        created = there.created if there else time.time()
+        fresh = Stored(
+            document.id, version, document.title, document.text, document.metadata,
+            document.scope, PENDING, created, time.time(),
+        )  # fmt: skip
+        submitted = self._was_submitted(document.id)
+        self._purge(document.id)
+        self._insert(fresh, known, submitted)
+        self._db.execute(
+            "INSERT INTO search(id, title, text) VALUES(?,?,?)",
+            (fresh.id, fresh.title, fresh.text),
+        )
+        self._close_events(fresh.id, version)
+        self._remember(fresh.id, version, kind, sha256_text(fresh.text), caller)
+        return fresh, self._new_event(kind, fresh.id, version, caller, fresh.scope, WAITING)
+
+    # -- consolidation -----------------------------------------------------------------------------
+
+    def begin_batch(self) -> list[Stored]:
+        """Documents of the shared scope to train now: those of a batch that was begun, or all.
+
+        They stay in the buffer until :meth:`end_batch`.
+        """
+        with self._transaction():
+            begun = self._select("WHERE state=? ORDER BY id", (CONSOLIDATING,))
+            if begun:
+                return begun
+            batch = self._select("WHERE state=? AND scope='{}' ORDER BY id", (PENDING,))
+            for row in batch:
+                self._db.execute(
+                    "UPDATE documents SET state=?, submitted=1 WHERE id=?",
+                    (CONSOLIDATING, row.id),
+                )
+                self._set_events(row.id, row.version, RUNNING)
+            self._db.execute(
+                "UPDATE events SET state=?, updated=? WHERE kind='CONSOLIDATE' AND state=?",
+                (RUNNING, time.time(), WAITING),
+            )
+            return batch
+
+    def end_batch(
+        self, batch: Sequence[Stored], refused: Mapping[str, str], failed: str = ""
+    ) -> None:
+        """The batch is trained: its texts leave the buffer. Or it failed: they wait again.
+
+        Args:
+            batch: of :meth:`begin_batch`.
+            refused: {id: reason} of documents that the update did not take; they wait again.
+            failed: why nothing was trained; "": it was.
+        """
+        with self._transaction():
+            for row in batch:
+                reason = failed or refused.get(row.id, "")
+                changed = self._db.execute(
+                    "UPDATE documents SET state=?, text=CASE ? WHEN '' THEN '' ELSE text END, "
+                    "updated=? WHERE id=? AND version=? AND state=?",
+                    (PENDING if reason else TRAINED, reason, time.time(), row.id, row.version,
+                     CONSOLIDATING),
+                ).rowcount  # fmt: skip
+                if changed and not reason:
+                    self._purge(row.id)
+                    self._remember(row.id, row.version, "TRAINED", sha256_text(row.text), "")
+                self._set_events(row.id, row.version, FAILED if reason else SUCCEEDED, reason)
+            self._db.execute(
+                "UPDATE events SET state=?, message=?, updated=? WHERE kind='CONSOLIDATE' "
+                "AND state=?",
+                (FAILED if failed else SUCCEEDED, failed, time.time(), RUNNING),
+            )
+            self._forget_words()
+        self._checkpoint()
+
+    def to_forget(self) -> list[str]:
+        """Ids of deleted documents that the memory may have."""
+        with self._lock:
+            return [row.id for row in self._select("WHERE state=? ORDER BY id", (DELETING,))]
+
+    def end_forget(self, names: Sequence[str], failed: str = "") -> None:
+        """The documents are forgotten; or not yet: then they stay hidden, and it is tried again."""
+        with self._transaction():
+            for name in names:
+                there = self._find(name)
+                if there is None or there.state != DELETING:
+                    continue
+                if not failed:
+                    self._db.execute(
+                        "UPDATE documents SET state=?, superseded='', submitted=0 WHERE id=?",
+                        (GONE, name),
+                    )
+                    self._remember(name, there.version, "FORGOTTEN", "", "")
+                self._set_events(name, there.version, WAITING if failed else SUCCEEDED, failed)
+
+    def hidden(self) -> dict[str, str]:
+        """{document: content hash that no answer may come from; "": any}."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT id, CASE state WHEN ? THEN superseded ELSE '' END FROM documents "
+                "WHERE state IN (?,?) OR (state=? AND superseded<>'')",
+                (CONSOLIDATING, PENDING, DELETING, CONSOLIDATING),
+            ).fetchall()
+        return {str(name): str(content) for name, content in rows}
+
+    # -- reads -------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Stored | None:
+        """A document that was written here and is not gone."""
+        with self._lock:
+            there = self._find(name)
+        return there if there is not None and there.state not in (GONE, DELETING) else None
+
+    def listed(self, scope: Scope | None, limit: int, offset: int = 0) -> list[Stored]:
+        """Documents of a scope that are not deleted, newest first; None: of every scope."""
+        where, values = _of_scope(scope)
+        with self._lock:
+            return self._select(
+                f"WHERE state NOT IN (?,?) AND {where} ORDER BY updated DESC, id LIMIT ? OFFSET ?",
+                (GONE, DELETING, *values, limit, offset),
+            )
+
+    def removed(self) -> set[str]:
+        """Ids that are deleted, of whatever the memory still has."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT id FROM documents WHERE state IN (?,?)", (GONE, DELETING)
+            ).fetchall()
+        return {str(name) for (name,) in rows}
+
+    def waiting(self) -> int:
+        """Number of documents of the shared scope that wait to be trained."""
+        with self._lock:
+            (number,) = self._db.execute(
+                "SELECT count(*) FROM documents WHERE state=? AND scope='{}'", (PENDING,)
+            ).fetchone()
+        return int(number)
+
+    def texts(self) -> int:
+        """Number of documents whose text is in the buffer, of every scope."""
+        with self._lock:
+            return self._count((PENDING, CONSOLIDATING))
+
+    def consolidation_requested(self) -> bool:
+        """Whether a consolidation waits, or was begun and not ended (a crash)."""
+        with self._lock:
+            return bool(
+                self._events("WHERE kind='CONSOLIDATE' AND state IN (?,?)", (WAITING, RUNNING))
+                or self._count((CONSOLIDATING,))
+            )
+
+    def search(self, question: str, scope: Scope, shared: bool, limit: int) -> list[Hit]:
+        """Texts of a scope that share words with a question, best first.
+
+        Args:
+            question: its words are looked up; operators of FTS5 mean nothing.
+            scope: texts of exactly these entities or more; empty: the shared ones.
+            shared: the shared ones as well.
+            limit: most hits.
+        """
+        words = _search_words(question)
+        if not words:
+            return []
+        where, values = _of_scope(scope)
+        if shared and scope:
+            where = f"({where} OR scope='{{}}')"
+        query = " OR ".join(f'"{word}"' for word in words)
+        columns = ", ".join(f"d.{name}" for name in COLUMNS.split(", "))
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {columns}, -bm25(search) FROM search JOIN documents d "  # noqa: S608
+                f"ON d.id = search.id WHERE search MATCH ? AND d.state IN (?,?) AND {where} "
+                "ORDER BY bm25(search), d.id LIMIT ?",
+                (query, PENDING, CONSOLIDATING, *values, limit),
+            ).fetchall()
+        return [Hit(stored(row[:-1]), float(row[-1])) for row in rows]
+
+    def history(self, name: str) -> list[Change]:
+        """What happened to a document, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT document, version, kind, hash, time, caller FROM history "
+                "WHERE document=? ORDER BY number",
+                (name,),
+            ).fetchall()
+        return [Change(*row) for row in rows]
+
+    def event(self, name: str) -> Event | None:
+        """One event."""
+        with self._lock:
+            rows = self._events("WHERE id=?", (name,))
+        return rows[0] if rows else None
+
+    def events(self, scope: Scope | None, limit: int) -> list[Event]:
+        """Events, newest first; of a scope, or of all (None)."""
+        with self._lock:
+            if scope is None:
+                return self._events("ORDER BY created DESC, id LIMIT ?", (limit,))
+            return self._events("WHERE scope=? ORDER BY created DESC, id LIMIT ?",
+                                (json_text(scope), limit))  # fmt: skip
+
+    def entities(self) -> list[tuple[str, str, int]]:
+        """(entity, name, documents) of every scope."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT kind, name, count(*) FROM scopes JOIN documents ON id=document "
+                "WHERE state NOT IN (?,?) GROUP BY kind, name ORDER BY kind, name",
+                (GONE, DELETING),
+            ).fetchall()
+        return [(str(kind), str(name), int(number)) for kind, name, number in rows]
+
+
+def _of_scope(scope: Scope | None) -> tuple[str, list[str]]:
+    """A condition on ``documents`` for a scope, and its values."""
+    if scope is None:
+        return "1", []
+    if not scope:
+        return "scope='{}'", []
+    parts = ["EXISTS (SELECT 1 FROM scopes WHERE document=d.id AND kind=? AND name=?)"] * len(scope)
+    return " AND ".join(parts), [word for pair in scope.items() for word in pair]
+
+
+def _search_words(question: str) -> list[str]:
+    """Words to look up, without function words unless nothing else is left."""
+    words = list(dict.fromkeys(word.lower() for word in _WORD.findall(question)))
+    return ([word for word in words if word not in FUNCTION_WORDS] or words)[:64]

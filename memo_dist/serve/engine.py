@@ -1,0 +1,170 @@
+"""The loaded bank, one answerer for each mode, and the switch to the next generation."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from memo_dist.answering import Answered, Answerer, Options, check_mode, open_answerer
+from memo_dist.config.schema import Config
+from memo_dist.errors import UsageError
+from memo_dist.io.generations import current_number, held
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank
+from memo_dist.memory.manifest import FILE_NAME, BankManifest, load_manifest
+from memo_dist.models.loading import load_tokenizer
+from memo_dist.serve.hidden import Hidden, Hides
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Generation:
+    """One loaded generation of the bank.
+
+    Attributes:
+        number: of the generation.
+        manifest: of its bank.
+        answerers: by mode; they share the bank.
+        tokenizer: of the memory.
+        documents: {id: content hash} of what it was trained on.
+        users: calls that are using it.
+        retired: another generation has taken its place.
+    """
+
+    number: int
+    manifest: BankManifest
+    answerers: dict[str, Answerer]
+    tokenizer: Any
+    documents: dict[str, str]
+    users: int = 0
+    retired: bool = False
+
+    def close(self) -> None:
+        """Release the models."""
+        for answerer in self.answerers.values():
+            answerer.close()
+        self.answerers.clear()
+
+
+class Engine:
+    """Answers from the generation that holds; threads may share it."""
+
+    def __init__(self, run: RunFolder, config: Config, hides: Hides) -> None:
+        """Check the modes; nothing is loaded before :meth:`refresh`.
+
+        Args:
+            run: its bank answers.
+            config: ``serve.modes`` names the modes.
+            hides: see :class:`Hidden`.
+
+        Raises:
+            UsageError: a mode is unknown, or the executive that it needs is not configured.
+        """
+        if not config.serve.modes:
+            raise UsageError("serve.modes is empty; name at least one mode: serve.modes=[direct]")
+        for mode in config.serve.modes:
+            check_mode(mode, config)
+        self._run, self._config, self._hides = run, config, hides
+        self._holds: Generation | None = None
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+
+    @property
+    def modes(self) -> list[str]:
+        """Modes that are loaded; the first one is the default."""
+        return list(self._config.serve.modes)
+
+    @property
+    def number(self) -> int:
+        """The loaded generation's number; -1: none is loaded."""
+        return self._holds.number if self._holds else -1
+
+    def refresh(self) -> bool:
+        """Load the generation that holds, where it is not loaded; whether there was a change.
+
+        Calls in progress end on the generation that they began with. Takes seconds; the
+        generation before answers in the meantime, so both are in memory for a while.
+
+        Raises:
+            UsageError, RunError: the bank cannot be loaded; the one before stays.
+        """
+        with self._loading:
+            if current_number(self._run.generations) == self.number:
+                return False
+            fresh = self._load()
+            with self._lock:
+                before, self._holds = self._holds, fresh
+                if before is not None:
+                    before.retired = True
+            if before is not None:
+                self._close_unused(before)
+                logger.info("generation %d answers", fresh.number)
+            return True
+
+    def answer(self, mode: str, questions: Sequence[str]) -> list[Answered]:
+        """Answers of a mode, in the order of the questions.
+
+        Raises:
+            UsageError, RunError: see ``Answerer.answer``.
+        """
+        with self.using() as loaded:
+            return loaded.answerers[mode].answer(questions)
+
+    @contextmanager
+    def using(self) -> Iterator[Generation]:
+        """The loaded generation, which stays open while the block lasts.
+
+        Raises:
+            UsageError: nothing is loaded.
+        """
+        with self._lock:
+            loaded = self._holds
+            if loaded is None:
+                raise UsageError("the memory is not loaded")
+            loaded.users += 1
+        try:
+            yield loaded
+        finally:
+            with self._lock:
+                loaded.users -= 1
+            self._close_unused(loaded)
+
+    def close(self) -> None:
+        """Release the models once no call uses them."""
+        with self._lock:
+            before, self._holds = self._holds, None
+            if before is not None:
+                before.retired = True
+        if before is not None:
+            self._close_unused(before)
+
+    def _close_unused(self, loaded: Generation) -> None:
+        with self._lock:
+            unused = loaded.retired and not loaded.users
+        if unused:
+            loaded.close()
+
+    def _load(self) -> Generation:
+        run = self._run.pin()
+        if not (run.memory / FILE_NAME).is_file():
+            raise UsageError(f"{run.root} has no memory yet; `memo-dist encode` makes one")
+        with ExitStack() as opened, held(run.memory, FILE_NAME):
+            manifest = load_manifest(run.memory)
+            bank = Bank.of_run(run, self._config)
+            if bank.withheld is not None:
+                bank.withheld = Hidden(bank.withheld, self._hides)
+            options = Options(bank=bank, batch_size=self._config.serve.batch_size)
+            answerers = {}
+            for mode in self.modes:
+                answerers[mode] = open_answerer(run, self._config, mode, options)
+                opened.callback(answerers[mode].close)
+            first = manifest.shard_folder(run.memory, manifest.shards[0].id)
+            tokenizer = load_tokenizer(first)
+            documents = {row.id: row.hash for entry in manifest.shards for row in entry.documents}
+            opened.pop_all()  # each answerer holds the generation itself
+        return Generation(run.pinned or 0, manifest, answerers, tokenizer, documents)

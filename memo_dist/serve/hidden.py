@@ -1,0 +1,41 @@
+"""Documents that a served bank must not answer from, from the moment a request said so.
+
+``memo-dist forget`` writes tombstones, but it waits for the run's lock, and an ``update`` may hold
+that for minutes. Until then the buffer's own list hides a document that was deleted or replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from memo_dist.memory.tombstones import Withheld
+
+Hides = Callable[[], Mapping[str, str]]
+"""Gives {document: content hash that is hidden; "": any}."""
+
+
+class Hidden(Withheld):
+    """What a bank withholds by its tombstones, and by a list of hidden documents."""
+
+    def __init__(self, withheld: Withheld, hides: Hides) -> None:
+        """Add ``hides``, which is read anew for every batch of answers."""
+        super().__init__(withheld.folder, withheld.manifest)
+        self._hides = hides
+        self._home = {
+            row.id: (entry.id, row.hash)
+            for entry in withheld.manifest.shards
+            for row in entry.documents
+        }
+
+    def documents(self) -> Mapping[int, frozenset[str]]:
+        """{shard: its documents that no answer may come from}.
+
+        Raises:
+            UsageError: see ``load_tombstones``.
+        """
+        found = dict(super().documents())
+        for name, hidden in self._hides().items():
+            shard, content = self._home.get(name, (-1, ""))
+            if shard >= 0 and hidden in ("", content):
+                found[shard] = found.get(shard, frozenset()) | {name}
+        return found

@@ -1,0 +1,328 @@
+"""The pending buffer, batches of questions, and what a consolidation leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from changing_corpus import encode, site, sites, write
+from cli import ENCODE_SECONDS
+from served import begin, end, eventually, serving
+
+from memo_dist.answering import Answered
+from memo_dist.answers.answer import Answer
+from memo_dist.config import load_config
+from memo_dist.errors import RunError, UsageError
+from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.serve import consolidate
+from memo_dist.serve.batching import Batcher
+from memo_dist.serve.buffer import PendingBuffer
+from memo_dist.serve.consolidate import Consolidator
+from memo_dist.serve.errors import ApiError
+from memo_dist.serve.limits import RateLimit
+from memo_dist.serve.merging import merge, passages
+from memo_dist.serve.records import CONSOLIDATING, PENDING, TRAINED, Stored
+
+ZINC = "The zincworks of Falkenau melt ore."
+
+
+def document(name="a", text=ZINC, scope=None):
+    return Stored(name, 0, "", text, {}, scope or {}, PENDING, 0.0, 0.0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "serve" / "buffer.sqlite"
+
+
+@pytest.fixture
+def buffer(path):
+    found = PendingBuffer(path, most=3)
+    yield found
+    found.close()
+
+
+def content(path):
+    return b"".join(file.read_bytes() for file in path.parent.iterdir()).lower()
+
+
+def test_a_trained_text_leaves_the_buffer_and_its_file(buffer, path):
+    buffer.add(document(), "me")
+    assert b"zincworks" in content(path)
+    event = buffer.request_consolidation("me")
+    assert buffer.request_consolidation("me").id == event.id, "one waits already"
+    batch = buffer.begin_batch()
+    assert buffer.get("a").state == CONSOLIDATING
+    assert buffer.search("zincworks", {}, True, 5), "until it is trained it answers"
+    buffer.end_batch(batch, {})
+    assert (buffer.get("a").state, buffer.get("a").text) == (TRAINED, "")
+    assert not buffer.search("zincworks", {}, True, 5)
+    assert buffer.event(event.id).state == "SUCCEEDED"
+    assert not buffer.consolidation_requested()
+    assert b"zincworks" not in content(path)
+    assert b"falkenau" not in content(path)
+
+
+def test_a_batch_that_a_crash_interrupted_is_begun_again(buffer, path):
+    buffer.add(document(), "me")
+    batch = buffer.begin_batch()
+    buffer.add(document("b", "Another text."), "me")
+    with PendingBufferOf(path) as again:
+        assert again.consolidation_requested()
+        assert again.begin_batch() == [again.get("a")]
+        assert [row.id for row in batch] == ["a"]
+
+
+class PendingBufferOf:
+    """The same file, as another process opens it."""
+
+    def __init__(self, path):
+        self._buffer = PendingBuffer(path, most=3)
+
+    def __enter__(self):
+        return self._buffer
+
+    def __exit__(self, *_):
+        self._buffer.close()
+
+
+def test_a_failed_batch_waits_again_and_says_why(buffer):
+    _, event = buffer.add(document(), "me")
+    buffer.end_batch(buffer.begin_batch(), {}, "the disk is full")
+    assert (buffer.get("a").state, buffer.get("a").text) == (PENDING, ZINC)
+    assert buffer.event(event.id).state == "FAILED"
+    assert buffer.event(event.id).message == "the disk is full"
+    buffer.end_batch(buffer.begin_batch(), {"a": "not English"})
+    assert buffer.event(event.id).message == "not English"
+    buffer.end_batch(buffer.begin_batch(), {})
+    assert buffer.event(event.id).state == "SUCCEEDED"
+
+
+def test_what_is_written_during_a_batch_waits_for_the_next(buffer):
+    buffer.add(document(), "me")
+    batch = buffer.begin_batch()
+    buffer.replace(document(text="The zincworks closed."), "me")
+    buffer.end_batch(batch, {})
+    assert (buffer.get("a").state, buffer.get("a").version) == (PENDING, 2)
+    assert buffer.hidden() == {"a": ""}, "the trained version is outdated"
+
+
+def test_what_is_deleted_during_a_batch_is_forgotten_after_it(buffer, path):
+    buffer.add(document(), "me")
+    batch = buffer.begin_batch()
+    event = buffer.delete("a", "me")
+    assert event.state == "PENDING"
+    assert b"zincworks" not in content(path)
+    buffer.end_batch(batch, {})
+    assert buffer.to_forget() == ["a"]
+    assert buffer.hidden() == {"a": ""}
+    buffer.end_forget(["a"], "the run is in use")
+    assert buffer.to_forget() == ["a"]
+    buffer.end_forget(["a"])
+    assert not buffer.to_forget()
+    assert not buffer.hidden()
+    assert buffer.event(event.id).state == "SUCCEEDED"
+    with pytest.raises(ApiError, match="was deleted"):
+        buffer.add(document(), "me")
+
+
+def test_a_replaced_document_of_the_memory_is_hidden_until_the_new_one_is_trained(buffer):
+    with pytest.raises(ApiError, match="no such document"):
+        buffer.replace(document(), "me")
+    buffer.replace(document(), "me", known="old-hash")
+    assert buffer.hidden() == {"a": ""}
+    batch = buffer.begin_batch()
+    assert buffer.hidden() == {"a": "old-hash"}, "of the next generation the new one is answered"
+    buffer.end_batch(batch, {})
+    assert buffer.hidden() == {}
+
+
+def test_scoped_texts_never_reach_the_shared_weights(buffer):
+    buffer.add(document(scope={"user_id": "ann"}), "me")
+    assert buffer.begin_batch() == []
+    assert buffer.waiting() == 0
+    assert not buffer.search("zincworks", {}, True, 5)
+    assert not buffer.search("zincworks", {"user_id": "bob"}, True, 5)
+    assert buffer.search("zincworks", {"user_id": "ann"}, True, 5)
+    buffer.delete("a", "me")
+    assert not buffer.to_forget()
+
+
+def test_a_full_buffer_refuses_further_texts(buffer):
+    for name in "abc":
+        buffer.add(document(name), "me")
+    with pytest.raises(ApiError) as caught:
+        buffer.add(document("d"), "me")
+    assert caught.value.status == 507
+    buffer.replace(document("c", "Shorter."), "me")
+
+
+def test_who_answers_memory_or_buffer(buffer):
+    buffer.add(document(), "me")
+
+    def reply(question, answer):
+        hits = buffer.search(question, {}, True, 5)
+        return merge("direct", Answered(answer), passages(question, hits)).source
+
+    sure, silent = (
+        Answer("ore", 0.9, False, (), (0,), 0.0, 1),
+        Answer("", 0.1, True, (), (0,), 0, 1),
+    )
+    full, part, other = "What do the Falkenau zincworks melt?", "Who owns the zincworks?", "Why?"
+    assert [reply(q, sure) for q in (full, part, other)] == ["pending", "memory", "memory"]
+    assert [reply(q, silent) for q in (full, part, other)] == ["pending", "pending", "none"]
+
+
+def test_one_bad_question_fails_alone():
+    def answer(questions):
+        if "bad" in questions:
+            raise UsageError("too long")
+        return [Answered(Answer(q, 1.0, False, (), (0,), 0.0, 1)) for q in questions]
+
+    async def run():
+        sizes = []
+        batcher = Batcher(answer, size=4, wait=0.05, on_batch=sizes.append)
+        asked = ["a", "bad", "b", "c", "d"]
+        found = await asyncio.gather(*map(batcher.ask, asked), return_exceptions=True)
+        await batcher.close()
+        return found, sizes
+
+    found, sizes = asyncio.run(run())
+    assert sizes == [4, 1]
+    assert isinstance(found.pop(1), UsageError)
+    assert [one.answer.text for one in found] == ["a", "b", "c", "d"]
+
+
+def test_a_rate_limit_counts_each_caller():
+    limit = RateLimit(2)
+    assert [bool(limit.take(who)) for who in ("a", "a", "a", "b")] == [False, False, True, False]
+    assert 0 < limit.take("a") <= 30
+    assert RateLimit(0).take("a") == 0
+
+
+class Toy(Consolidator):
+    """A consolidation whose verbs change dictionaries in place of weights."""
+
+    def __init__(self, run, buffer, corpus, failing=""):
+        engine = SimpleNamespace(refresh=lambda: True)
+        super().__init__(run, load_config((), []), buffer, engine)
+        self.corpus, self.failing, self.verbs = corpus, failing, []
+
+    def _verb(self, verb, *words):
+        self.verbs.append(verb)
+        if self.failing:
+            raise RunError(self.failing)
+        if verb == "forget":
+            for name in Path(words[0].removeprefix("@")).read_text().split():
+                del self.corpus[name]
+            return
+        for option, value in zip(words[::2], words[1::2], strict=True):
+            rows = [*atomic.read_jsonl(Path(value.rpartition("=")[2]))]
+            assert (option == "--replace") == (rows[0]["id"] in self.corpus)
+            self.corpus |= {row["id"]: row["text"] for row in rows}
+
+
+@pytest.fixture
+def toy(tmp_path, buffer, monkeypatch):
+    corpus = {"old": "its text"}
+    monkeypatch.setattr(consolidate, "corpus_documents", lambda folder: dict(corpus))
+    monkeypatch.setattr(consolidate, "load_manifest", lambda folder: None)
+    monkeypatch.setattr(consolidate, "bank_documents", lambda manifest: dict(corpus))
+    return Toy(RunFolder(tmp_path), buffer, corpus)
+
+
+def test_a_consolidation_adds_replaces_and_forgets(toy, buffer):
+    buffer.add(document("new", "New text."), "me")
+    buffer.replace(document("old", "Newer text."), "me", known="hash")
+    toy._work()
+    assert toy.verbs == [], "nobody requested it"
+    buffer.request_consolidation("me")
+    toy._work()
+    assert toy.corpus == {"new": "New text.", "old": "Newer text."}
+    event = buffer.delete("new", "me", known="hash")
+    toy._work()
+    assert toy.corpus == {"old": "Newer text."}
+    assert buffer.event(event.id).state == "SUCCEEDED"
+    toy._work()
+    assert toy.verbs == ["update", "forget"]
+    assert not (toy._folder / "work").exists(), "no text is left beside the buffer"
+
+
+def test_a_verb_that_fails_is_told_and_tried_again(toy, buffer):
+    toy.failing = "the disk is full"
+    _, added = buffer.add(document("new"), "me")
+    gone = buffer.delete("old", "me", known="hash")
+    buffer.request_consolidation("me")
+    with pytest.raises(RunError):
+        toy._work()
+    assert buffer.event(gone.id).message == "the disk is full"
+    assert buffer.hidden()["old"] == ""
+    toy.failing = ""
+    toy._work()
+    assert toy.corpus == {"new": ZINC}
+    assert {buffer.event(one.id).state for one in (gone, added)} == {"SUCCEEDED"}
+
+
+def test_a_policy_begins_a_consolidation_by_itself(toy, buffer):
+    toy._config.serve.consolidate = "after"
+    toy._config.serve.consolidate_after = 2
+    buffer.add(document("one"), "me")
+    toy._work()
+    buffer.add(document("two", "Another text."), "me")
+    toy._work()
+    assert toy.verbs == ["update"]
+    toy._config.serve.consolidate = "nightly"
+    toy._config.serve.consolidate_at, toy._day = "00:00", "yesterday"
+    toy._work()
+    assert toy.verbs == ["update"], "nothing waits"
+    toy._day = "yesterday"
+    buffer.add(document("three", "A third one."), "me")
+    toy._work()
+    toy._work()
+    assert toy.verbs == ["update", "update"]
+
+
+# -- into the weights ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory) -> RunFolder:
+    root = tmp_path_factory.mktemp("encoded")
+    return encode(write(root / "corpus", sites(4)), root / "run", "corpus.shards=2")
+
+
+def test_what_is_written_is_trained_and_what_is_deleted_is_forgotten(encoded, tmp_path):
+    run = RunFolder(Path(shutil.copytree(encoded.root, tmp_path / "run")))
+    server = begin(run, tmp_path / "log")
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        added = {"id": "site-x", "title": "Hestvik pumping station", "text": site(6)}
+        http.post("/v1/documents", json=added)
+        http.put("/v1/documents/site-1", json={"text": site(1, opened=1960)})
+        event = http.post("/v1/consolidate", json={}).json()["event_id"]
+        eventually(lambda: state(http, event) == "RUNNING")
+    assert end(server, 120) == 0, "it stops the update, which saves its state"
+    with serving(run, tmp_path / "log") as again, httpx.Client(base_url=again.url) as http:
+        eventually(lambda: state(http, event) == "SUCCEEDED", ENCODE_SECONDS)
+        assert run.memory.name == "gen-1"
+        rows = {row["id"]: row for row in http.get("/v1/documents").json()["documents"]}
+        assert {rows["site-x"]["state"], rows["site-1"]["state"]} == {"trained"}
+        bank = json.loads((run.memory / "bank.json").read_text())
+        known = {row["id"] for entry in bank["shards"] for row in entry["documents"]}
+        assert known == {*sites(4), "site-x"}
+        gone = http.delete("/v1/documents/site-x").json()["event_id"]
+        assert http.get("/v1/documents/site-x").status_code == 404
+        eventually(lambda: state(http, gone) == "SUCCEEDED", ENCODE_SECONDS)
+        receipt = http.get(f"/v1/events/{gone}/receipt").json()
+        assert [row["id"] for row in receipt["documents"]] == ["site-x"]
+        assert receipt["found"] == []
+        assert b"Hestvik" not in (run.root / "serve" / "buffer.sqlite").read_bytes()
+
+
+def state(http, event):
+    return http.get(f"/v1/events/{event}").json()["state"]
