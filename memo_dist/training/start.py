@@ -24,8 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.ray_local import ray_session
@@ -163,10 +161,9 @@ def _shared(jobs: Sequence[NumberedJob]) -> Sequence[NumberedJob]:
     from memo_dist.training.worker import join_ranks
 
     join_ranks()
-    text = [json.dumps(jobs)]
-    torch.distributed.broadcast_object_list(text, src=0)
+    text = Ranks.from_environment().text_of_first(json.dumps(jobs))
     STOP.install()  # libraries may have replaced the handlers
-    return [(number, values) for number, values in json.loads(text[0])]
+    return [(number, values) for number, values in json.loads(text)]
 
 
 def _train(work: RankedWork, number: int, values: dict[str, Any], watch: Watch | None) -> None:
