@@ -16,7 +16,7 @@ from memo_dist.cluster.resources import usable_cores, usable_memory
 from memo_dist.config import Config, load_config, to_yaml
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
-from memo_dist.io import atomic
+from memo_dist.io import atomic, permissions
 from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
@@ -53,9 +53,10 @@ def open_run(
     """
     run = RunFolder(root)
     check_open(run, config, resume)
-    created = _create(run)
+    shared = config.run.group_readable
+    created = _create(run, shared)
     try:
-        with _locked(run, lock_seconds):
+        with permissions.creating(shared), _locked(run, lock_seconds), _settled(run, shared):
             atomic.write_text(run.config, to_yaml(config))
             _record_launch(run)
             with logged(run.logs):
@@ -64,6 +65,16 @@ def open_run(
         if created:
             _remove_if_unused(run)
         raise
+
+
+@contextmanager
+def _settled(run: RunFolder, group_readable: bool) -> Iterator[None]:
+    """The run's modes hold for every file, before and after the block."""
+    permissions.settle(run.root, group_readable)
+    try:
+        yield
+    finally:
+        permissions.settle(run.root, group_readable)
 
 
 def check_open(run: RunFolder, config: Config, resume: str = "auto") -> None:
@@ -125,12 +136,12 @@ def _check_config(run: RunFolder, config: Config) -> None:
             )
 
 
-def _create(run: RunFolder) -> bool:
+def _create(run: RunFolder, group_readable: bool) -> bool:
     """Make the folder; whether it was not there before."""
     created = not run.root.exists()
     try:
-        run.root.mkdir(parents=True, exist_ok=True)
-        run.logs.mkdir(exist_ok=True)
+        permissions.make_folder(run.root, group_readable)
+        permissions.make_folder(run.logs, group_readable)
     except OSError as error:
         raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
     return created
@@ -176,7 +187,11 @@ def shared_run(
             if time.monotonic() >= deadline:
                 raise
     check_open(run, config)
-    with _locked(run, shared=True), logged(run.logs):
+    with (
+        permissions.creating(config.run.group_readable),
+        _locked(run, shared=True),
+        logged(run.logs),
+    ):
         yield run
 
 

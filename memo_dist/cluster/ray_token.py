@@ -9,6 +9,7 @@ https://docs.ray.io/en/latest/ray-security/token-auth.html
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import subprocess
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import UsageError
@@ -164,10 +166,9 @@ def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def _read_again() -> None:
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")  # compiled: it has no types
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

@@ -28,6 +28,8 @@ class RunConfig:
 
     seed: int = 17
     """Random seed of base initialisation, data order, calibration split and bootstrap."""
+    group_readable: bool = key(False, identity=False)
+    """Let the group of the run folder read it. Otherwise only its owner can (mode 0700)."""
 
 
 @dataclass

@@ -32,6 +32,7 @@ from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
+from memo_dist.io import permissions
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.observability.progress import progress
@@ -133,8 +134,9 @@ def train_here(work: RankedWork, root: Path, config: Config, resume: str) -> boo
     config = replace(config, cluster=replace(config.cluster, workers=ranks.world))
     if not ranks.is_first:
         logging.disable(logging.WARNING)
-        for number, values in _shared([]):
-            _train(work, number, values, None)
+        with permissions.creating(config.run.group_readable):
+            for number, values in _shared([]):
+                _train(work, number, values, None)
         return False
     work.check(config, ranks.world)
     STOP.install()
