@@ -13,13 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from memo_dist.cluster.resources import usable_cores, usable_memory
-from memo_dist.config import Config, load_config, to_yaml
+from memo_dist.config import Config, load_config, origin, to_yaml
+from memo_dist.config.load import guarded_values
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic, permissions
 from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
+from memo_dist.observability.redact import redact
 from memo_dist.stages.state import started_stages
 from memo_dist.version import VERSION
 
@@ -58,6 +60,7 @@ def open_run(
     try:
         with permissions.creating(shared), _locked(run, lock_seconds), _settled(run, shared):
             atomic.write_text(run.config, to_yaml(config))
+            origin.remember(run.root, guarded_values(config))
             _record_launch(run)
             with logged(run.logs):
                 yield run
@@ -219,7 +222,7 @@ def _record_launch(run: RunFolder) -> None:
     launches = atomic.read_json(run.run_json)["launches"] if run.run_json.exists() else []
     launches.append(
         {
-            "argv": sys.argv[1:],
+            "argv": [redact(word) for word in sys.argv[1:]],
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": library_versions(),
             "git": _git_commit(),

@@ -46,6 +46,7 @@ from memo_dist import process
 from memo_dist.cluster import guard, ray_token
 from memo_dist.cluster.resources import Resources, detect_resources, object_store_bytes
 from memo_dist.cluster.stop import STOP
+from memo_dist.config import origin
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import RunError, StoppedError
 
@@ -81,13 +82,16 @@ def ray_session(
 
     Raises:
         RunError: Ray did not start, or the address did not answer, within the deadline.
-        UsageError: Ray's authentication is switched off, or there is no token for the cluster.
+        UsageError: Ray's authentication is switched off, there is no token for the cluster, or
+            only the run folder has named it.
     """
     if ray.is_initialized():
         yield _cluster_resources()
         return
     if threading.current_thread() is not threading.main_thread():
         raise RunError("the Ray session must be opened in the main thread, or it dies with another")
+    chosen = {name: getattr(cluster, name) for name in ("address", "authentication")}
+    origin.check({f"cluster.{name}": value for name, value in chosen.items()})
     ray_token.check_environment(cluster)
     variables = {**WORKER_ENV, **(env or {})}
     with _kept_signal_handlers():
