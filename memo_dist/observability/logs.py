@@ -10,9 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memo_dist import process
+from memo_dist.io.terminal import visible
 
 LOG_FILE = "memo-dist.log"
 _logger = logging.getLogger("memo_dist")
+
+
+class _VisibleFormatter(logging.Formatter):
+    """A log is read in a terminal, and quotes documents and names."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with what acts on a terminal written out."""
+        return visible(super().format(record))
 
 
 class _QuietHandler(logging.FileHandler):
@@ -26,7 +35,7 @@ class _QuietHandler(logging.FileHandler):
 def logged(folder: Path) -> Iterator[None]:
     """Append what the package logs to ``folder/memo-dist.log``, and how the block failed."""
     handler = _QuietHandler(folder / LOG_FILE, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = _logger.level
     _logger.addHandler(handler)
     _logger.setLevel(logging.INFO)
