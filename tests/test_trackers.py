@@ -164,6 +164,7 @@ def test_wandb_collects_no_arguments_host_commit_or_packages(tmp_path, monkeypat
     monkeypatch.setattr("sys.argv", ["memo-dist", "train", SECRET_ARGUMENT])
     settings = wandb.Settings(**WANDB_SETTINGS)  # every name is one of this version's
     assert settings.x_disable_meta
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 100.0)
     write_steps(tmp_path, 1, 2)
     mirror(tmp_path, "wandb").finish()
     files = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
