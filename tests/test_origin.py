@@ -19,7 +19,7 @@ THEIRS = {
         "api_key_env": "MY_OWN_SECRET",
     },
     "generator": {"kind": "recorded", "model": "m", "recording": "/tmp/elsewhere"},
-    "cluster": {"address": "198.51.100.7:6379", "authentication": "off"},
+    "cluster": {"address": "198.51.100.7:6379", "authentication": "none"},
 }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_authentication_switched_off_in_the_environment_is_refused(monkeypatch):
         ray_session(ClusterConfig(), cores=1),
     ):
         pass
-    with ray_session(ClusterConfig(authentication="off"), cores=1):  # told
+    with ray_session(ClusterConfig(authentication="none"), cores=1):  # told
         address = ray.get_runtime_context().gcs_address
         assert ray_token.is_open(address)
         monkeypatch.setenv(ray_token.MODE, "token")

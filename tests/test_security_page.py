@@ -1,4 +1,4 @@
-"""docs/security.md names every file that holds text of documents, as the stages' records have it."""
+"""docs/security.md names every file that holds text of documents, as the stages have it."""
 
 import re
 from pathlib import Path

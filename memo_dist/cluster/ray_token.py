@@ -43,7 +43,7 @@ def check_environment(cluster: ClusterConfig) -> None:
     if cluster.authentication == "token" and mode is not None and mode.lower() != "token":
         raise UsageError(
             f"{MODE}={mode} switches Ray's authentication off: whoever reaches its ports runs code"
-            f" as you; unset it, or set cluster.authentication=off"
+            f" as you; unset it, or set cluster.authentication=none"
         )
 
 
@@ -62,7 +62,7 @@ def readable_by_others(path: Path) -> bool:
 @contextmanager
 def of_session(cluster: ClusterConfig, folder: Path) -> Iterator[None]:
     """Of a session on this machine: its own token in ``folder``, and the loopback alone."""
-    if cluster.authentication == "off":
+    if cluster.authentication == "none":
         with _environment({MODE: "disabled"}), _loopback():
             yield
         return
@@ -82,7 +82,7 @@ def of_cluster(cluster: ClusterConfig) -> Iterator[None]:
     Raises:
         UsageError: there is none, others may read it, or the cluster asks nobody for one.
     """
-    if cluster.authentication == "off":
+    if cluster.authentication == "none":
         yield
         return
     if not os.environ.get(TOKEN):
@@ -91,7 +91,7 @@ def of_cluster(cluster: ClusterConfig) -> Iterator[None]:
         raise UsageError(
             f"the Ray cluster at cluster.address={cluster.address} asks nobody for a token: whoever"
             f" reaches it runs code as its owner; start it with {MODE}=token (docs/launching.md),"
-            " or set cluster.authentication=off"
+            " or set cluster.authentication=none"
         )
     with _environment({MODE: "token"}):
         yield
@@ -103,7 +103,7 @@ def _check_file(cluster: ClusterConfig) -> None:
         raise UsageError(
             f"no token for the Ray cluster at cluster.address={cluster.address}: name its file with"
             f" {TOKEN_PATH}=FILE, or put it into {DEFAULT_FILE}; a cluster that has none needs"
-            " cluster.authentication=off"
+            " cluster.authentication=none"
         )
     if readable_by_others(file):
         raise UsageError(
