@@ -15,13 +15,15 @@ from typing import TextIO
 
 from memo_dist.cluster.leftovers import clean_run
 from memo_dist.cluster.resources import usable_cores, usable_memory
-from memo_dist.config import Config, load_config, stored_yaml
+from memo_dist.config import Config, load_config, origin, stored_yaml
+from memo_dist.config.load import guarded_values
 from memo_dist.config.stages import changed_keys
 from memo_dist.errors import UsageError
-from memo_dist.io import atomic
+from memo_dist.io import atomic, permissions
 from memo_dist.io.locks import file_lock, holder
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import LOG_FILE, logged
+from memo_dist.observability.redact import redact
 from memo_dist.stages.state import started_stages
 from memo_dist.version import VERSION
 
@@ -57,11 +59,13 @@ def open_run(
     """
     run = RunFolder(root)
     check_open(run, config, resume)
-    created = _create(run)
+    shared = config.run.group_readable
+    created = _create(run, shared)
     try:
-        with _locked(run, lock_seconds):
+        with permissions.creating(shared), _locked(run, lock_seconds), _settled(run, shared):
             clean_run(run.root)
             atomic.write_text(run.config, stored_yaml(config))
+            origin.remember(run.root, guarded_values(config))
             _record_launch(run)
             with logged(run.logs):
                 yield run
@@ -69,6 +73,16 @@ def open_run(
         if created:
             _remove_if_unused(run)
         raise
+
+
+@contextmanager
+def _settled(run: RunFolder, group_readable: bool) -> Iterator[None]:
+    """The run's modes hold for every file, before and after the block."""
+    permissions.settle(run.root, group_readable)
+    try:
+        yield
+    finally:
+        permissions.settle(run.root, group_readable)
 
 
 def check_open(run: RunFolder, config: Config, resume: str = "auto") -> None:
@@ -132,12 +146,12 @@ def _check_config(run: RunFolder, config: Config) -> None:
             )
 
 
-def _create(run: RunFolder) -> bool:
+def _create(run: RunFolder, group_readable: bool) -> bool:
     """Make the folder; whether it was not there before."""
     created = not run.root.exists()
     try:
-        run.root.mkdir(parents=True, exist_ok=True)
-        run.logs.mkdir(exist_ok=True)
+        permissions.make_folder(run.root, group_readable)
+        permissions.make_folder(run.logs, group_readable)
     except OSError as error:
         raise UsageError(f"--run {run.root} cannot be written: {error.strerror}") from None
     return created
@@ -183,7 +197,11 @@ def shared_run(
             if time.monotonic() >= deadline:
                 raise
     check_open(run, config)
-    with _locked(run, shared=True), logged(run.logs):
+    with (
+        permissions.creating(config.run.group_readable),
+        _locked(run, shared=True),
+        logged(run.logs),
+    ):
         yield run
 
 
@@ -232,7 +250,7 @@ def _record_launch(run: RunFolder) -> None:
     launches = atomic.read_json(run.run_json)["launches"] if run.run_json.exists() else []
     launches.append(
         {
-            "argv": sys.argv[1:],
+            "argv": [redact(word) for word in sys.argv[1:]],
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": library_versions(),
             "git": _git_commit(),

@@ -1,7 +1,9 @@
 """Settings that every test and every process started by a test shares; set before torch loads."""
 
 import os
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import sampling
 
@@ -12,6 +14,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray starts its workers with a niceness of 15: on a busy machine they would wait for everything.
 # https://github.com/ray-project/ray/pull/24928
 os.environ.setdefault("RAY_worker_niceness", "0")
+# What a user has named for runs of their own is not what tests name for theirs.
+os.environ["XDG_STATE_HOME"] = str(Path(tempfile.gettempdir()) / f"memo-dist-tests-{os.getuid()}")
 # A user's own answers must not depend on where the tests run.
 os.environ.pop("MEMO_DIST_TRACEBACK", None)
 

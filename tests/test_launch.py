@@ -183,7 +183,7 @@ def test_local_torchrun_and_ray(capsys):
     torchrun = dry(capsys, "torchrun", "--dry-run", "launch.tasks_per_node=4", *verb)
     assert "--standalone --nproc-per-node=4" in torchrun
     several = ("torchrun", "--dry-run", "launch.nodes=2", "launch.rendezvous=h:1", *verb)
-    assert "--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=h:1" in dry(capsys, *several)
+    assert "--nnodes=2 --meet=h:1 '--secret=a run/train/.meeting'" in dry(capsys, *several)
     ray = dry(capsys, "ray", "--dry-run", "launch.ray_address=http://h:8265", *verb)
     assert 'cluster.address="$RAY_ADDRESS"' in ray
     assert "working_dir" not in ray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from memo_dist.config.schema import TrackConfig
 from memo_dist.io import atomic
 from memo_dist.observability import trackers
-from memo_dist.observability.trackers import STATE, TRACKERS, MetricsMirror
+from memo_dist.observability.trackers import STATE, TRACKERS, WANDB_SETTINGS, MetricsMirror
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +152,24 @@ def test_no_tracker_leaves_no_file(tmp_path):
     write_steps(tmp_path, 1, 2)
     mirror(tmp_path).finish()
     assert not (tmp_path / STATE).exists()
+
+
+SECRET_ARGUMENT = "executive.urls=[http://internal.example/v1]"
+
+
+def test_wandb_collects_no_arguments_host_commit_or_packages(tmp_path, monkeypatch):
+    """On 1f7257c the offline file held them all."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("sys.argv", ["memo-dist", "train", SECRET_ARGUMENT])
+    settings = wandb.Settings(**WANDB_SETTINGS)  # every name is one of this version's
+    assert settings.x_disable_meta
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 100.0)
+    write_steps(tmp_path, 1, 2)
+    mirror(tmp_path, "wandb").finish()
+    files = [path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+    assert any(b"loss" in content for content in files)
+    for content in files:
+        assert b"internal.example" not in content
+        assert socket.gethostname().encode() not in content
+        assert b"safetensors==" not in content

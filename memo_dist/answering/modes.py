@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from memo_dist.answering.answerer import Answered, Answerer, Options
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError, suggest
+from memo_dist.io import permissions
 from memo_dist.io.generations import held
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import FILE_NAME
@@ -141,6 +142,8 @@ class ProtocolAnswerer(Answerer):
         )
         memory = partial(_bank(run, config, options).answer, batch_size=options.batch_size)
         self._folder = options.transcripts or run.ask(_new_name())
+        permissions.make_folder(self._folder.parent, config.run.group_readable)
+        permissions.make_folder(self._folder, config.run.group_readable)
         self._session = self._held.enter_context(
             ProtocolSession(
                 replace(config, protocol=protocol), memory, self._folder, options.should_stop

@@ -10,6 +10,7 @@ from memo_dist.answering import MODES
 from memo_dist.cli.options import config_options, resolve, run_argument
 from memo_dist.cluster.stop import STOP
 from memo_dist.evaluation.questions import default_name, load_questions
+from memo_dist.io import permissions
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.runs import existing_run
 
@@ -58,6 +59,7 @@ def command(  # noqa: PLR0913
     from memo_dist.evaluation.session import evaluate_run
 
     evaluation = name or default_name(questions_file)
-    _, tables = evaluate_run(run, config, questions, evaluation, STOP, wanted)
+    with permissions.creating(config.run.group_readable):
+        _, tables = evaluate_run(run, config, questions, evaluation, STOP, wanted)
     click.echo(tables)
     click.echo(f"report: {run.report}")

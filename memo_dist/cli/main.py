@@ -25,6 +25,7 @@ from memo_dist.errors import (
     UsageError,
     suggest,
 )
+from memo_dist.io.terminal import guard_streams
 from memo_dist.verbs import VERBS
 from memo_dist.version import VERSION
 
@@ -72,6 +73,7 @@ def memo_dist() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     process.begin()
+    guard_streams()
     verb = VERBS.get(sys.argv[1]) if sys.argv[1:] else None
     if verb is not None and verb.saves:
         STOP.install()

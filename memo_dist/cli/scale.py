@@ -185,8 +185,9 @@ def _resolve(
     from memo_dist.scaling.folder import StudyFolder, find_study
 
     file, root = find_study(study, run_folder)
-    first = root / "config.yaml" if file is None else file
-    return StudyFolder(root), resolve((first, *files), overrides)
+    if file is None:
+        return StudyFolder(root), resolve(files, overrides, root)
+    return StudyFolder(root), resolve((file, *files), overrides)
 
 
 def _check_begun(folder: StudyFolder) -> None:

@@ -8,6 +8,7 @@ import click
 
 from memo_dist.cli.options import run_argument
 from memo_dist.errors import EXIT_FAILED, UsageError
+from memo_dist.io import permissions
 from memo_dist.runs import existing_run
 
 
@@ -44,9 +45,10 @@ def command(
     if never_saw and not receipts:
         raise UsageError(f"--never-saw compares what a receipt names, and {run.root} has none")
     faults = 0
-    checks = list(verify(run, config, receipts))
-    if never_saw:
-        checks += train_apart(run, config, receipts[-1])
+    with permissions.creating(config.run.group_readable):
+        checks = list(verify(run, config, receipts))
+        if never_saw:
+            checks += train_apart(run, config, receipts[-1])
     for check in checks:
         click.echo(f"{'FAULT' if check.fault else 'ok':<6} {check.claim}")
         if check.fault:

@@ -73,3 +73,20 @@ class Ranks:
         total = torch.tensor([value], dtype=torch.float64, device=device)
         torch.distributed.all_reduce(total)
         return float(total)
+
+    def text_of_first(self, text: str) -> str:
+        """Rank 0's text, on every rank.
+
+        As bytes: torch's own broadcast of objects unpickles what comes over the network.
+        """
+        if self.world == 1:
+            return text
+        nccl = torch.distributed.get_backend() == "nccl"
+        device = torch.device("cuda", self.local_rank) if nccl else torch.device("cpu")
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+        size = torch.tensor([len(data)], device=device)
+        torch.distributed.broadcast(size, src=0)
+        if not self.is_first:
+            data = torch.zeros(int(size), dtype=torch.uint8, device=device)
+        torch.distributed.broadcast(data, src=0)
+        return bytes(data.tolist()).decode()

@@ -16,6 +16,9 @@ What was found out about Ray 2.60 and is relied on here:
   which run in the driver's group: after a SIGTERM of that kind Ray calls fail while the
   driver lives on. Loops over Ray results ask for a stop request before they believe a failure.
   https://github.com/ray-project/ray/pull/6008
+- Whoever reaches Ray's ports without its token being asked for runs code as the owner. A local
+  session has a token of its own, and listens on the loopback alone; a cluster must ask for one
+  (see ``ray_token.py``).
 - ``ray stop`` and ``ray.init(address="auto")`` see every Ray on the machine; neither is used.
   https://github.com/ray-project/ray/issues/12264
 """
@@ -40,7 +43,7 @@ from typing import Any
 import ray
 
 from memo_dist import process
-from memo_dist.cluster import guard
+from memo_dist.cluster import guard, ray_token
 from memo_dist.cluster.leftovers import claim, clean_sessions
 from memo_dist.cluster.resources import (
     Resources,
@@ -50,6 +53,7 @@ from memo_dist.cluster.resources import (
     oom_counters,
 )
 from memo_dist.cluster.stop import STOP
+from memo_dist.config import origin
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.errors import RunError, StoppedError
 
@@ -85,12 +89,17 @@ def ray_session(
 
     Raises:
         RunError: Ray did not start, or the address did not answer, within the deadline.
+        UsageError: Ray's authentication is switched off, there is no token for the cluster, or
+            only the run folder has named it.
     """
     if ray.is_initialized():
         yield _cluster_resources()
         return
     if threading.current_thread() is not threading.main_thread():
         raise RunError("the Ray session must be opened in the main thread, or it dies with another")
+    chosen = {name: getattr(cluster, name) for name in ("address", "authentication")}
+    origin.check({f"cluster.{name}": value for name, value in chosen.items()})
+    ray_token.check_environment(cluster)
     variables = {**WORKER_ENV, **(env or {})}
     with _kept_signal_handlers():
         if cluster.address:
@@ -125,7 +134,8 @@ def _nothing() -> None:
 def _connected(cluster: ClusterConfig, env: dict[str, str]) -> Iterator[Resources]:
     _await_address(cluster)
     options = {"address": cluster.address, "runtime_env": {"env_vars": env}}
-    yield from _initialised(cluster, options, {})
+    with ray_token.of_cluster(cluster):
+        yield from _initialised(cluster, options, {})
 
 
 def _started(cluster: ClusterConfig, cores: int | None, env: dict[str, str]) -> Iterator[Resources]:
@@ -138,14 +148,16 @@ def _started(cluster: ClusterConfig, cores: int | None, env: dict[str, str]) -> 
             "num_gpus": found.gpus,
             "include_dashboard": False,
             "object_store_memory": object_store_bytes(),
-            "_temp_dir": str(folder),
+            # Ray opens its own folder to everybody (0777); the one around it is ours alone.
+            "_temp_dir": str(folder / "r"),
             **_quoted_interpreter(),
         }
         # Workers inherit the daemons' variables. As a runtime environment these would cost a new
         # process for every worker instead of one that Ray has started ahead (2 s against 0.5 s).
         # https://github.com/ray-project/ray/issues/33621
         daemons = {**PRIVATE, **_unless_set(_ONE_MACHINE), **env, guard.MARK: str(folder)}
-        yield from _initialised(cluster, options, daemons)
+        with ray_token.of_session(cluster, folder):
+            yield from _initialised(cluster, options, daemons)
 
 
 def _unless_set(variables: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from memo_dist.config.rules import check_rules, choices
+from memo_dist.config import origin
+from memo_dist.config.rules import check_rules, choices, lookup
 from memo_dist.config.schema import Config
 from memo_dist.errors import DamagedFileError, UsageError, suggest
 from memo_dist.io.hashing import SHORT_DIGITS, sha256_text
@@ -62,14 +63,20 @@ def load_config(
             or breaks a rule; names the key and what exists.
     """
     tree = _default_tree()
-    if stored is not None:
-        tree = _merge(tree, _read_stored(stored), str(stored), notice=False)
-    for file in files:
-        tree = _merge(tree, _read_yaml(file), str(file))
+    there = {} if stored is None else _read_stored(stored)
+    tree = _merge(tree, there, str(stored), notice=False)
+    own = [(_read_yaml(file), str(file)) for file in files]
     if isinstance(overrides, Mapping):
-        tree = _merge(tree, _nested(overrides.items()), "settings")
+        own.append((_nested(overrides.items()), "settings"))
     elif overrides:
-        tree = _merge(tree, _nested(map(_parse_override, overrides)), "command line")
+        own.append((_nested(map(_parse_override, overrides)), "command line"))
+    given: dict[str, Any] = {}
+    for addition, where in own:
+        tree = _merge(tree, addition, where)
+        given |= flatten(addition)
+    if stored is not None:
+        origin.note(flatten(there), given, _defaults(), stored)
+    origin.vouch(given)
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     if check:
@@ -86,6 +93,13 @@ def stored_yaml(config: Config) -> str:
     """The file that keeps a run's configuration: its first line tells whether it is whole."""
     text = to_yaml(config)
     return f"{_HEADER}{sha256_text(text)[:SHORT_DIGITS]}\n{text}"
+
+
+def guarded_values(config: Config) -> dict[str, Any]:
+    """{key: value} of :data:`origin.GUARDED`, without those that are the default."""
+    defaults = _defaults()
+    values = {key: lookup(config, key) for key in origin.GUARDED}
+    return {key: value for key, value in values.items() if value != defaults[key]}
 
 
 def known_keys() -> list[str]:

@@ -146,10 +146,18 @@ def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
     for url in endpoint.urls:
         yield from _url(url, group)
     name = endpoint.api_key_env
-    if name and not name.isidentifier():
+    if name and (not name.isidentifier() or _is_key(name)):
         yield (  # the value may be a key that was put in the wrong place: it is not repeated
             f"{group}.api_key_env must be the NAME of an environment variable, not the key itself"
         )
+
+
+def _is_key(name: str) -> bool:
+    """Whether the name of a variable looks like a key itself, as some services write theirs."""
+    if _KEY_BEGINNING.match(name):
+        return True
+    longest = max(map(len, name.split("_")))
+    return longest >= _LONG_WORD and any(sign.isdigit() for sign in name)
 
 
 def _url(url: str, group: str) -> Iterator[str]:
@@ -265,6 +273,14 @@ def _fusion(config: Config) -> Iterator[str]:
     layers = config.fusion.latent.memory_layers
     if not layers or len(set(layers)) != len(layers):
         yield f"fusion.latent.memory_layers={layers} must name different layers, at least one"
+
+
+_KEY_BEGINNING = re.compile(
+    r"(sk|pk|rk|hf|gh[opsur]|github_pat|glpat|xox[abpr]|xai|gsk|nvapi|key|AKIA|ASIA|AIza|eyJ)"
+    r"(_|(?<=AKIA)|(?<=ASIA)|(?<=AIza)|(?<=eyJ))\w{8,}"
+)
+_LONG_WORD = 20
+"""Letters and digits without a break: names of variables have words, keys have not."""
 
 
 _RULES: tuple[Rule, ...] = (

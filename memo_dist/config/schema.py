@@ -29,6 +29,8 @@ class RunConfig:
 
     seed: int = 17
     """Random seed of base initialisation, data order, calibration split and bootstrap."""
+    group_readable: bool = key(False, identity=False)
+    """Let the group of the run folder read it. Otherwise only its owner can (mode 0700)."""
 
 
 @dataclass
@@ -359,6 +361,9 @@ class ClusterConfig:
 
     address: str = ""
     """Address of a running Ray cluster; empty: start one on this machine."""
+    authentication: str = key("token", choices=("token", "none"))
+    """``token``: Ray asks everybody for its token, and a cluster that does not is refused.
+    ``none``: whoever reaches Ray's ports can run code as you; for a network of your own."""
     launcher: str = key("auto", choices=("auto", "ray", "ranks", "process"))
     """How training ranks are started: ``ray``: by Ray; ``ranks``: by torchrun, deepspeed or srun,
     and this process is one of them; ``process``: one rank in this process; ``auto``: ``ranks`` if

@@ -9,19 +9,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from memo_dist.cluster.resources import detect_resources
+from memo_dist.doctor.security import security
+from memo_dist.doctor.types import Finding, Level
 from memo_dist.fusion.ops.loading import describe
 from memo_dist.io.cache import cache_folder
 from memo_dist.models.smollm2 import cached_smollm2
 from memo_dist.runs import library_versions
 
-Level = Literal["ok", "warn", "bad"]
 _GIB = 2**30
 _LONGEST_TEMP = 60
 """Ray's sockets below the temporary folder must stay under 108 characters."""
@@ -30,22 +29,15 @@ _LARGEST_SKEW = 2.0
 _SCHEDULER_SECONDS = 5
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``bad`` would stop a run."""
-
-    level: Level
-    name: str
-    text: str
-
-
 def findings() -> Iterator[Finding]:
-    """Look at versions, cores, memory, GPUs, how ranks talk, ports, clock, shared memory, temp
-    path, disk, scheduler, the base model and the kernels."""
+    """Look at versions, cores, memory, GPUs, how ranks talk, ports, what listens, Ray's token, the
+    umask, locks, clock, shared memory, temp path, disk, scheduler, the base model and the
+    kernels."""
     yield from _versions()
     yield from _resources()
     yield from _collectives()
     yield from _ports()
+    yield from security()
     yield from _clock()
     yield from _scheduler()
     yield from _shared_memory()

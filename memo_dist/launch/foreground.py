@@ -36,8 +36,8 @@ def torchrun_command(launch: LaunchConfig, call: VerbCall) -> list[str]:
                 f"launch.nodes={launch.nodes} needs launch.rendezvous=HOST:PORT of the first"
                 " machine; run the same command on each"
             )
-        place = [f"--nnodes={launch.nodes}", "--rdzv-backend=c10d"]
-        place += [f"--rdzv-endpoint={launch.rendezvous}", "--rdzv-id=memo-dist"]
+        place = [f"--nnodes={launch.nodes}", f"--meet={launch.rendezvous}"]
+        place.append(f"--secret={call.run / 'train' / '.meeting' if call.run else '.meeting'}")
     module = ["-m", "memo_dist.cluster.torchrun", *place, f"--nproc-per-node={ranks}"]
     # https://github.com/pytorch/pytorch/issues/119856
     module.append("--shutdown-timeout=600")  # seconds that ranks have to save after a SIGTERM

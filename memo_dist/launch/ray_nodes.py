@@ -19,6 +19,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ from memo_dist.cluster import guard
 from memo_dist.cluster.rendezvous import free_port
 from memo_dist.cluster.resources import object_store_bytes, usable_cores
 from memo_dist.errors import MemoDistError, RunError
-from memo_dist.io import atomic
+from memo_dist.io import atomic, permissions
 from memo_dist.launch.verbs import parse_verb
 
 FOLDER_VARIABLE = "MEMO_DIST_JOB_FOLDER"
@@ -154,8 +155,12 @@ def temp_folder() -> Path:
     job, life = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     parent = Path("/tmp") / f"memo-ray-{os.getuid()}"  # noqa: S108 (0700, and checked below)
     parent.mkdir(mode=0o700, exist_ok=True)
-    if parent.stat().st_uid != os.getuid():
-        raise RunError(f"{parent} belongs to another user: remove it on {socket.gethostname()}")
+    found = parent.lstat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+        raise RunError(
+            f"{parent} is another user's, a link, or open to others: remove it on"
+            f" {socket.gethostname()}"
+        )
     folder = parent / f"{job}.{life}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
@@ -186,8 +191,8 @@ def _shape() -> list[str]:
 
 def run_head(place: Place, words: list[str]) -> int:
     """Start Ray's head, run the verb on it, and end everything; returns the verb's exit code."""
-    place.shared.mkdir(parents=True, exist_ok=True)
-    with _private():
+    permissions.make_folder(place.shared, group_readable=False)
+    with permissions.creating(group_readable=False):
         atomic.write_text(place.token, secrets.token_hex(32))
     ray = RayHere(place, ["--head", "--include-dashboard=false"])
     code = 1
@@ -337,16 +342,6 @@ _TERM: list[Callable[[], Any]] = []
 def _on_term(number: int, frame: FrameType | None) -> None:
     for act in _TERM:
         act()
-
-
-@contextmanager
-def _private() -> Iterator[None]:
-    """Files made inside are for this user alone."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class VerbCall:
         corpus, run: the folders it works on, where it names them.
         files: its ``--config`` files.
         overrides: its ``key=value`` arguments.
+        continues: a study that is named by its folder: the configuration there holds.
     """
 
     verb: str
@@ -34,6 +35,7 @@ class VerbCall:
     run: Path | None
     files: tuple[Path, ...]
     overrides: tuple[str, ...]
+    continues: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -47,7 +49,7 @@ class VerbCall:
             UsageError: it is wrong.
         """
         stored = self.run / "config.yaml" if self.run else None
-        reads = VERBS[self.verb].reads_stored
+        reads = VERBS[self.verb].reads_stored or self.continues
         known = stored if reads and stored is not None and stored.exists() else None
         return load_config(self.files, self.overrides, stored=known)
 
@@ -90,14 +92,15 @@ def _study_call(
         raise UsageError("of the scaling study only `scale run STUDY` can be launched")
     named = next(iter(options.get("--run", [])), None)
     file, run = find_study(Path(plain[1]), Path(named) if named else None)
-    more = (Path(file) for file in options.get("--config", []))
+    more = [Path(file) for file in options.get("--config", [])]
     return VerbCall(
         verb=name,
         arguments=arguments,
         corpus=None,
         run=run,
-        files=(run / "config.yaml" if file is None else file, *more),
+        files=tuple(more) if file is None else (file, *more),
         overrides=tuple(word for word in plain if _is_override(word)),
+        continues=file is None,
     )
 
 

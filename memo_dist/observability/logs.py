@@ -10,9 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memo_dist import process
+from memo_dist.io.terminal import visible
 
 LOG_FILE = "memo-dist.log"
 _logger = logging.getLogger("memo_dist")
+
+
+class _VisibleFormatter(logging.Formatter):
+    """A log is read in a terminal, and quotes documents and names."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with what acts on a terminal written out."""
+        return visible(super().format(record))
 
 
 class _QuietHandler(logging.FileHandler):
@@ -29,11 +38,11 @@ def logged(folder: Path) -> Iterator[None]:
     Warnings are shown as well.
     """
     handler = _QuietHandler(folder / LOG_FILE, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     shown = logging.StreamHandler()  # what a person must know is not only in a file
     shown.setLevel(logging.WARNING)
     shown.addFilter(lambda record: not record.exc_info)
-    shown.setFormatter(logging.Formatter("memo-dist: %(message)s"))
+    shown.setFormatter(_VisibleFormatter("memo-dist: %(message)s"))
     before = _logger.level
     _logger.addHandler(handler)
     _logger.addHandler(shown)

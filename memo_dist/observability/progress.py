@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TaskID as BarId
 
+from memo_dist.io.terminal import drawing, visible
+
 LINE_SECONDS = 30.0
 
 
@@ -88,7 +90,7 @@ class BarProgress(ProgressReport):
     def __init__(self, total: int, label: str, done: int, unit: str, bar: Progress) -> None:
         super().__init__(total, label, done, unit)
         self._bar = bar
-        self._task: BarId = bar.add_task(label, total=total, completed=done, numbers="")
+        self._task: BarId = bar.add_task(visible(label), total=total, completed=done, numbers="")
 
     def finish(self) -> None:
         """Draw the last state; the bar stays where it is."""
@@ -174,7 +176,7 @@ def progress(  # noqa: PLR0913
 def _bars(stream: TextIO) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     numbers = TextColumn("{task.fields[numbers]}")
-    return Progress(*columns, TimeRemainingColumn(), numbers, console=Console(file=stream))
+    return Progress(*columns, TimeRemainingColumn(), numbers, console=Console(file=drawing(stream)))
 
 
 def duration(seconds: float) -> str:

@@ -66,6 +66,23 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+WANDB_SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+    "disable_job_creation": True,
+    "save_code": False,
+    "host": "hidden",
+    "x_disable_meta": True,  # arguments, program, Python, operating system, hardware
+    "x_disable_stats": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+}
+"""W&B is sent metrics and the names of run and project. By itself it would also collect the
+command's arguments (paths, endpoints), the host's name, the commit and the installed packages."""
+
+
 class WandbTracker:
     """A W&B run; offline where WANDB_MODE says so, never a login prompt."""
 
@@ -80,7 +97,7 @@ class WandbTracker:
             id=run_id,
             resume="allow",
             dir=str(folder),
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(**WANDB_SETTINGS),
         )
         self.run_id = str(self._run.id)
 

@@ -86,6 +86,7 @@ SYNTHESIS = Stage(
         "synth/requests/*.jsonl",
         "synth/quarantine.jsonl",
         "synth/dataset/README.md",
+        "synth/coverage.jsonl",
         "reflections.jsonl",
     ),
     encoded=("synth/dataset/data/*",),
@@ -106,6 +107,7 @@ TRAIN = Stage(
     encoded=(
         "train/shard-*/examples.safetensors",
         "train/shard-*/job.json",
+        "train/shard-*/activations.npy",
         "train/shard-*/checkpoints/**/*",
         "train/shard-*/final/*",
         "train/base/*",

@@ -7,13 +7,17 @@ learning rate, this rank's part of the state for checkpoints, and the whole weig
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from memo_dist.cluster.ranks import Ranks
+from memo_dist.cluster.store import LOOPBACK, rank_store
 from memo_dist.config.schema import TrainConfig
 from memo_dist.config.shipped import configs_folder
 from memo_dist.errors import UsageError
@@ -25,6 +29,8 @@ from memo_dist.training.fragments import (
     prepare_state,
 )
 
+_TIMEOUT = timedelta(minutes=30)
+"""torch's own."""
 # Keys of a DeepSpeed file that the framework itself decides.
 _OWNED = (
     "train_batch_size",
@@ -109,9 +115,12 @@ def engine_config(train: TrainConfig, bf16: bool, rows_per_rank: int) -> dict[st
     return merged
 
 
-def init_distributed(backend: str) -> None:
-    """Join DeepSpeed to the process group that the launcher made (or make one from the rank
-    environment).
+def init_distributed(backend: str, timeout: timedelta = _TIMEOUT) -> None:
+    """Make the process group of the rank environment, and join DeepSpeed to it.
+
+    Args:
+        backend: ``nccl`` or ``gloo``.
+        timeout: of a collective, and of the wait for the other ranks.
 
     DeepSpeed's CPU backend would compile a shared-memory op at this point (108 s measured on two
     cores), and a kill during it leaves a lock on which every later start hangs; gloo's own
@@ -122,6 +131,17 @@ def init_distributed(backend: str) -> None:
 
     # https://github.com/pytorch/pytorch/issues/189245
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():
+        if os.environ.get("MASTER_ADDR") == LOOPBACK and Path("/sys/class/net/lo").exists():
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        ranks = Ranks.from_environment()
+        torch.distributed.init_process_group(
+            backend,
+            store=rank_store(timeout),
+            rank=ranks.rank,
+            world_size=ranks.world,
+            timeout=timeout,
+        )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

@@ -197,13 +197,15 @@ class _Fit(threading.Thread):
 
     def _trainer(self) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
+
+        from memo_dist.training.ray_ranks import MetRanks
 
         place, failures = self._placement, self._config.train.max_failures
         return TorchTrainer(
             self._entry,
             train_loop_config=self._job.to_json(),
-            torch_config=TorchConfig(
+            torch_config=MetRanks(
                 backend="nccl" if place.gpu else "gloo",
                 timeout_s=int(max(1800, self._config.cluster.start_timeout)),
             ),

@@ -24,8 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.ray_local import ray_session
@@ -34,6 +32,7 @@ from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
+from memo_dist.io import permissions
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.observability.progress import progress
@@ -135,8 +134,9 @@ def train_here(work: RankedWork, root: Path, config: Config, resume: str) -> boo
     config = replace(config, cluster=replace(config.cluster, workers=ranks.world))
     if not ranks.is_first:
         logging.disable(logging.WARNING)
-        for number, values in _shared([]):
-            _train(work, number, values, None)
+        with permissions.creating(config.run.group_readable):
+            for number, values in _shared([]):
+                _train(work, number, values, None)
         return False
     work.check(config, ranks.world)
     STOP.install()
@@ -163,10 +163,9 @@ def _shared(jobs: Sequence[NumberedJob]) -> Sequence[NumberedJob]:
     from memo_dist.training.worker import join_ranks
 
     join_ranks()
-    text = [json.dumps(jobs)]
-    torch.distributed.broadcast_object_list(text, src=0)
+    text = Ranks.from_environment().text_of_first(json.dumps(jobs))
     STOP.install()  # libraries may have replaced the handlers
-    return [(number, values) for number, values in json.loads(text[0])]
+    return [(number, values) for number, values in json.loads(text)]
 
 
 def _train(work: RankedWork, number: int, values: dict[str, Any], watch: Watch | None) -> None:

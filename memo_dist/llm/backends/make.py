@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memo_dist.config import origin
 from memo_dist.config.model_schema import BUILT_IN, EndpointConfig
 from memo_dist.llm.backends.base import Backend
 
@@ -36,11 +37,13 @@ def make_backends(config: EndpointConfig) -> list[Backend]:
 
 
 def check_key(config: EndpointConfig) -> None:
-    """Refuse to start without the key that the endpoints need.
+    """Refuse to start without the key that the endpoints need, or at somebody else's word.
 
     Raises:
-        UsageError: the variable that ``api_key_env`` names is not set here.
+        UsageError: the variable that ``api_key_env`` names is not set here; or only the run folder
+            has named the endpoints.
     """
+    origin.check_endpoint(config.group, config)
     if config.kind in ("openai", "anthropic"):
         from memo_dist.llm.backends.http import read_key
 

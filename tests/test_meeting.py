@@ -1,0 +1,170 @@
+"""Where ranks meet: nothing that a stranger writes there is run, and only who must can reach it."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cli import environment
+from ports import free_ports
+from torch.distributed import HashStore, PrefixStore, TCPStore
+
+from memo_dist.cluster import meeting, store
+from memo_dist.errors import RunError
+
+SECONDS = timedelta(seconds=20)
+WORK = """
+import os, sys, time, pathlib
+folder = pathlib.Path(sys.argv[1])
+(folder / f"rank-{os.environ['RANK']}").write_text(os.environ["MASTER_ADDR"])
+deadline = time.monotonic() + 60
+while not (folder / "go").exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+"""
+
+
+def listeners() -> dict[int, set[str]]:
+    """{port: addresses} of what listens on this machine."""
+    found: dict[int, set[str]] = {}
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            if state == "0A":
+                address, port = local.split(":")
+                found.setdefault(int(port, 16), set()).add(address)
+    return found
+
+
+def open_ports() -> set[int]:
+    """Ports that listen on more than the loopback."""
+    local = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    return {port for port, places in listeners().items() if not places <= local}
+
+
+def own_ports(pid: int) -> set[int]:
+    """Ports on which a process listens."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
+        except OSError:
+            continue
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in inodes:
+                found.add(int(words[1].split(":")[1], 16))
+    return found
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """Starts the launcher's torchrun with ranks that wait for a file ``go``."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        script = tmp_path / "work.py"
+        script.write_text(WORK)
+        command = [sys.executable, "-m", "memo_dist.cluster.torchrun", *arguments]
+        process = subprocess.Popen([*command, str(script), str(tmp_path)], env=environment())
+        started.append(process)
+        return process
+
+    yield start
+    (tmp_path / "go").touch()
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def await_files(folder: Path, *names: str) -> None:
+    deadline = time.monotonic() + 60
+    while not all((folder / name).exists() for name in names):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_one_machine_meets_on_the_loopback_and_unpickles_nothing(torchrun, tmp_path):
+    """On 1f7257c the agent read a pickle of whoever reached its port, on every interface."""
+    process = torchrun("--standalone", "--nproc-per-node=2")
+    await_files(tmp_path, "rank-0", "rank-1")
+    assert (tmp_path / "rank-1").read_text() == "127.0.0.1"
+    ports = own_ports(process.pid)
+    assert ports
+    assert not ports & open_ports()
+    evil = tmp_path / "evil"
+    payload = b64encode(pickle.dumps(Evil(evil)))
+    for port in ports:
+        stranger = TCPStore("127.0.0.1", port, None, False, timedelta(seconds=5))
+        keys = [key for key in stranger.list_keys() if "rendezvous" in key]
+        for key in [*keys, "torch.rendezvous.memo-dist"]:
+            stranger.set(key, payload)
+    time.sleep(6)  # torchrun's dynamic rendezvous reads its state every 5 s
+    (tmp_path / "go").touch()
+    assert process.wait(60) == 0
+    assert not evil.exists()
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_two_machines_meet_at_the_first_ones_address(torchrun, tmp_path):
+    (port,) = free_ports()
+    where = ("--nnodes=2", f"--meet=127.0.0.1:{port}", f"--secret={tmp_path / 'meeting'}")
+    first = torchrun(*where, "--nproc-per-node=1")
+    while port not in own_ports(first.pid):
+        time.sleep(0.05)
+        assert first.poll() is None
+    secret = tmp_path / "meeting"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    run_id = secret.read_text()
+    command = Path(f"/proc/{first.pid}/cmdline").read_text()
+    assert run_id not in command  # every user of the machine may read that
+    other = PrefixStore(run_id, TCPStore("127.0.0.1", port, None, False, SECONDS))
+    one, two = (meeting.StaticMeeting("127.0.0.1", port, 2, run_id, 20) for _ in range(2))
+    assert one._number(other) == 1
+    with pytest.raises(RunError, match=r"machine 3 of launch\.nodes=2"):
+        two._number(other)
+
+
+def test_a_taken_port_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=rf"cannot meet at 127\.0\.0\.1:{port}.*in use"):
+            store.listening_store("127.0.0.1", port, 1, SECONDS)
+
+
+def test_a_rank_alone_opens_no_port(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    before = own_ports(os.getpid())
+    assert isinstance(store.rank_store(SECONDS), HashStore)
+    assert own_ports(os.getpid()) == before
+
+
+def test_ranks_meet_on_one_address(monkeypatch):
+    (port,) = free_ports()
+    names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    first = store.rank_store(SECONDS)
+    assert port in own_ports(os.getpid()) - open_ports()
+    monkeypatch.setenv("RANK", "1")
+    second = store.rank_store(SECONDS)
+    threading.Timer(0.1, first.set, ("here", "yes")).start()
+    assert second.get("here") == b"yes"
