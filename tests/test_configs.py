@@ -216,6 +216,7 @@ def test_every_number_and_choice_has_a_bad_value():
     """A new key needs a bound, a rule, or a place in this list of keys that take anything."""
     free = {
         "run.seed",
+        "run.group_readable",
         "generator.model",
         "generator.recording",
         "executive.model",

@@ -15,7 +15,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +158,11 @@ def _loopback() -> Iterator[None]:
 @contextmanager
 def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
     """Variables of authentication, which Ray then reads anew."""
-    with _variables(variables):
-        _read_again()
-        yield
-    with suppress(Exception):
+    try:
+        with _variables(variables):
+            _read_again()
+            yield
+    finally:
         _read_again()
 
 
