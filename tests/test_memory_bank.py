@@ -197,10 +197,11 @@ def test_only_the_likeliest_shard_writes_unless_all_are_to(
 def test_of_equal_shards_the_lower_id_writes(likely_folder: Path) -> None:
     shutil.rmtree(likely_folder / "shard-1")
     shutil.copytree(likely_folder / "shard-0", likely_folder / "shard-1")
-    for row in Bank.load(likely_folder).votes([*QUESTIONS, *QUESTIONS[:2]], batch_size=3):
+    bank = Bank.load(likely_folder, verify=False)  # bank.json names the other weights
+    for row in bank.votes([*QUESTIONS, *QUESTIONS[:2]], batch_size=3):
         assert [vote.shard.id for vote in row] == [0, 1]
         assert [vote.heard for vote in row] == [True, False]
-    assert Bank.load(likely_folder, loaded_gb=1e-6).votes([]) == []
+    assert Bank.load(likely_folder, verify=False, loaded_gb=1e-6).votes([]) == []
 
 
 def test_a_reworded_question_is_read_in_all_its_wordings(likely_folder: Path) -> None:
@@ -293,7 +294,7 @@ def test_confidence_falls_for_questions_unlike_the_trained_ones(memory_folder: P
 
 def change(folder: Path, edit: Callable[[dict], object]) -> None:
     row = json.loads((folder / "bank.json").read_text())
-    del row["check"]  # as another program writes it
+    row.pop("check", None)  # as another program writes it
     edit(row)
     (folder / "bank.json").write_text(json.dumps(row))
 

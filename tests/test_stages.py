@@ -338,6 +338,7 @@ def old(run) -> RunFolder:
     for path, key in ((run.train(0) / "job.json", "identity"),
                       (run.train(0) / "final" / "state.json", "job")):  # fmt: skip
         atomic.write_json(path, {**atomic.read_json(path), key: job})
+    checkpoint.mark_complete(run.train(0) / "final")
     atomic.write_json(run.memory_shard(0) / "export.json", {"recipe": "cd" * 32})
     checkpoint.mark_complete(run.memory_shard(0))
     for path in (run.synth / "manifest.json", *run.synth.glob("*/manifest.json")):
