@@ -194,6 +194,11 @@ CASES = (
     setting("a number out of bounds", "train.epochs=-1", "must be at least 0"),
     setting("a word that is no choice", "train.schedule=const", "must be one of constant"),
     setting("a list that is none", "synthesis.steps=direct", "has the wrong type: write a list"),
+    setting(
+        "a list of more than plain values",
+        "generator.urls=[{http: x}]",
+        "has the wrong type: items are plain values",
+    ),
     setting("a group instead of a key", "train=3", "is a group of keys"),
     setting("no number at all", "train.lr=.nan", "train.lr"),
     setting("an infinite number", "train.max_minutes=.inf", "train.max_minutes"),

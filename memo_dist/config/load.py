@@ -304,6 +304,11 @@ def _check_shapes(addition: dict[str, Any], where: str) -> None:
             raise UsageError(
                 f"{where}: {key}={value!r} has the wrong type: write a list, as {key}=[a,b]"
             )
+        if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            raise UsageError(
+                f"{where}: {key}={value!r} has the wrong type: items are plain values, as"
+                f" {key}=[a,b]"
+            )
 
 
 def _prefixes(keys: Sequence[str]) -> set[str]:
