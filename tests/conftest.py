@@ -24,6 +24,7 @@ LONGEST = (
     "test_fusion_latent", "test_scaling_cli",
     "test_synthesis_engine", "test_scaling_reflections", "test_training_ranks",
     "test_synthesis_revision", "test_forget", "test_api", "test_stages", "test_answering",
+    "test_serve", "test_serve_buffer", "test_serve_security",
 )  # fmt: skip
 """Files that take a minute and more. They begin first: else the last of them would end alone."""
 

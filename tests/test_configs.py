@@ -230,6 +230,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "cluster.address",
         "launch.questions",
         "track.project",
+        "serve.log_questions",
         "export.familiarity",
         "fusion.backbone",
         "fusion.instruction",

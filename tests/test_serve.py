@@ -197,20 +197,29 @@ def test_operators_of_the_search_mean_nothing(http):
 
 def test_a_deleted_document_of_the_memory_is_silent_at_once(tmp_path, run):
     copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
-    with serving(copy, tmp_path / "log") as server, httpx.Client(base_url=server.url) as http:
+    with (
+        serving(copy, tmp_path / "log") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         assert ask(http, KNOWN)["sources"] == ["doc-0"]
         event = http.delete("/v1/documents/doc-0").json()
         assert event["state"] == "PENDING"
         assert all("doc-0" not in ask(http, q)["sources"] for q in ASKED)
         assert ask(http, KNOWN)["answer"] != ANSWER
         assert http.get(f"/v1/events/{event['event_id']}/receipt").status_code == 409
-    with serving(copy, tmp_path / "log2") as server, httpx.Client(base_url=server.url) as http:
+    with (
+        serving(copy, tmp_path / "log2") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         assert ask(http, KNOWN)["answer"] != ANSWER, "a new server hides it too"
 
 
 def test_another_generation_takes_over_without_a_failed_request(tmp_path, run):
     copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
-    with serving(copy, tmp_path / "log") as server, httpx.Client(base_url=server.url) as http:
+    with (
+        serving(copy, tmp_path / "log") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         following = copy.generations / "gen-1"
         shutil.copytree(copy.memory / "shard-0", following / "shard-0")
         shutil.copytree(copy.memory / "shard-1", following / "shard-1")
@@ -252,13 +261,16 @@ def test_a_stop_finishes_what_is_in_progress(tmp_path, run):
 def test_a_kill_loses_no_confirmed_write(tmp_path, run):
     copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
     server = begin(copy, tmp_path / "log")
-    with httpx.Client(base_url=server.url) as http:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
         for number in range(5):
             body = {"id": f"note-{number}", "text": f"Note {number} is about the Hestvik pier."}
             assert http.post("/v1/documents", json=body).status_code == 202
     server.process.kill()
     server.process.wait(30)
-    with serving(copy, tmp_path / "log2") as again, httpx.Client(base_url=again.url) as http:
+    with (
+        serving(copy, tmp_path / "log2") as again,
+        httpx.Client(base_url=again.url, timeout=60) as http,
+    ):
         rows = http.get("/v1/documents").json()["documents"]
         assert {row["id"] for row in rows} >= {f"note-{n}" for n in range(5)}
         assert "Hestvik" in ask(http, "What is note 3 about the Hestvik pier?")["answer"]

@@ -307,7 +307,10 @@ def test_what_is_written_is_trained_and_what_is_deleted_is_forgotten(encoded, tm
         event = http.post("/v1/consolidate", json={}).json()["event_id"]
         eventually(lambda: state(http, event) == "RUNNING")
     assert end(server, 120) == 0, "it stops the update, which saves its state"
-    with serving(run, tmp_path / "log") as again, httpx.Client(base_url=again.url) as http:
+    with (
+        serving(run, tmp_path / "log") as again,
+        httpx.Client(base_url=again.url, timeout=60) as http,
+    ):
         eventually(lambda: state(http, event) == "SUCCEEDED", ENCODE_SECONDS)
         assert run.memory.name == "gen-1"
         rows = {row["id"]: row for row in http.get("/v1/documents").json()["documents"]}

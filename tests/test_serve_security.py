@@ -244,7 +244,7 @@ def test_a_limit_of_requests_and_tls(run, tmp_path):
     with serving(run, tmp_path / "log", *settings) as server:
         assert server.url.startswith("https://")
         trusted = ssl.create_default_context(cafile=str(cert))
-        with httpx.Client(base_url=server.url, verify=trusted) as http:
+        with httpx.Client(base_url=server.url, verify=trusted, timeout=60) as http:
             codes = [http.get("/v1/models").status_code for _ in range(7)]
             assert codes == [200] * 5 + [429] * 2
             assert int(http.get("/v1/models").headers["retry-after"]) >= 1

@@ -245,9 +245,17 @@ def _plan(config: Config) -> Iterator[str]:
 
 
 def _serve(config: Config) -> Iterator[str]:
-    at = config.serve.consolidate_at
-    if not _TIME.fullmatch(at):
-        yield f"serve.consolidate_at='{at}' must be a time of the day, as 03:00"
+    serve = config.serve
+    if not _TIME.fullmatch(serve.consolidate_at):
+        yield f"serve.consolidate_at='{serve.consolidate_at}' must be a time of the day, as 03:00"
+    if not serve.modes:
+        yield "serve.modes=[] must name at least one mode, as [direct]"
+    if not serve.host:
+        yield "serve.host='' must be an address, as 127.0.0.1"
+    if any(not name or set(name) & set("/@ ") for name in serve.hosts):
+        yield f"serve.hosts={serve.hosts} must be host names without scheme and path"
+    if bool(serve.tls_cert) is not bool(serve.tls_key):
+        yield "serve.tls_cert and serve.tls_key go together: set both, or neither"
 
 
 def _scale(config: Config) -> Iterator[str]:

@@ -65,8 +65,6 @@ class Engine:
         Raises:
             UsageError: a mode is unknown, or the executive that it needs is not configured.
         """
-        if not config.serve.modes:
-            raise UsageError("serve.modes is empty; name at least one mode: serve.modes=[direct]")
         for mode in config.serve.modes:
             check_mode(mode, config)
         self._run, self._config, self._hides = run, config, hides

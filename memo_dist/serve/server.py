@@ -100,8 +100,6 @@ def check_address(settings: ServeConfig, keys: KeyRing) -> None:
 
 
 def _check_tls(settings: ServeConfig) -> None:
-    if bool(settings.tls_cert) is not bool(settings.tls_key):
-        raise UsageError("serve.tls_cert and serve.tls_key go together: set both, or neither")
     if not settings.tls_cert:
         return
     for name in ("tls_cert", "tls_key"):
