@@ -45,14 +45,14 @@ from memo_dist.synthesis.writer.prompts import (
 
 SOURCES: dict[str, Manner] = {"wiki": "article", "reddit": "post", "amazon": "review"}
 HELD_OUT = {"wiki": 60, "reddit": 20, "amazon": 20}
-TRAINED = {"wiki": 320, "reddit": 60, "amazon": 40}
+TRAINED = {"wiki": 480, "reddit": 80, "amazon": 40}
 """Passages, those with the most self-contained questions."""
 
 RANK, ALPHA, FIRST_LAYER = 8, 16, 10
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LEARNING_RATE, WARMUP, TREES_PER_STEP = 1.5e-3, 10, 4
 READER_WEIGHT = 1.5
-MOST_WORDS, WRITTEN, READ, UNSTATED = 190, 5, 4, 2
+MOST_WORDS, WRITTEN, READ, UNSTATED = 190, 5, 5, 1
 MOST_ANSWER_WORDS = 8
 
 # Questions that need the passage in sight to be understood, and what the crowd workers were told

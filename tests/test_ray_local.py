@@ -109,7 +109,7 @@ def test_a_session_gives_workers_their_environment_and_cleans_up():
     before = signal.getsignal(signal.SIGTERM)
     with ray_session(ClusterConfig(), cores=1, env={"MEMO_TEST": "here"}) as offered:
         assert offered.cores == 1
-        folder = Path(ray_folder())
+        folder = Path(ray_folder()).parent
         assert folder.name.startswith(ray_local.TEMP_PREFIX)
         found = ray.get(ray.remote(environment).remote())
         with ray_session(ClusterConfig()) as inner:  # shares the outer one

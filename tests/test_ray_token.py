@@ -54,13 +54,13 @@ def test_a_local_session_is_closed_to_others(monkeypatch):
     assert ray_token.MODE not in os.environ
     with ray_session(ClusterConfig(), cores=1):  # the second of a process, with a token of its own
         assert (session_folder() / "token").read_text() != first
-        assert ray.get(ray.remote(os.getpid).remote()) != os.getpid()
+        assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
 
 
 def test_authentication_switched_off_in_the_environment_is_refused(monkeypatch):
     monkeypatch.setenv(ray_token.MODE, "disabled")
     with (
-        pytest.raises(UsageError, match=r"RAY_AUTH_MODE=disabled .*cluster\.authentication=off"),
+        pytest.raises(UsageError, match=r"RAY_AUTH_MODE=disabled .*cluster\.authentication=none"),
         ray_session(ClusterConfig(), cores=1),
     ):
         pass
