@@ -41,6 +41,6 @@ def test_a_bfloat16_training_on_a_cpu_ends_in_a_verified_export(tmp_path):
     keys = (*TINY, "train.precision=bf16", "train.epochs=4", "train.trained_layers=1")
     done = memo_dist("encode", corpus, "--run", run, *keys, seconds=ENCODE_SECONDS)
     assert done.returncode == 0, done.stderr
-    assert weights_dtype(run / "memory" / "gen-1" / "shard-0") == "bfloat16"
+    assert weights_dtype(run / "memory" / "shard-0") == "bfloat16"
     asked = memo_dist("ask", run, "Who runs the company?", "--json")
     assert asked.returncode == 0, asked.stderr
