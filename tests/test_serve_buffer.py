@@ -308,7 +308,7 @@ def test_what_is_written_is_trained_and_what_is_deleted_is_forgotten(encoded, tm
         eventually(lambda: state(http, event) == "RUNNING")
     assert end(server, 120) == 0, "it stops the update, which saves its state"
     with (
-        serving(run, tmp_path / "log") as again,
+        serving(run, tmp_path / "log2") as again,
         httpx.Client(base_url=again.url, timeout=60) as http,
     ):
         eventually(lambda: state(http, event) == "SUCCEEDED", ENCODE_SECONDS)
