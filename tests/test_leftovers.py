@@ -43,6 +43,27 @@ def test_sessions_of_dead_processes_go_and_others_stay(tmp_path):
     assert all(path.exists() for path in (alive, elsewhere, contained, unknown, foreign))
 
 
+def test_a_launch_that_looks_at_a_dead_session_is_not_taken_for_a_part_of_it(tmp_path):
+    """The guard of a killed launch killed the next one while that read the session's owner."""
+    folder = session(tmp_path, dead_pid())
+    log = folder / "session_1" / "logs" / "raylet.out"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    code = "import sys; held = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    processes = {
+        path: subprocess.Popen(
+            [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for path in (folder / leftovers.OWNER, log)
+    }
+    for process in processes.values():
+        process.stdout.readline()
+    found = set(guard.marked_processes(str(folder)))
+    for process in processes.values():
+        process.communicate()
+    assert {path for path, process in processes.items() if process.pid in found} == {log}
+
+
 def killed_write(path):
     """A write that is killed before the rename; returns its temporary file."""
     code = f"""

@@ -29,7 +29,8 @@ def marked_processes(folder: str) -> Iterator[int]:
     """Pids of this user's processes that belong to the session in ``folder``.
 
     A process that renames itself (``ray::RuntimeEnvAgent``) may write over its environment, so
-    one that has a file of the session open counts too; each of Ray's has its log there.
+    one that has a log of the session open counts too, as each of Ray's has. Other files there are
+    opened by launches that look for leftovers.
     """
     # https://github.com/dvarrazzo/py-setproctitle/issues/166
     mark = f"{MARK}={folder}".encode()
@@ -42,7 +43,9 @@ def marked_processes(folder: str) -> Iterator[int]:
 
 def _has_open(entry: Path, folder: str) -> bool:
     inside = folder.rstrip("/") + "/"
-    return any(str(file.readlink()).startswith(inside) for file in (entry / "fd").iterdir())
+    targets = [str(file.readlink()) for file in (entry / "fd").iterdir()]
+    logs = [name for name in targets if name.startswith(inside) and "/logs/" in name]
+    return any(not Path(name).is_dir() for name in logs)
 
 
 def end_session(folder: str, settle: float) -> None:

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from memo_dist.errors import RunError
 from memo_dist.io import atomic
-from memo_dist.io.hashing import hash_file
+from memo_dist.io.hashing import hash_file, hash_value
 
 logger = logging.getLogger(__name__)
 
 COMPLETE = "COMPLETE"
 HASHES = "sha256"
 """Field of a marker: {path relative to the marker's folder: SHA-256}."""
+CHECK = "check"
+"""Field of a marker: hash of its other fields."""
 _DIGESTS = "digests-"
 _THREADS = 4
 GIB = 2**30
@@ -57,7 +60,14 @@ def mark_complete(folder: Path) -> None:
             os.fsync(stream.fileno())
         sizes[name] = file.stat().st_size
         digests[name] = noted.get(name) or hash_file(file)
-    atomic.write_json(folder / COMPLETE, {"files": sizes, HASHES: digests})
+    values = {"files": sizes, HASHES: digests}
+    atomic.write_json(folder / COMPLETE, {**values, CHECK: hash_value(values)})
+
+
+def check_holds(row: Mapping[str, Any]) -> bool:
+    """Whether a marker's contents are those that its own hash names; it may have none."""
+    own = {name: value for name, value in row.items() if name != CHECK}
+    return CHECK not in row or row[CHECK] == hash_value(own)
 
 
 def is_complete(folder: Path) -> bool:
@@ -86,7 +96,10 @@ def damage(
     Raises:
         UsageError: the marker itself cannot be read.
     """
-    named: Mapping[str, str] = atomic.read_json(marker).get(HASHES, {})
+    row = atomic.read_json(marker)
+    if not check_holds(row):
+        return [f"{marker} is damaged: its contents are not those that memo-dist wrote"]
+    named: Mapping[str, str] = row.get(HASHES, {})
     mine = sorted(name for name in named if only in ("", name))[part[0] :: part[1]]
     paths = {name: marker.parent / name for name in mine}
     lines = [f"{path} is missing" for path in paths.values() if not path.is_file()]

@@ -10,14 +10,13 @@ from typing import Any
 from memo_dist.errors import DamagedFileError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
-from memo_dist.io.marker import COMPLETE, HASHES, hashes, require_whole
+from memo_dist.io.marker import CHECK, COMPLETE, HASHES, check_holds, hashes, require_whole
 from memo_dist.models.identity import BaseModel, hash_weights, weight_files
 
 FILE_NAME = "bank.json"
 SCHEMA_VERSION = 1
 REFLECTIONS = "reflections.jsonl"
 """The bank's own copy of what it was trained on."""
-_CHECK = "check"
 """Field of bank.json: hash of all others."""
 KINDS = ("full", "adapter")
 CONFIDENCE, QUESTION_LIKELIHOOD = "confidence", "question_likelihood"
@@ -96,16 +95,17 @@ class BankManifest:
     def save(self, folder: Path) -> None:
         """Check and write ``bank.json`` atomically; the shard folders must be there.
 
-        It names the hashes of its reflections and of its folders' own markers, and its own.
+        It names the hash of its reflections, and its own. Its folders have markers of their own,
+        which ``weights_hash`` ties to it; what else stands in them (a card names the corpus of
+        its training) is not part of what makes two banks equal.
 
         Raises:
             UsageError: see :func:`load_manifest`.
         """
         _check(self, folder)
-        parts = [path.relative_to(folder) for path in self.folders(folder)]
-        names = [REFLECTIONS, *(str(part / COMPLETE) for part in parts)]
-        values = {"schema_version": SCHEMA_VERSION, **asdict(self), HASHES: hashes(folder, names)}
-        atomic.write_json(folder / FILE_NAME, {**values, _CHECK: hash_value(values)})
+        noted = hashes(folder, [REFLECTIONS])
+        values = {"schema_version": SCHEMA_VERSION, **asdict(self), HASHES: noted}
+        atomic.write_json(folder / FILE_NAME, {**values, CHECK: hash_value(values)})
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders of the bank: its shard memories, and the base that it carries."""
@@ -143,8 +143,7 @@ def load_manifest(folder: Path, verify: bool = False) -> BankManifest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"'{path}' is not a bank that this version reads: {error!r}") from error
     _check(manifest, folder)
-    own = {name: value for name, value in row.items() if name != _CHECK}
-    if row.get(_CHECK, hash_value(own)) != hash_value(own):
+    if not check_holds(row):
         raise DamagedFileError.of(path, "its contents are not those that memo-dist wrote")
     if verify:
         require_bank(manifest, folder)
@@ -166,9 +165,7 @@ def require_bank(manifest: BankManifest, folder: Path, hashed_gb: float = 0.0) -
     advice = "bring it back from a copy, or run `memo-dist export` again"
     require_whole(markers, advice, hashed_gb)
     for entry in manifest.shards:
-        marker = manifest.shard_folder(folder, entry.id) / COMPLETE
-        if not (marker.exists() and HASHES in atomic.read_json(marker)):  # an earlier version's
-            _verify(entry, manifest.shard_folder(folder, entry.id), folder)
+        _verify(entry, manifest.shard_folder(folder, entry.id), folder)
 
 
 def shard_documents(documents: Sequence[tuple[str, str]]) -> tuple[ShardDocument, ...]:
@@ -238,7 +235,13 @@ def _inside(path: Path, entry: ShardEntry, folder: Path) -> Path:
 
 
 def _verify(entry: ShardEntry, memory: Path, folder: Path) -> None:
-    found = hash_weights(memory)
+    marker = memory / COMPLETE
+    noted = atomic.read_json(marker).get(HASHES, {}) if marker.exists() else {}
+    names = [path.name for path in weight_files(memory)]
+    if all(name in noted for name in names):  # compared with the files before
+        found = hash_value([[name, noted[name]] for name in names])
+    else:  # an earlier version's
+        found = hash_weights(memory)
     if found != entry.weights_hash:
         raise RunError(
             f"the weights of shard {entry.id} in '{folder}' have hash {found[:16]}, bank.json"
