@@ -47,6 +47,7 @@ from memo_dist.fusion.latent.slots import MemoryText, noisy
 from memo_dist.fusion.latent.store import load_connector
 from memo_dist.fusion.types import Belief, Request, Settings
 from memo_dist.io import atomic
+from memo_dist.io.marker import mark_complete
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.loading import Voice
@@ -406,6 +407,7 @@ def test_a_connector_of_another_format_is_refused_and_would_be_trained_again(
     shutil.copytree(folder_of(run), folder)
     card = atomic.read_json(folder / "connector.json")
     atomic.write_json(folder / "connector.json", card | {"schema_version": 1})
+    mark_complete(folder)
     with pytest.raises(UsageError, match="of format 1, not 2; run memo-dist fuse"):
         load_connector(folder, {})
     config, base = Config(), SimpleNamespace(weights_hash="a", path="b", name="c")
@@ -491,11 +493,13 @@ def test_another_backbone_or_family_is_refused(fused, folders, capsys):
     card = folder_of(run) / "connector.json"
     kept = card.read_text()
     atomic.write_json(card, {**json.loads(kept), "memory_family": "0" * 64})
+    mark_complete(card.parent)
     assert run_cli(["ask", str(run.root), KNOWN, "--mode", "latent"]) == 2
     error = capsys.readouterr().err
     assert "joins memory_family 0000" in error
     assert "Traceback" not in error
     atomic.write_text(card, kept)
+    mark_complete(card.parent)
 
 
 def test_examples_that_ranks_cannot_share_are_refused(folders, tmp_path):
