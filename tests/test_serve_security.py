@@ -274,7 +274,7 @@ def test_wrong_settings_end_the_verb(run, settings, keys, message):
 def test_a_run_without_a_memory_is_refused(tmp_path):
     assert memo_dist("serve", tmp_path / "none").returncode == 2
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "run" / "config.yaml").write_text("run:\n  seed: 1\n")
     done = memo_dist("serve", tmp_path / "run")
     assert done.returncode == 2
     assert "has no memory yet" in done.stderr

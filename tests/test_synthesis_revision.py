@@ -14,6 +14,7 @@ from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config import load_config
 from memo_dist.config.schema import ClusterConfig
 from memo_dist.io.atomic import read_json, read_jsonl, write_json
+from memo_dist.io.marker import HASHES, hashes
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.pipeline import run_synthesis
 
@@ -108,11 +109,12 @@ def test_other_partitions_of_a_revised_corpus_find_all_answers(base, tmp_path):
     asked = copy_of(base, tmp_path)
     run = RunFolder(asked.run)
     manifest = read_json(run.corpus / "manifest.json")
-    # The corpus as a revision that changed nothing but its number would leave it.
-    write_json(run.corpus / "manifest.json", {**manifest, "revision": 1})
     documents = (run.corpus / "documents.jsonl").read_text().splitlines(keepends=True)
     moved = documents[0].replace('people.jsonl:1"', 'people.jsonl:9"')
     (run.corpus / "documents.jsonl").write_text("".join([moved, *documents[1:]]))
+    # The corpus as a revision that changed nothing but its number would leave it.
+    noted = {"revision": 1, HASHES: hashes(run.corpus, manifest[HASHES])}
+    write_json(run.corpus / "manifest.json", {**manifest, **noted})
     first = asked.asked()
     config = load_config([run.config], ["synthesis.partitions=5"])
     run_synthesis(run, config)

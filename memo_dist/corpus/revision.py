@@ -6,7 +6,6 @@ one can be told from what a crash left; :func:`finish_swap` ends an exchange tha
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from memo_dist.corpus.manifest import MANIFEST, located_documents
+from memo_dist.errors import DamagedFileError
 from memo_dist.io import atomic
 
 
@@ -40,7 +40,7 @@ def before_revision(folder: Path, revision: int) -> Before:
     A damaged ``documents.jsonl`` gives what stands before the damage.
     """
     shards: dict[str, int] = {}
-    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    with suppress(FileNotFoundError, DamagedFileError):
         for row in located_documents(folder):
             shards[row.document.id] = row.shard
     return Before(revision, shards)

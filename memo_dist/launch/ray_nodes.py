@@ -32,7 +32,12 @@ from typing import Any
 
 from memo_dist.cluster import guard
 from memo_dist.cluster.rendezvous import free_port
-from memo_dist.cluster.resources import object_store_bytes, usable_cores
+from memo_dist.cluster.resources import (
+    memory_limit,
+    object_store_bytes,
+    oom_counters,
+    usable_cores,
+)
 from memo_dist.errors import MemoDistError, RunError
 from memo_dist.io import atomic, permissions
 from memo_dist.launch.verbs import parse_verb
@@ -156,11 +161,11 @@ def temp_folder() -> Path:
     parent = Path("/tmp") / f"memo-ray-{os.getuid()}"  # noqa: S108 (0700, and checked below)
     parent.mkdir(mode=0o700, exist_ok=True)
     found = parent.lstat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
         raise RunError(
-            f"{parent} is another user's, a link, or open to others: remove it on"
-            f" {socket.gethostname()}"
+            f"{parent} is another user's, or a link: remove it on {socket.gethostname()}"
         )
+    parent.chmod(0o700)
     folder = parent / f"{job}.{life}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
@@ -170,6 +175,7 @@ def temp_folder() -> Path:
 def _start_guard(folder: Path) -> subprocess.Popen[bytes]:
     """Ends this node's Ray even if this process is killed."""
     command = [sys.executable, "-IS", guard.__file__, str(os.getpid()), str(folder)]
+    command += [memory_limit(), *map(str, oom_counters())]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )
