@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from trained_bank import train_shards, write_bank
 from memo_dist.config import Config, to_yaml
 from memo_dist.corpus.types import Document
 from memo_dist.io import atomic
+from memo_dist.io.marker import CHECK
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.manifest import load_manifest
@@ -175,7 +177,8 @@ def test_what_cannot_be_merged_is_refused_and_writes_nothing(one, two, trained, 
 def test_the_older_revision_of_a_document_is_withheld(one, trained, tmp_path):
     newer = write_run(tmp_path / "newer", trained[2:], FACTS[2:], "quarry")
     path = newer.memory / "bank.json"
-    atomic.write_text(path, path.read_text().replace(CONTENT, "1" * 64))
+    bank = json.loads(path.read_text().replace(CONTENT, "1" * 64))
+    atomic.write_json(path, {name: bank[name] for name in bank if name != CHECK})
     for run, when in ((one, "2020-01-01"), (newer, "2024-01-01")):
         date(run, "quarry", when)
     out = RunFolder(tmp_path / "out")

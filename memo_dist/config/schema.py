@@ -362,7 +362,7 @@ class ClusterConfig:
     address: str = ""
     """Address of a running Ray cluster; empty: start one on this machine."""
     authentication: str = key("token", choices=("token", "none"))
-    """``token``: Ray asks everybody for its token, and a cluster that does not is refused.
+    """``token``: Ray requires its token from everybody, and a cluster that does not is refused.
     ``none``: whoever reaches Ray's ports can run code as you; for a network of your own."""
     launcher: str = key("auto", choices=("auto", "ray", "ranks", "process"))
     """How training ranks are started: ``ray``: by Ray; ``ranks``: by torchrun, deepspeed or srun,
