@@ -1,9 +1,10 @@
 """A tiny process beside a local Ray session that ends it when the driver dies.
 
 Run as a file (``python -IS guard.py PARENT_PID FOLDER LIMIT COUNTER...``) so that it needs nothing
-but the standard library. Ray's daemons die with their driver, but its two agents try to report that to
-the dead GCS first, for about a minute (Ray 2.60, ``report_raylet_error_logs``). This process
-kills whatever carries the session's mark in its environment, and removes the session's folder.
+but the standard library. Ray's daemons die with their driver, but its two agents try to report
+that to the dead GCS first, for about a minute (Ray 2.60, ``report_raylet_error_logs``). This
+process kills whatever carries the session's mark in its environment, and removes the session's
+folder.
 https://github.com/ray-project/ray/pull/25516
 """
 
