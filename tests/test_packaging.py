@@ -26,6 +26,14 @@ OPTIONAL_MODULES = {
     "llguidance",
     "scipy",
     "matplotlib",
+    "mergekit",
+    "fastapi",
+    "h11",
+    "mcp",
+    "prometheus_client",
+    "pydantic",
+    "starlette",
+    "uvicorn",
 }
 SHELL_FILES = (
     "launchers/quickstart.sh",

@@ -110,13 +110,20 @@ def json_line(row: dict[str, Any]) -> bytes:
     return (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
 
+class _MissingFieldError(DamagedFileError, KeyError):
+    """Also a KeyError: templates and mappings take that for "not there"."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class _Fields(dict[str, Any]):
     """An object of a JSON file; a field that is missing is an error that names the file."""
 
     source: Path | str = ""
 
     def __missing__(self, key: str) -> Any:
-        raise DamagedFileError.of(self.source, f"it has no field '{key}'")
+        raise _MissingFieldError.of(self.source, f"it has no field '{key}'")
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
