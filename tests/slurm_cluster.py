@@ -114,7 +114,8 @@ class Cluster:
         )
         leftovers = self.state / "etc" / "leftovers"
         lines = leftovers.read_text().splitlines() if leftovers.exists() else []
-        assert not [line for line in lines if f"job {ident} " in line]
+        left = [line for line in lines if f"job {ident} " in line]
+        assert not left, left  # said here: pytest does not rewrite this file
         assert not list((self.work / ".memo-dist").glob(f"{ident}-*"))
 
 
