@@ -9,13 +9,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from memo_dist.config.model_schema import EndpointConfig
-from memo_dist.llm.backends.base import Answer, NoReply, RequestRefused, ServerFault
-from memo_dist.llm.records import Attempt, RequestJournal, reply_of
+from memo_dist.llm.backends.base import (
+    Answer,
+    ConnectionBroken,
+    NoReply,
+    RequestRefused,
+    ServerFault,
+)
+from memo_dist.llm.records import Attempt, RequestJournal, answered, reply_of
 from memo_dist.llm.requests import OpenRequest, Reply, Request, with_schema_in_prompt
 from memo_dist.llm.router import Router
 from memo_dist.llm.validation import fault_of, next_send
 
 BACKOFF_SECONDS = (0.5, 30.0)
+_FAULTS = ("fault", "broken")
 
 OtherHistory = Callable[[str], list[Attempt]]
 """Attempts of a request that was settled elsewhere: by another partition, or before the corpus
@@ -97,7 +104,7 @@ class Asker:
             reply = reply_of(request, key, history)
             if reply is not None:
                 return reply
-            if history and history[-1].outcome == "fault":
+            if history and history[-1].outcome in _FAULTS:
                 await self._router.pause(asyncio.sleep(_backoff(history)))
             attempt = await self._attempt(request, key, history)
             self._journal.append(attempt)
@@ -109,10 +116,11 @@ class Asker:
             send = with_schema_in_prompt(send)
         number = len(history)
         try:
-            answer = await self._router.send(send, f"{key}-{number}")
+            answer = await self._router.send(send, f"{key}-{answered(history)}")
         except ServerFault as fault:
-            final = _count(history, "fault") >= self._config.retries
-            return Attempt(key, number, "fault", final, str(fault))
+            final = _faults(history) >= self._config.retries
+            broken = isinstance(fault, ConnectionBroken)
+            return Attempt(key, number, "broken" if broken else "fault", final, str(fault))
         except RequestRefused as fault:
             return Attempt(key, number, "refused", True, str(fault))
         return self._judge(request, key, answer, history)
@@ -140,7 +148,11 @@ def _count(history: Sequence[Attempt], outcome: str) -> int:
     return sum(row.outcome == outcome for row in history)
 
 
+def _faults(history: Sequence[Attempt]) -> int:
+    return sum(row.outcome in _FAULTS for row in history)
+
+
 def _backoff(history: Sequence[Attempt]) -> float:
     """Seconds: exponential in the faults so far, with full jitter."""
     least, most = BACKOFF_SECONDS
-    return random.uniform(0, min(most, least * 2 ** _count(history, "fault")))
+    return random.uniform(0, min(most, least * 2 ** _faults(history)))

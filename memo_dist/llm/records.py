@@ -16,7 +16,7 @@ from memo_dist.io.checked_lines import LineFile
 from memo_dist.llm.requests import Failure, Reply, Request, Response, Usage
 from memo_dist.llm.schema_check import value_of
 
-Outcome = Literal["ok", "invalid", "fault", "refused"]
+Outcome = Literal["ok", "invalid", "fault", "broken", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,9 @@ class Attempt:
         key: of the request.
         attempt: number, from 0.
         outcome: ``ok``; ``invalid`` (an answer that breaks the schema or was cut off);
-            ``fault`` (5xx, time-out); ``refused`` (the endpoint will not answer this request).
+            ``fault`` (5xx, time-out); ``broken`` (the connection ended before an answer: the
+            attempt comes again, so that a server that was restarted changes no result);
+            ``refused`` (the endpoint will not answer this request).
         final: no further attempt follows.
         reason: what was wrong; "" for ``ok``.
         text: as the model wrote it; "" without an answer.
@@ -66,10 +68,15 @@ def reply_of(request: Request, key: str, history: Sequence[Attempt]) -> Reply | 
     last = history[-1]
     if last.outcome != "ok":
         raw = next((row.text for row in reversed(history) if row.text), "")
-        return Failure(key, last.reason, raw, len(history), total_usage(history))
+        return Failure(key, last.reason, raw, answered(history), total_usage(history))
     value = None if request.schema is None else value_of(last.text, request.schema)
     usage = total_usage(history)
-    return Response(key, last.text, value, last.finish_reason, usage, len(history))
+    return Response(key, last.text, value, last.finish_reason, usage, answered(history))
+
+
+def answered(history: Sequence[Attempt]) -> int:
+    """Attempts without those whose connection broke; the number of the next one that is sent."""
+    return sum(row.outcome != "broken" for row in history)
 
 
 def total_usage(history: Sequence[Attempt]) -> Usage:

@@ -73,6 +73,10 @@ class ServerFault(BackendFault):
     """5xx, a time-out, or an answer that is none: an attempt, may succeed the next time."""
 
 
+class ConnectionBroken(ServerFault):
+    """The connection ended after the request was sent: the same attempt is sent again."""
+
+
 class RequestRefused(BackendFault):
     """The endpoint will never answer this request (400, 413, 422)."""
 

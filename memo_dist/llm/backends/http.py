@@ -21,6 +21,7 @@ from memo_dist.errors import UsageError
 from memo_dist.llm.backends.base import (
     Answer,
     BackendFault,
+    ConnectionBroken,
     EndpointRefused,
     RateLimited,
     RequestRefused,
@@ -100,12 +101,9 @@ class HttpClient:
             raise ServerFault(f"timeout: no answer within {limit:g} s") from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
             raise Unreachable(self._clean(f"{self.name}: {error}")) from None
-        except (
-            aiohttp.ClientError,
-            ValueError,
-        ) as error:  # ValueError: a body that does not unpack
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a body that cannot unpack
             reason = self._clean(f"{self.name}: {type(error).__name__}: {error}")
-            raise ServerFault(f"the connection broke before an answer: {reason}") from None
+            raise ConnectionBroken(f"the connection broke before an answer: {reason}") from None
 
     async def close(self) -> None:
         """Close the connections."""
