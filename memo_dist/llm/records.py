@@ -68,7 +68,8 @@ def reply_of(request: Request, key: str, history: Sequence[Attempt]) -> Reply | 
     last = history[-1]
     if last.outcome != "ok":
         raw = next((row.text for row in reversed(history) if row.text), "")
-        return Failure(key, last.reason, raw, answered(history), total_usage(history))
+        tried = len(history) if last.outcome == "broken" else answered(history)
+        return Failure(key, last.reason, raw, tried, total_usage(history))
     value = None if request.schema is None else value_of(last.text, request.schema)
     usage = total_usage(history)
     return Response(key, last.text, value, last.finish_reason, usage, answered(history))
