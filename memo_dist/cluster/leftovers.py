@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from memo_dist.cluster import guard
+from memo_dist.cluster.resources import memory_limit, oom_counters
 from memo_dist.errors import DamagedFileError
 from memo_dist.io import atomic
 
@@ -19,6 +22,15 @@ OWNER = "owner.json"
 def claim(folder: Path) -> None:
     """Write into a folder which process it belongs to."""
     atomic.write_json(folder / OWNER, {**_place(), "pid": os.getpid()})
+
+
+def start_guard(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that ends the Ray session in ``folder`` if this process is killed."""
+    command = [sys.executable, "-IS", guard.__file__, str(os.getpid()), str(folder)]
+    command += [memory_limit(), *map(str, oom_counters())]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def clean_sessions(parent: Path, prefix: str) -> None:

@@ -30,7 +30,6 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -44,14 +43,8 @@ import ray
 
 from memo_dist import process
 from memo_dist.cluster import guard, ray_token
-from memo_dist.cluster.leftovers import claim, clean_sessions
-from memo_dist.cluster.resources import (
-    Resources,
-    detect_resources,
-    memory_limit,
-    object_store_bytes,
-    oom_counters,
-)
+from memo_dist.cluster.leftovers import claim, clean_sessions, start_guard
+from memo_dist.cluster.resources import Resources, detect_resources, object_store_bytes
 from memo_dist.cluster.stop import STOP
 from memo_dist.config import origin
 from memo_dist.config.schema import ClusterConfig
@@ -310,11 +303,7 @@ def _guarded_folder() -> Iterator[Path]:
     clean_sessions(parent, TEMP_PREFIX)
     folder = tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent)
     claim(Path(folder))
-    command = [sys.executable, "-IS", guard.__file__, str(os.getpid()), folder, memory_limit()]
-    command += map(str, oom_counters())
-    watcher = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    watcher = start_guard(Path(folder))
     try:
         yield Path(folder)
     finally:

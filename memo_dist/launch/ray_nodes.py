@@ -31,13 +31,9 @@ from types import FrameType
 from typing import Any
 
 from memo_dist.cluster import guard
+from memo_dist.cluster.leftovers import start_guard
 from memo_dist.cluster.rendezvous import free_port
-from memo_dist.cluster.resources import (
-    memory_limit,
-    object_store_bytes,
-    oom_counters,
-    usable_cores,
-)
+from memo_dist.cluster.resources import object_store_bytes, usable_cores
 from memo_dist.errors import MemoDistError, RunError
 from memo_dist.io import atomic, permissions
 from memo_dist.launch.verbs import parse_verb
@@ -120,7 +116,7 @@ class RayHere:
         }
         self._log = (place.shared / f"ray-{place.node}.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher = _start_guard(self.folder)
+        self._watcher = start_guard(self.folder)
         command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start"]
         self._command = [*command, "--block", "--disable-usage-stats", *_shape(), *arguments]
 
@@ -170,15 +166,6 @@ def temp_folder() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     return folder
-
-
-def _start_guard(folder: Path) -> subprocess.Popen[bytes]:
-    """Ends this node's Ray even if this process is killed."""
-    command = [sys.executable, "-IS", guard.__file__, str(os.getpid()), str(folder)]
-    command += [memory_limit(), *map(str, oom_counters())]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
 
 
 def _shape() -> list[str]:
