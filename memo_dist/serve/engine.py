@@ -95,12 +95,7 @@ class Engine:
             if current_number(self._run.generations) == self.number:
                 return False
             fresh = self._load()
-            with self._lock:
-                before, self._holds = self._holds, fresh
-                if before is not None:
-                    before.retired = True
-            if before is not None:
-                self._close_unused(before)
+            if self._replace(fresh):
                 logger.info("generation %d answers", fresh.number)
             return True
 
@@ -134,12 +129,17 @@ class Engine:
 
     def close(self) -> None:
         """Release the models once no call uses them."""
+        self._replace(None)
+
+    def _replace(self, fresh: Generation | None) -> bool:
+        """Answer from ``fresh`` from now on; whether there was a generation before."""
         with self._lock:
-            before, self._holds = self._holds, None
+            before, self._holds = self._holds, fresh
             if before is not None:
                 before.retired = True
         if before is not None:
             self._close_unused(before)
+        return before is not None
 
     def _close_unused(self, loaded: Generation) -> None:
         with self._lock:
