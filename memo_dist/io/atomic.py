@@ -136,14 +136,13 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return parse_json(path.read_bytes(), path, kind)
 
 
-def parse_json(data: bytes, source: Path | str, kind: type = dict, named: bool = True) -> Any:
+def parse_json(data: bytes, source: Path | str, kind: type = dict) -> Any:
     """The JSON value in ``data``, see :func:`read_json`.
 
     Args:
         data: UTF-8.
         source: named in errors.
         kind: of the value.
-        named: also name ``source`` later, when a field is missing; costs time.
     """
 
     def fields(pairs: list[tuple[str, Any]]) -> _Fields:
@@ -152,7 +151,7 @@ def parse_json(data: bytes, source: Path | str, kind: type = dict, named: bool =
         return found
 
     try:
-        value = json.loads(data, object_pairs_hook=fields if named else None)
+        value = json.loads(data, object_pairs_hook=fields)
     except (ValueError, RecursionError) as error:
         reason = "it is empty" if not data.strip() else f"it is not JSON ({error})"
         raise DamagedFileError.of(source, reason) from None
@@ -182,6 +181,17 @@ def as_record(values: dict[str, Any], source: Path | str, make: Callable[..., Re
         raise DamagedFileError.of(source, f"it does not hold what it should ({error})") from None
 
 
+def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The object in a line; the words for an error are made only where there is one."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        value = parse_json(line, f"{path}, line {number},")  # raises
+    return value  # type: ignore[no-any-return]
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file, one at a time.
 
@@ -191,7 +201,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield parse_json(line, f"{path}, line {number},", named=False)
+                yield _parse_line(line, path, number)
 
 
 def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
@@ -203,7 +213,7 @@ def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
     offset = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            yield offset, parse_json(line, f"{path}, line {number},", named=False)
+            yield offset, _parse_line(line, path, number)
             offset += len(line)
 
 
