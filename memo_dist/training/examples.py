@@ -27,6 +27,7 @@ from memo_dist.io.hashing import stable_modulo
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import Reflection
 
+_FEW_ABSTAIN = 4  # of each class, what fit_calibration needs
 _HOLD_OUT_BUCKETS = 1 << 32
 _DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
@@ -163,12 +164,14 @@ def split_held_out(
     """Hold out one wording of some facts, and some abstention questions, for calibration.
 
     A fact is eligible when at least three wordings of it exist, so that it stays well trained.
-    The choice is by hash of the reflection's id, hence stable when others are added.
+    The choice is by hash of the reflection's id, hence stable when others are added. Abstention
+    questions are few and teach more than they measure, so most of them are trained.
 
     Args:
         reflections: all reflections of a shard.
         facts: at most this many wordings and as many abstention questions, and never more than a
-            fifth of the eligible facts or half of the abstention questions.
+            fifth of the eligible facts or a quarter of the abstention questions (half of them
+            where they are fewer than sixteen, so that four can be held out).
         seed: changes the choice.
 
     Returns:
@@ -188,6 +191,6 @@ def split_held_out(
     )
     abstain = sorted((row for row in rows if row.kind == "abstain"), key=order)
     held = eligible[: min(facts, len(eligible) // 5)]
-    held += abstain[: min(facts, len(abstain) // 2)]
+    held += abstain[: min(facts, max(len(abstain) // 4, min(_FEW_ABSTAIN, len(abstain) // 2)))]
     out = {row.id for row in held}
     return [r for r in rows if r.id not in out], [r for r in rows if r.id in out]
