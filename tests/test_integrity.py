@@ -1,12 +1,14 @@
 """Damage is found where a file is read: flipped bits, zeros, torn and empty files."""
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import xxhash
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config import Config, load_config, stored_yaml
@@ -48,6 +50,8 @@ def test_damage_of_the_same_size_is_found_and_named(tmp_path, harm, name):
     harm(folder / name)
     assert marker.is_complete(folder)  # sizes tell nothing
     (line,) = marker.damage(folder / marker.COMPLETE)
+    assert f"{folder / name} is damaged: XXH3" in line
+    (line,) = marker.damage(folder / marker.COMPLETE, kind=marker.HASHES)
     assert f"{folder / name} is damaged: SHA-256" in line
     with pytest.raises(RunError, match=r"is damaged.*; do this"):
         marker.require_whole([folder / marker.COMPLETE], "do this")
@@ -58,6 +62,29 @@ def test_ranks_share_the_hashing(tmp_path):
     flip(folder / "weights.bin")
     found = [marker.damage(folder / marker.COMPLETE, part=(rank, 2)) for rank in range(2)]
     assert sorted(map(len, found)) == [0, 1]
+
+
+def test_both_hashes_are_those_of_the_bytes_and_a_rank_notes_its_own(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    data = os.urandom(3 * 2**20 + 5)
+    (folder / "rank-0.safetensors").write_bytes(data)
+    marker.note_hashes(folder, 0, ["rank-0.safetensors"])
+    (folder / "state.json").write_text("{}")
+    marker.mark_complete(folder)
+    row = atomic.read_json(folder / marker.COMPLETE)
+    assert row[marker.HASHES]["rank-0.safetensors"] == hashlib.sha256(data).hexdigest()
+    assert row[marker.FAST]["rank-0.safetensors"] == xxhash.xxh3_128(data).hexdigest()
+    assert row[marker.HASHES].keys() == row[marker.FAST].keys() == row["files"].keys()
+
+
+def test_a_marker_without_fast_hashes_is_compared_by_sha256(tmp_path):
+    folder = whole(tmp_path / "folder")
+    row = atomic.read_json(folder / marker.COMPLETE)
+    atomic.write_json(folder / marker.COMPLETE, {marker.HASHES: row[marker.HASHES]})
+    flip(folder / "weights.bin")
+    (line,) = marker.damage(folder / marker.COMPLETE)
+    assert "is damaged: SHA-256" in line
 
 
 def test_files_over_the_limit_are_left_alone_and_named(tmp_path, caplog):
@@ -273,7 +300,7 @@ os.kill(os.getpid(), 9)
     assert status["state"] == "running"
     assert has_died(status)
     assert not has_died({**status, "pid": os.getpid()})
-    assert not has_died({**status, "host": "elsewhere"})
+    assert not has_died({**status, "place": "0badcafe"})
 
 
 def test_a_damaged_status_does_not_hide_the_error(tmp_path):

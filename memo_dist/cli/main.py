@@ -73,6 +73,7 @@ def memo_dist() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     process.begin()
+    process.end_without_memory(_out_of_memory(), EXIT_FAILED)
     guard_streams()
     verb = VERBS.get(sys.argv[1]) if sys.argv[1:] else None
     if verb is not None and verb.saves:
@@ -113,7 +114,7 @@ def run(arguments: list[str]) -> int:
 
 def _out_of_memory() -> str:
     return (
-        f"out of memory: process {os.getpid()} got no more (limit {memory_limit()}, or ulimit -v);"
+        f"out of memory: process {os.getpid()} got no more (limit: {memory_limit()});"
         " lower evaluate.batch_size, memory.loaded_gb, train.micro_batch_tokens or cluster.workers,"
         " or give it more memory"
     )

@@ -8,41 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from memo_dist.errors import DamagedFileError
+from memo_dist.io import processes
 
 TEMP_PREFIX = ".tmp-"
-_TEMP = re.compile(r"\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-.*")
+_TEMP = re.compile(r"\.tmp-(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-.*")
 Record = TypeVar("Record")
 
 
 def temp_prefix() -> str:
-    """How the names of this process' temporary files begin, see :func:`temp_owner`."""
-    return f"{TEMP_PREFIX}{_host()}-{os.getpid()}-"
+    """How the names of this process' temporary files begin, see :func:`is_abandoned`."""
+    return f"{TEMP_PREFIX}{processes.here()}-{os.getpid()}-"
 
 
-def temp_owner(name: str) -> int | None:
-    """The process on this machine whose temporary file has this name; None: not known."""
+def is_abandoned(name: str) -> bool:
+    """Whether a file has the name of a temporary one whose process has ended."""
     found = _TEMP.fullmatch(name)
-    return int(found["pid"]) if found and found["host"] == _host() else None
-
-
-@cache
-def _host() -> str:
-    """A short mark of this machine and its processes' name space, to tell whose ids are whose."""
-    try:
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # no /proc
-        space = ""
-    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+    return bool(found) and processes.is_dead(found["place"], found["pid"])
 
 
 def fsync_folder(folder: Path) -> None:
