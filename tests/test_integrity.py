@@ -17,7 +17,8 @@ from memo_dist.io import atomic, marker
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import StatusWriter, failure_noted, has_died, read_status
 from memo_dist.stages.state import damaged_files
-from memo_dist.training import checkpoint, saver
+from memo_dist.training import checkpoint, reporting, saver
+from memo_dist.training.examples import Examples
 
 ALONE = Ranks(0, 1, 0)
 
@@ -233,6 +234,38 @@ def test_a_damaged_line_is_named(tmp_path):
     for read in (atomic.read_jsonl, atomic.jsonl_offsets):
         with pytest.raises(DamagedFileError, match=r"rows\.jsonl, line 2, is damaged"):
             list(read(path))
+
+
+@pytest.mark.parametrize("line", [b'{"step": \n', b"\0\0\0\n", b"[2]\n"])
+def test_a_damaged_line_of_a_file_that_grows_is_named_and_a_cut_off_one_is_none(tmp_path, line):
+    for name, read in (
+        ("metrics.jsonl", reporting.last_metric_step),
+        ("metrics.jsonl", lambda path: reporting.drop_metrics_after(path, 3)),
+        ("ledger.jsonl", lambda path: list(atomic.whole_rows(path))),
+    ):
+        path = tmp_path / name
+        path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 2}\n{"step": 3')
+        with pytest.raises(DamagedFileError, match=rf"{name}, line 2, is damaged"):
+            read(path)
+        path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3')
+        read(path)
+
+
+def test_a_damaged_line_that_is_read_at_its_place_is_named(tmp_path):
+    path = tmp_path / "part-0.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": \n')
+    with path.open("rb") as stream:
+        assert atomic.row_at(stream, 0, path) == {"a": 1}
+        with pytest.raises(DamagedFileError, match=r"part-0\.jsonl, byte 9, is damaged"):
+            atomic.row_at(stream, 9, path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"\x10" + bytes(7) + b"x" * 16])
+def test_a_damaged_file_of_examples_is_named(tmp_path, data):
+    path = tmp_path / "examples.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(DamagedFileError, match=r"examples\.safetensors is damaged"):
+        Examples.load(path)
 
 
 def test_fields_that_a_record_does_not_have_are_damage(tmp_path):

@@ -169,14 +169,14 @@ def as_record(values: dict[str, Any], source: Path | str, make: Callable[..., Re
         raise DamagedFileError.of(source, f"it does not hold what it should ({error})") from None
 
 
-def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parse_line(line: bytes, path: Path, place: str) -> dict[str, Any]:
     """The object in a line; the words for an error are made only where there is one."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        value = parse_json(line, f"{path}, line {number},")  # raises
+        value = parse_json(line, f"{path}, {place},")  # raises
     return value  # type: ignore[no-any-return]
 
 
@@ -189,7 +189,29 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield _parse_line(line, path, number)
+                yield _parse_line(line, path, f"line {number}")
+
+
+def row_at(stream: BinaryIO, offset: int, path: Path) -> dict[str, Any]:
+    """The object of the line that begins at a byte of an open JSON-lines file.
+
+    Raises:
+        DamagedFileError: there is none.
+    """
+    stream.seek(offset)
+    return _parse_line(stream.readline(), path, f"byte {offset}")
+
+
+def whole_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line of a file that grows, and its object, without a last one that a kill cut off.
+
+    Raises:
+        DamagedFileError: a line is no JSON object; names it.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.endswith(b"\n"):
+                yield line, _parse_line(line, path, f"line {number}")
 
 
 def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
@@ -201,7 +223,7 @@ def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
     offset = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            yield offset, _parse_line(line, path, number)
+            yield offset, _parse_line(line, path, f"line {number}")
             offset += len(line)
 
 
