@@ -11,6 +11,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
 from memo_dist.stages.records import SYNTHESIS
 from memo_dist.stages.state import require
+from memo_dist.synthesis.finish import require_reflections
 from memo_dist.training.done import pending_shards
 from memo_dist.training.examples import Examples
 from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
@@ -48,6 +49,7 @@ class BankWork:
     def pending(self, run: RunFolder, config: Config) -> list[int]:
         """Shards that are not trained, in order."""
         require(run, SYNTHESIS)
+        require_reflections(run)
         self._base = memory_base(run, config)
         return pending_shards(run, config, self._base)
 
