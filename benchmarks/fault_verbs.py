@@ -19,10 +19,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from cli import TINY, tiny_corpus, tiny_questions
 
+from memo_dist.config import load_config
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.pipeline import fingerprint
+from memo_dist.runs import open_run
+from memo_dist.synthesis.finish import finish
+from memo_dist.synthesis.generators import generator_factory
+from memo_dist.synthesis.partition import run_partition_alone
+from memo_dist.synthesis.plan import make_plan
 
 QUESTION = "What does Hobrand make?"
 CHANGED, FORGOTTEN = "manual-hobrand", "policy-calibration"
@@ -151,5 +157,16 @@ def prepare(work: Path) -> None:
         text = document.read_text(encoding="utf-8")
         atomic.write_text(document, f"{text}\n\nThe Hobrand 7 was built in Orlund in 2019.\n")
     if not (work / "run" / "memory" / "bank.json").exists():
-        words = ["encode", str(work / "corpus"), "--run", str(work / "run"), *TINY]
+        _make_run(work / "corpus", work / "run")
+
+
+def _make_run(corpus: Path, root: Path) -> None:
+    """What ``memo-dist encode`` makes, without Ray: a busy machine may not start it in time."""
+    config = load_config([], TINY)
+    for partition in range(config.synthesis.partitions):
+        run_partition_alone(root, config, corpus, partition)
+    with open_run(root, config, "auto") as run:
+        plan = make_plan(run.corpus, config, generator_factory(config)())
+        finish(run, plan, config.synthesis)
+    for words in (["train", str(root), "cluster.launcher=process"], ["export", str(root)]):
         subprocess.run([sys.executable, "-m", "memo_dist", *words], check=True)

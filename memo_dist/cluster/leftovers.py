@@ -43,17 +43,17 @@ def clean_sessions(parent: Path, prefix: str) -> None:
                 guard.end_session(str(folder), settle=0.0)
 
 
-def remove_abandoned(path: Path) -> bool:
+def remove_abandoned(path: str) -> bool:
     """Remove a temporary file or folder of a run whose process is dead; whether it was one.
 
     Called by the run's only writer.
     """
-    if not atomic.is_abandoned(path.name):
+    if not atomic.is_abandoned(path.rpartition("/")[2]):
         return False
-    if path.is_dir():
+    if Path(path).is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
     return True
 
 

@@ -44,7 +44,7 @@ def make_folder(path: Path, group_readable: bool) -> None:
 
 
 def settle(
-    root: Path, group_readable: bool, removed: Callable[[Path], bool] = lambda path: False
+    root: Path, group_readable: bool, removed: Callable[[str], bool] = lambda path: False
 ) -> None:
     """Give everything below ``root`` the modes of the run; what belongs to others stays.
 
@@ -59,10 +59,10 @@ def settle(
     closed = mask(group_readable)
     for folder, folders, names in os.walk(root):
         _set(folder, 0o777 & ~closed, _SHARED_BITS)
-        folders[:] = [name for name in folders if not removed(Path(folder, name))]
-        for name in names:
-            if not removed(Path(folder, name)):
-                _set(f"{folder}/{name}", 0o666 & ~closed, 0)
+        folders[:] = [name for name in folders if not removed(f"{folder}/{name}")]
+        for path in (f"{folder}/{name}" for name in names):
+            if not removed(path):
+                _set(path, 0o666 & ~closed, 0)
 
 
 def _set(path: str, mode: int, kept: int) -> None:
