@@ -5,10 +5,13 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "launchers" / "supply_chain.py"
@@ -52,6 +55,27 @@ def test_locked_versions_are_those_of_the_constraints():
         found = dict(line.split(" ")[0].split("==") for line in lines)
         for name in wanted.keys() & found.keys():
             assert found[name].split("+")[0] == wanted[name], (path.name, name)
+
+
+def test_every_extra_has_a_lock_that_names_what_it_asks_for(supply_chain):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in supply_chain.extras():
+        path = ROOT / "launchers" / "requirements" / f"{extra}.txt"
+        assert path.exists(), f"python launchers/supply_chain.py lock ({extra})"
+        locked = dict(re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.M))
+        needs = [*project["dependencies"], *project["optional-dependencies"].get(extra, ())]
+        for need in map(Requirement, needs):
+            version = locked.get(canonicalize_name(need.name), "")
+            assert need.specifier.contains(version.split("+")[0]), (extra, str(need), version)
+
+
+def test_a_resolver_has_nothing_to_choose(supply_chain):
+    """Versions that constraints.txt leaves open are those of this environment."""
+    named = {canonicalize_name(name) for name in supply_chain.held()}
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    assert not named & {canonicalize_name(name) for name in pinned}
+    assert {"jsonschema-specifications", "multidict"} <= named
+    assert "memo-dist" not in named
 
 
 def test_the_list_of_packages_has_versions_and_licences(supply_chain):
