@@ -169,7 +169,8 @@ def licence(dist: Distribution) -> dict[str, Any]:
 def audit() -> int:
     """Run pip-audit over all locked files; returns the exit code."""
     files = [word for path in sorted(FOLDER.glob("*.txt")) for word in ("-r", str(path))]
-    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", *files]
+    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps"]
+    command += ["--format", "json", "--progress-spinner", "off", *files]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_AUDIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -182,8 +183,30 @@ def audit() -> int:
     if done.returncode and _UNREACHABLE.search(told) and "Found" not in told:
         print(f"advisories: skipped, no database can be reached: {told.strip().splitlines()[-1]}")
         return 0
-    print(told.strip())
-    return int(done.returncode != 0)
+    try:
+        rows = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        print(told.strip())
+        return int(done.returncode != 0)
+    return _tell(rows)
+
+
+def _tell(rows: list[dict[str, Any]]) -> int:
+    """Print what pip-audit found; a database that does not know the packages proves nothing.
+
+    Args:
+        rows: ``dependencies`` of its report: with ``vulns``, or with ``skip_reason``.
+    """
+    known = [row for row in rows if "skip_reason" not in row]
+    bad = [(row, found) for row in known for found in row["vulns"]]
+    for row, found in bad:
+        fixed = ", ".join(found["fix_versions"]) or "no version"
+        print(f"advisories: {row['name']} {row['version']}: {found['id']}, fixed in {fixed}")
+    if not known:
+        print(f"advisories: skipped, the database knows none of the {len(rows)} packages")
+        return 0
+    print(f"advisories: {len(bad)} for {len(known)} packages; {len(rows) - len(known)} not known")
+    return int(bool(bad))
 
 
 def main() -> int:
