@@ -30,7 +30,7 @@ def temp_prefix() -> str:
 def is_abandoned(name: str) -> bool:
     """Whether a file has the name of a temporary one whose process has ended."""
     found = _TEMP.fullmatch(name)
-    return bool(found) and processes.is_dead(found["place"], found["pid"])
+    return found is not None and processes.is_dead(found["place"], found["pid"])
 
 
 def fsync_folder(folder: Path) -> None:

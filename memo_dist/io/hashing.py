@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import xxhash
 
 SHORT_DIGITS = 16
 SHA256, XXH3 = "sha256", "xxh3_128"
-_HASHERS = {SHA256: hashlib.sha256, XXH3: xxhash.xxh3_128}
+_HASHERS: dict[str, Callable[[], Any]] = {SHA256: hashlib.sha256, XXH3: xxhash.xxh3_128}
 _BLOCK = 2**20
 
 
