@@ -76,6 +76,18 @@ def test_synthesis_needs_no_torch():
     assert run(code, capture_output=True, text=True).stdout == "set()\n"
 
 
+def test_a_current_folder_that_is_gone_is_told(tmp_path):
+    """torch's libraries end the process there, with a message of their own."""
+    here = tmp_path / "here"
+    here.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$0" -m memo_dist status x', sys.executable],
+        cwd=here, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the current folder cannot be used" in done.stderr
+
+
 STARVED = """
 import threading
 from memo_dist import process

@@ -49,7 +49,7 @@ def shards_in_memory(
     Raises:
         UsageError: not even one; says have, want, and the keys to change.
     """
-    _check_addresses(config, need, placement)
+    check_addresses(config, need, placement.gpu)
     ranks = placement.ranks
     host = ranks * (need.host_bytes if placement.gpu else need.device_bytes)
     if placement.gpu:
@@ -65,7 +65,7 @@ def shards_in_memory(
     return (have.memory_bytes - beside) // host if host else placement.at_once
 
 
-def _check_addresses(config: Config, need: MemoryNeed, placement: Placement) -> None:
+def check_addresses(config: Config, need: MemoryNeed, gpu: bool) -> None:
     """Refuse a limit of the address space that one rank will reach.
 
     What fails there fails anywhere: a thread that cannot start makes its starter wait for ever.
@@ -75,7 +75,7 @@ def _check_addresses(config: Config, need: MemoryNeed, placement: Placement) -> 
         UsageError: names the limit.
     """
     # https://github.com/python/cpython/issues/140746
-    limit = None if placement.gpu or config.cluster.address else address_limit()
+    limit = None if gpu or config.cluster.address else address_limit()
     beyond = RAY_ADDRESSES if _by_ray(config) else RANK_ADDRESSES
     if limit is not None and limit < need.device_bytes + beyond:
         raise UsageError(
