@@ -19,7 +19,7 @@ from memo_dist import pipeline
 from memo_dist.answering import open_answerer
 from memo_dist.cluster.resources import Resources
 from memo_dist.config import load_config
-from memo_dist.errors import UsageError
+from memo_dist.errors import DamagedFileError, UsageError
 from memo_dist.evaluation.methods import MemoryAnswerer, memory_identity
 from memo_dist.fusion.latent.prepare import connector_job
 from memo_dist.fusion.logits.answering import gate_identity
@@ -36,11 +36,12 @@ from memo_dist.models.identity import hash_weights
 from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT, STAGES, SYNTHESIS, TRAIN
 from memo_dist.stages.state import is_done, require, started_stages
-from memo_dist.synthesis.finish import check_reflections, finish
+from memo_dist.synthesis.finish import check_reflections, finish, finished_summary
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import run_partition_alone
 from memo_dist.synthesis.plan import UNITS, make_plan
 from memo_dist.training import checkpoint, export
+from memo_dist.training.bank_work import BankWork
 from memo_dist.training.done import pending_shards
 from memo_dist.training.job import TrainJob
 from memo_dist.training.prepare import (
@@ -313,6 +314,22 @@ def test_reflections_without_their_corpus_are_refused(run):
     (run.corpus / "documents.jsonl").unlink()
     with pytest.raises(UsageError, match=r"documents\.jsonl: \w+ then, missing now"):
         check_reflections(run)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_damaged_reflections_are_refused_by_training_and_written_anew(run, caplog, kept):
+    """Half of the lines, too: at the border of a line nothing is torn."""
+    data = run.reflections.read_bytes()
+    lines = data.splitlines(keepends=True)
+    run.reflections.write_bytes(b"".join(lines[: int(kept * len(lines))]))
+    with pytest.raises(DamagedFileError, match=r"is damaged or .*run `memo-dist synthesize`"):
+        BankWork().pending(run, config_of(run))
+    config = config_of(run)
+    plan = make_plan(run.corpus, config, generator_factory(config)())
+    assert finished_summary(run, plan) is None
+    finish(run, plan, config.synthesis)
+    assert "written anew from the finished steps" in caplog.text
+    assert run.reflections.read_bytes() == data
 
 
 def test_answers_of_another_length_are_not_used_again(run):

@@ -9,7 +9,6 @@ the file into memory, so that a million examples cost them no more than the page
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from memo_dist.answers.text import with_bridge
-from memo_dist.errors import UsageError
+from memo_dist.errors import DamagedFileError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import stable_modulo
 from memo_dist.models.chat_format import ChatFormat
@@ -102,10 +101,15 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
 
     The format (github.com/huggingface/safetensors) is 8 bytes of header length (little endian),
     a JSON header with dtype, shape and offsets of each array, and the arrays themselves.
+
+    Raises:
+        DamagedFileError: it is none.
     """
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
+        if size > path.stat().st_size:
+            raise DamagedFileError.of(path, f"it has no header of {size} bytes")
+        header = atomic.parse_json(stream.read(size), path)
     mapped = {}
     for name, entry in header.items():
         offset = 8 + size + entry["data_offsets"][0]

@@ -21,7 +21,7 @@ import torch
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config.schema import TrainConfig
 from memo_dist.io import atomic
-from memo_dist.io.marker import HASHES, damage, hashes
+from memo_dist.io.marker import both_hashes, damage
 from memo_dist.training.attention import borders
 from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import Examples
@@ -112,7 +112,7 @@ class FrozenLayers:
             ranks.barrier()
             if ranks.is_first:
                 values = {"job": identity, "tokens": len(examples.ids)}
-                atomic.write_json(marker, {**values, HASHES: hashes(folder, [FILE])})
+                atomic.write_json(marker, {**values, **both_hashes(folder, [FILE])})
         ranks.barrier()
         kept: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
         return kept
