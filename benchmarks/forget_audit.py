@@ -1,7 +1,9 @@
 """What a memory still knows of forgotten documents: exact deletion beside approximate ones.
 
     python benchmarks/forget_audit.py --documents DIR [--count 82] [--holdout 20] [--out FILE]
-        [--set key=value ...]
+        [--folder KEPT] [--set key=value ...]
+
+With --folder a second start continues after the last command that ended.
 
 DIR holds corpus.jsonl and questions.jsonl (`memo-dist dataset`). About a third of the documents is
 forgotten, all of them from one of two shards. Arms: the memory before; `memo-dist forget` (exact);
@@ -20,7 +22,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import random
 import shutil
 import sys
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from changing_corpus import shard_ids
 from cli import memo_dist
+from machine import machine
 
 from memo_dist.answers.text import contains, rouge_l
 from memo_dist.change.measures import (
@@ -47,13 +49,11 @@ from memo_dist.change.measures import (
     truth_ratio,
     utility,
 )
-from memo_dist.cluster.resources import usable_cores
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.likelihood import known_answers, known_sentences
-from memo_dist.runs import library_versions
 
 Pair = tuple[str, str]
 SETTINGS = (
@@ -88,29 +88,42 @@ def main() -> None:
     parser.add_argument("--holdout", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory(prefix="memo-audit-") as name:
-        report = _audit(Path(name), options)
-    report |= {"options": {k: str(v) for k, v in vars(options).items()}}
-    report |= {
-        "versions": library_versions(),
-        "machine": platform.machine(),
-        "cores": usable_cores(),
-    }
+        report = _audit(options.folder or Path(name), options)
+    kept = {k: v for k, v in vars(options).items() if k in ("count", "holdout", "seed", "set")}
+    report |= {"options": kept, **machine()}
     print(json.dumps(report, indent=2))
     if options.out:
         atomic.write_json(options.out, report)
     sys.exit(0 if report["bytes equal"] else 1)
 
 
-def _run(*arguments: str | Path) -> float:
-    began = time.monotonic()
-    done = memo_dist(*arguments, seconds=SECONDS)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return round(time.monotonic() - began, 1)
+class Commands:
+    """Commands that run once each, also over several starts of this script.
+
+    Args:
+        folder: keeps the seconds of each that has ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "seconds.json"
+        self.seconds: dict[str, float] = atomic.read_json(self._path) if self._path.exists() else {}
+
+    def run(self, name: str, *arguments: str | Path) -> None:
+        """Run one to its end, unless it has."""
+        if name in self.seconds:
+            return
+        began = time.monotonic()
+        done = memo_dist(*arguments, seconds=SECONDS)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        atomic.write_json(self._path, self.seconds)
+        print(f"{name}: {self.seconds[name]} s", file=sys.stderr, flush=True)
 
 
 def _audit(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -122,22 +135,26 @@ def _audit(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for name, part in paths.items():
         atomic.write_jsonl(folder / f"{name}.jsonl", part)
     first = RunFolder(folder / "first")
-    seconds = {"encode": _run("encode", folder / "seen.jsonl", "--run", first.root, *settings)}
-    _run("synthesize", folder / "unseen.jsonl", "--run", folder / "unseen", *settings)
+    commands = Commands(folder)
+    commands.run("encode", "encode", folder / "seen.jsonl", "--run", first.root, *settings)
+    other = folder / "unseen"
+    commands.run("unseen", "synthesize", folder / "unseen.jsonl", "--run", other, *settings)
     shards = shard_ids(first)
     gone = sorted(name for name, shard in shards.items() if shard == 0)[: options.count // 3]
     stay = [row for row in seen if row["id"] not in gone]
     atomic.write_jsonl(folder / "stay.jsonl", stay)
-    asked = Asked(first, RunFolder(folder / "unseen"), options.documents, seen, gone, shards)
+    asked = Asked(first, RunFolder(other), options.documents, seen, gone, shards)
     arms = {"before": ShardMemory.load(first.memory_shard(0))}
     for name in ("exact", "continued"):
-        shutil.copytree(first.root, folder / name)
+        if not (folder / name).exists():
+            shutil.copytree(first.root, folder / name)
     atomic.write_text(folder / "ids", "\n".join(gone))
-    seconds["exact"] = _run("forget", folder / "exact", f"@{folder / 'ids'}")
+    commands.run("exact", "forget", folder / "exact", f"@{folder / 'ids'}")
     policy = "update.policy=continue"
-    seconds["continued"] = _run("update", folder / "continued", folder / "stay.jsonl", policy)
+    commands.run("continued", "update", folder / "continued", folder / "stay.jsonl", policy)
     never = RunFolder(folder / "never saw")
-    seconds["never saw"] = _run("encode", folder / "stay.jsonl", "--run", never.root, *settings)
+    commands.run("never saw", "encode", folder / "stay.jsonl", "--run", never.root, *settings)
+    seconds = {name: taken for name, taken in commands.seconds.items() if name != "unseen"}
     for name in ("exact", "continued", "never saw"):
         arms[name] = ShardMemory.load(RunFolder(folder / name).memory_shard(0))
     began = time.monotonic()

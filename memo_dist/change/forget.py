@@ -188,7 +188,15 @@ def _check(run: RunFolder, config: Config, ids: Sequence[str]) -> None:
             " which would take the place of those that go: remove the documents from the source"
             " and run `memo-dist update RUN CORPUS`"
         )
-    for entry in load_manifest(run.memory).shards:
+    manifest = load_manifest(run.memory)
+    bank, corpus = bank_documents(manifest), corpus_documents(run.corpus)
+    other = [n for n in ids if n in bank and n in corpus and bank[n] != corpus[n]]
+    if other:
+        raise UsageError(
+            f"{other[0]} is another revision in the corpus than in the memory, so words of the"
+            f" memory's revision could not be searched for: end the update of {run.root} first"
+        )
+    for entry in manifest.shards:
         if entry.documents and {row.id for row in entry.documents} <= set(ids):
             raise UsageError(
                 f"shard {entry.id} would have no document left: encode the remaining documents"
