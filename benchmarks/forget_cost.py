@@ -4,8 +4,8 @@
 
 A scratch memory over generated documents, the same number in each shard; the reflections are
 written by a server that counts requests, one document a unit, so that only cross-document groups
-can be asked again. Verbs run in this process; each shard is trained by a rank process of its own
-(no Ray Train), and ``tokens`` are those that the training read. ``bound`` is 1/shards + 1 %.
+can be asked again. Verbs and trainings run in this process,
+without Ray Train; ``tokens`` are those that the training read. ``bound`` is 1/shards + 1 %.
 """
 
 from __future__ import annotations
@@ -24,22 +24,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from changes_here import train_here
 from changing_corpus import SETTINGS
 from machine import machine
-from ranks import launch
 from request_toy import server
 from revisions import AskedRun, person
 
-from memo_dist import pipeline
 from memo_dist.cli.main import run as run_command
-from memo_dist.cluster.resources import Resources
-from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import shard_of
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.training import checkpoint
-from memo_dist.training.done import pending_shards
-from memo_dist.training.prepare import memory_base, prepare_job
+from memo_dist.training import checkpoint, start
 
 
 def main() -> None:
@@ -57,7 +52,7 @@ def main() -> None:
         pytest.MonkeyPatch.context() as patch,
         server("--log", str(Path(name) / "log")) as url,
     ):
-        patch.setattr(pipeline, "run_training", _train)
+        patch.setattr(start, "train_by_ray", train_here)
         report = _measure(AskedRun(Path(name), url, Path(name) / "log"), options)
     report |= {"shards": options.shards, "documents": options.shards * options.each, **machine()}
     print(json.dumps(report, indent=2))
@@ -124,15 +119,6 @@ def _documents(shards: int, each: int) -> Iterator[dict[str, Any]]:
 def _succeed(*arguments: str) -> None:
     if run_command(list(arguments)):
         raise SystemExit(f"memo-dist {' '.join(arguments)} failed")
-
-
-def _train(run: RunFolder, config: Config, resume: str = "auto") -> None:
-    base = memory_base(run, config)
-    for shard in pending_shards(run, config, base):
-        job = prepare_job(run, config, shard, base, Resources(1, 0, 2**30))
-        codes, said = launch(job.path)
-        if any(codes):
-            raise SystemExit(said)
 
 
 def _tokens(run: RunFolder, shards: int) -> list[int]:

@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from changing_corpus import encode
-from cli import ENCODE_SECONDS, memo_dist
+from changing_corpus import SETTINGS
+from here import encode, succeed
 from machine import machine
 from revisions import people
 
@@ -68,16 +68,14 @@ def _keep(report: dict[str, Any], out: Path | None) -> None:
 
 
 def _of_bank(folder: Path, corpus: Path, shards: int, epochs: int) -> dict[str, Any]:
-    settings = (f"train.epochs={epochs}", f"corpus.shards={shards}", "train.question_loss=yes")
+    settings = (*SETTINGS, f"train.epochs={epochs}", f"corpus.shards={shards}",
+                "train.question_loss=yes")  # fmt: skip
     run = encode(corpus, folder / f"bank-{shards}", *settings)
     rows: dict[str, Any] = {}
     for method in METHODS:
         out = folder / "merged"
         scale = str(1.0 if method == "regmean" else 0.7)
-        done = memo_dist("merge", run.root, "--out", out, "--method", method, "--scale", scale,
-                         seconds=ENCODE_SECONDS)  # fmt: skip
-        if done.returncode:
-            raise SystemExit(done.stderr)
+        succeed("merge", run.root, "--out", out, "--method", method, "--scale", scale)
         record = atomic.read_json(out / "memory" / "merge.json")
         rows["bank"] = _share(record["union"])
         rows[method] = _share(record["recall"])
@@ -87,7 +85,8 @@ def _of_bank(folder: Path, corpus: Path, shards: int, epochs: int) -> dict[str, 
 
 def _joint(folder: Path, corpus: Path, epochs: int) -> dict[str, float]:
     """Of one memory that was trained on everything."""
-    run = encode(corpus, folder / "joint", f"train.epochs={epochs}", "corpus.shards=1")
+    settings = (*SETTINGS, f"train.epochs={epochs}", "corpus.shards=1")
+    run = encode(corpus, folder / "joint", *settings)
     rows = taught_questions(map(Reflection.from_json, atomic.read_jsonl(run.reflections)), 4)
     bank = Bank.load(run.memory, run.trained_reflections)
     answers = bank.answer([row.question for row in rows])

@@ -1,7 +1,8 @@
-"""Updates and deletions in this process: no Ray, and random weights for trained ones.
+"""Verbs that change a memory, in this process and without Ray.
 
-What is tested with them is which files change when, and what an error leaves, not what a memory
-learns. Weights are a function of their job, so equal inputs still give equal bytes.
+Each stage does its own work; only what Ray carries to workers is done here, one after the other.
+With ``write_final`` in place of trainings, weights are random, but still a function of their job:
+then what is tested is which files change when, and what an error leaves, not what a memory learns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist import pipeline
-from memo_dist.change import update
+from memo_dist.change import update, verify
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
 from memo_dist.io import atomic
@@ -26,10 +27,11 @@ from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import synthesize_partition
 from memo_dist.synthesis.plan import make_plan
 from memo_dist.synthesis.stages import write_planned
-from memo_dist.training import checkpoint
-from memo_dist.training.done import pending_shards
+from memo_dist.training import checkpoint, start
 from memo_dist.training.job import TrainJob
-from memo_dist.training.prepare import memory_base, prepare_job
+from memo_dist.training.start import RankedWork
+
+HERE = Resources(1, 0, 2**30)
 
 
 def write_final(job: TrainJob) -> None:
@@ -53,17 +55,24 @@ def write_final(job: TrainJob) -> None:
     checkpoint.complete(job.final, state)
 
 
-def work_here(patch: pytest.MonkeyPatch) -> None:
-    """Let the stages that start Ray do their work in this process."""
+def work_here(patch: pytest.MonkeyPatch, trains: bool = False) -> None:
+    """Let the stages that start Ray do their work in this process.
+
+    Args:
+        patch: undoes it.
+        trains: train; otherwise random weights stand for trained ones.
+    """
     patch.setattr(pipeline, "run_synthesis", _synthesise)
-    patch.setattr(pipeline, "run_training", _train)
+    train = train_here if trains else _do_not_train
+    for module in (start, verify):
+        patch.setattr(module, "train_by_ray", train)
     for module in (update, pipeline):
         patch.setattr(module, "ray_session", _no_ray)
 
 
 @contextmanager
 def _no_ray(_):
-    yield Resources(1, 0, 2**30)
+    yield HERE
 
 
 def _synthesise(run: RunFolder, config: Config) -> None:
@@ -77,7 +86,12 @@ def _synthesise(run: RunFolder, config: Config) -> None:
     finish(run, plan, config.synthesis)
 
 
-def _train(run: RunFolder, config: Config, resume: str = "auto") -> None:
-    base = memory_base(run, config)
-    for shard in pending_shards(run, config, base):
-        write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
+def _do_not_train(work: RankedWork, run: RunFolder, config: Config) -> None:
+    for shard in work.pending(run, config):
+        write_final(work.job(run, config, shard, HERE))
+
+
+def train_here(work: RankedWork, run: RunFolder, config: Config) -> None:
+    """As one rank, which finds what a killed one before it left."""
+    for shard in work.pending(run, config):
+        work.entry(work.job(run, config, shard, HERE).to_json(), None)

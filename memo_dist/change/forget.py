@@ -32,7 +32,7 @@ from memo_dist.errors import RunError, UsageError, suggest
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import load_manifest
-from memo_dist.memory.tombstones import Tombstone, add_tombstones
+from memo_dist.memory.tombstones import Tombstone, add_tombstones, load_tombstones
 from memo_dist.stages.records import EXPORT
 from memo_dist.stages.state import require
 from memo_dist.synthesis.stages import check_revisable
@@ -156,8 +156,7 @@ def _begin(
     ids = sorted(documents)
     _check(run, config, ids)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    stones = [Tombstone.of(name, documents[name], stamp) for name in ids]
-    add_tombstones(run.generations, stones)
+    stones = _withhold(run, documents, stamp)
     texts = {one.id: f"{one.title}\n{one.text}" for one in iter_documents(run.corpus)}
     others = [text for name, text in texts.items() if name not in ids]
     pending = Pending(
@@ -178,6 +177,20 @@ def _begin(
         )
     pending.save(run.generations)
     return pending
+
+
+def _withhold(run: RunFolder, documents: Mapping[str, str], stamp: str) -> list[Tombstone]:
+    """The documents' tombstones, sorted by id; those that are not there yet are written."""
+    there = load_tombstones(run.generations)
+    known = {name: one for one in there for name in documents if one.means(name, documents[name])}
+    new = {
+        name: Tombstone.of(name, digest, stamp)
+        for name, digest in documents.items()
+        if name not in known
+    }
+    if new:
+        add_tombstones(run.generations, new.values())
+    return [one for _, one in sorted({**known, **new}.items())]
 
 
 def _check(run: RunFolder, config: Config, ids: Sequence[str]) -> None:
