@@ -36,7 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from changing_corpus import shard_ids
-from here import succeed
+from here import SCRATCH, succeed
 from machine import machine
 
 from memo_dist.answers.text import contains, rouge_l
@@ -56,23 +56,7 @@ from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.likelihood import known_answers, known_sentences
 
 Pair = tuple[str, str]
-SETTINGS = (
-    "memory.base=scratch",
-    "memory.scratch.tokenizer=general",
-    "memory.scratch.vocabulary=2048",
-    "memory.scratch.hidden_size=128",
-    "memory.scratch.layers=3",
-    "memory.scratch.heads=4",
-    "memory.scratch.intermediate_size=384",
-    "train.epochs=16",
-    "train.lr=3e-3",
-    "train.batch_tokens=2048",
-    "train.micro_batch_tokens=1024",
-    "corpus.shards=1",
-    "synthesis.partitions=2",
-    "synthesis.phrasings=2",
-    "cluster.threads=1",
-)
+SETTINGS = (*SCRATCH, "corpus.shards=1")
 RELEARN_STEPS, NPO_STEPS, BATCH, BETA = 50, 120, 16, 0.1
 
 

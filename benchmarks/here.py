@@ -26,6 +26,23 @@ from changes_here import work_here
 from memo_dist.cli.main import run as run_command
 from memo_dist.io.runfolder import RunFolder
 
+SCRATCH = (
+    "memory.base=scratch",
+    "memory.scratch.tokenizer=general",
+    "memory.scratch.vocabulary=2048",
+    "memory.scratch.hidden_size=128",
+    "memory.scratch.layers=3",
+    "memory.scratch.heads=4",
+    "memory.scratch.intermediate_size=384",
+    "train.epochs=16",
+    "train.lr=3e-3",
+    "train.batch_tokens=2048",
+    "train.micro_batch_tokens=1024",
+    "synthesis.partitions=2",
+    "synthesis.phrasings=2",
+    "cluster.threads=1",
+)
+"""A small memory without a base, whose vocabulary does not change with the corpus."""
 _POLL_SECONDS = 0.02
 
 

@@ -87,7 +87,8 @@ def rows(path: Path) -> list[Row]:
 def questions() -> dict[str, list[Row]]:
     """Of each kind: about changed facts, following from them, and about what stays.
 
-    Each has ``question``, and ``old`` and ``new``: lists of right answers at each time.
+    Each has ``question``, ``old`` and ``new`` (lists of right answers at each time), and ``about``
+    (ids of documents).
     """
     changed = rows(DATA / "changes.jsonl")
     outdated: dict[str, list[str]] = {}
@@ -108,15 +109,23 @@ def questions() -> dict[str, list[Row]]:
             continue
         right = [row["answer"], *row["aliases"]]
         kind = "same in changed documents" if about else "other documents"
-        kinds[kind].append({"question": row["question"], "old": right, "new": right})
+        kinds[kind].append(
+            {
+                "question": row["question"],
+                "old": right,
+                "new": right,
+                "about": row["supporting_ids"],
+            }
+        )
     return kinds
 
 
-def _pair(row: Mapping[str, str]) -> Row:
+def _pair(row: Row) -> Row:
     return {
         "question": row["question"],
         "old": [row["old_answer"]],
         "new": [row["new_answer"]],
+        "about": row.get("documents") or [row["document"]],
     }
 
 
