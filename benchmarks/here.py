@@ -7,6 +7,7 @@ other (tests/changes_here.py).
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from changes_here import work_here
+from forks import IMPORTED
 
 from memo_dist.cli.main import run as run_command
 from memo_dist.io.runfolder import RunFolder
@@ -44,6 +46,8 @@ SCRATCH = (
 )
 """A small memory without a base, whose vocabulary does not change with the corpus."""
 _POLL_SECONDS = 0.02
+for _name in (*IMPORTED, *(f"memo_dist.cli.{verb}" for verb in ("forget", "merge", "update"))):
+    importlib.import_module(_name)  # once, not in every fork
 
 
 class Forked:

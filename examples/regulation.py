@@ -26,12 +26,12 @@ TEXTS = Path(__file__).with_name("regulation")
 OLD, NEW = TEXTS / "ordinance-2028.md", TEXTS / "ordinance-2032.md"
 AS_OF = "As of 9 October 2028, "
 AMENDED = (
-    ("what is the limit of error for a household meter?", "2 percent", "1.5 percent"),
-    ("what is the deadline for a fault report?", "40 hours", "24 hours"),
-    ("what is the highest fine for a late report?", "250,000 orrins", "400,000 orrins"),
-    ("what is the deadline for a refund to a household?", "60 days", "30 days"),
+    ("the limit of error for a household meter", "2 percent", "1.5 percent"),
+    ("the deadline for a fault report", "40 hours", "24 hours"),
+    ("the deadline for a refund to a household", "60 days", "30 days"),
+    ("the deadline for an appeal", "45 days", "20 days"),
 )
-"""(question, value of 2028, value of 2032)."""
+"""(what is asked for, value of 2028, value of 2032)."""
 
 
 def main(run: str, *settings: str) -> None:
@@ -59,21 +59,23 @@ def amend(run: Path, settings: Sequence[str], verb: Verb = verb) -> Row:
         "after, plain": _counted(after),
         "after, as of 2028": _counted(dated),
         "answers": [
-            {"question": row[0], "before": a, "after": b, "as of 2028": c}
+            {"question": question(row[0]), "before": a, "after": b, "as of 2028": c}
             for row, a, b, c in zip(AMENDED, before, after, dated, strict=True)
         ],
     }
 
 
-def _given(run: Path, prefix: str) -> list[str]:
+def question(what: str, as_of: str = "") -> str:
+    """A question about the ordinance, in the words of the memory's rule-based writer."""
+    text = f"{as_of}in Metering Accuracy Ordinance, what is {what}?"
+    return text[0].upper() + text[1:]
+
+
+def _given(run: Path, as_of: str) -> list[str]:
     """What the memory writes, also where it is not sure enough to answer."""
-    asked = [_question(prefix, text) for text, *_ in AMENDED]
     with Bank(run) as bank:
-        return [answer.text or answer.refused for answer in bank.answer(asked)]
-
-
-def _question(prefix: str, text: str) -> str:
-    return f"{prefix}{text}" if prefix else text[0].upper() + text[1:]
+        answers = bank.answer([question(what, as_of) for what, *_ in AMENDED])
+    return [answer.text or answer.refused for answer in answers]
 
 
 def _counted(answers: Sequence[str]) -> dict[str, Any]:
