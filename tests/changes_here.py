@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist import pipeline
 from memo_dist.change import update, verify
+from memo_dist.cluster.rendezvous import adopt_ranks
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
 from memo_dist.io import atomic
@@ -93,5 +94,6 @@ def _do_not_train(work: RankedWork, run: RunFolder, config: Config) -> None:
 
 def train_here(work: RankedWork, run: RunFolder, config: Config) -> None:
     """As one rank, which finds what a killed one before it left."""
+    adopt_ranks(run.root / "train", config.cluster.start_timeout)
     for shard in work.pending(run, config):
         work.entry(work.job(run, config, shard, HERE).to_json(), None)

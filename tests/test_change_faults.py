@@ -11,6 +11,7 @@ import pytest
 from changes_here import work_here
 from changing_corpus import SETTINGS, site, sites, state, write
 
+from memo_dist import pipeline
 from memo_dist.cli.main import run as run_command
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -114,6 +115,18 @@ def test_a_full_disk_in_each_phase_of_a_deletion(run, tmp_path, capsys):
     assert len(list((run.generations / "receipts").glob("*.json"))) == 1
     assert not (run.generations / "forgetting.json").exists()
     assert run_command(["verify", str(run.root)]) == 0
+
+
+def test_what_the_old_bank_answered_meanwhile_is_cleared(run, monkeypatch):
+    export = pipeline.run_export
+
+    def evaluated_meanwhile(of: RunFolder, config) -> None:
+        export(of, config)
+        atomic.write_jsonl(of.eval("meanwhile") / "results.jsonl", [{"answer": "in 1904"}])
+
+    monkeypatch.setattr(pipeline, "run_export", evaluated_meanwhile)
+    assert run_command(["forget", str(run.root), GONE]) == 0
+    assert not run.eval("meanwhile").exists()
 
 
 def test_a_run_that_is_written_is_refused_to_others(run, tmp_path, capsys):

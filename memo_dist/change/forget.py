@@ -113,6 +113,7 @@ def forget(run: RunFolder, config: Config, patterns: Sequence[str], why: str) ->
     exact = replace(config, update=replace(config.update, policy="retrain"))
     done = renew(run, exact, changes)
     clean = time.time() - pending.started
+    cleared = {**clear_derived(run), **cleared}  # the old bank has answered meanwhile
     cleared |= clear_rest(run, config, pending.fingerprints)
     base = run.memory_shard(0)
     found, searched = search(run.root, pending.fingerprints, base)
