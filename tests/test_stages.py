@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from changes_here import write_final
 from cli import ENCODE_SECONDS, TINY, memo_dist
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
 
 from memo_dist import pipeline
 from memo_dist.answering import open_answerer
@@ -31,7 +31,6 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.requeue import progress_mark
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.manifest import load_manifest
-from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights
 from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT, STAGES, SYNTHESIS, TRAIN
@@ -43,7 +42,6 @@ from memo_dist.synthesis.plan import UNITS, make_plan
 from memo_dist.training import checkpoint, export
 from memo_dist.training.bank_work import BankWork
 from memo_dist.training.done import pending_shards
-from memo_dist.training.job import TrainJob
 from memo_dist.training.prepare import (
     BUILT_FROM,
     HELD_OUT,
@@ -79,27 +77,6 @@ def train_here(corpus: Path, root: Path) -> None:
         base = memory_base(run, config)
         for shard in pending_shards(run, config, base):
             write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
-
-
-def write_final(job: TrainJob) -> None:
-    """What a training of a job leaves."""
-    model = AutoModelForCausalLM.from_pretrained(job.base).eval()
-    noise = torch.Generator().manual_seed(int(job.identity[:8], 16))
-    for weight in model.parameters():
-        weight.data += 0.01 * torch.randn(weight.shape, generator=noise)
-    model.save_pretrained(job.final)
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
-    ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
-    tokenizer.save_pretrained(job.final)
-    probe = {}
-    for index, ids in enumerate(map(torch.tensor, job.probe)):
-        with torch.no_grad():
-            probe[f"ids.{index}"] = ids
-            probe[f"logits.{index}"] = model(input_ids=ids[None]).logits[0, -1].clone()
-    save_file(probe, job.final / "probe.safetensors")
-    atomic.write_jsonl(job.path / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
-    state = checkpoint.TrainState(1, 1, 1, 1, 1, 0.0, job.seed, job.identity, 1, 0, 1, {})
-    checkpoint.complete(job.final, state)
 
 
 @pytest.fixture(scope="module")
