@@ -8,6 +8,7 @@ import json
 import sys
 import types
 from abc import ABC
+from pathlib import Path
 
 import pytest
 from langgraph.store.base import InvalidNamespaceError
@@ -93,6 +94,34 @@ def test_a_store_is_asynchronous_and_knows_its_scope(server, store):
     assert all("kestrel" not in str(row.value)
                for row in other.search(ANN, query="What nests above the door of Ann?"))  # fmt: skip
     other.close()
+
+
+def test_the_agent_of_the_examples_works_by_day(server, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples" / "agent")
+    from agent import Agent, Script, live
+    from mcp.client import Client
+
+    rows = []
+
+    async def days():
+        async with Client(f"{server.url}/mcp") as client:
+            await live(Agent(client, Script()), 2, 2, False, rows.append)
+
+    asyncio.run(days())
+    first, second, forgotten = rows
+    assert first["today"]["right"] == first["today"]["asked"] == 4
+    assert second["day 1"]["right"] == 4, "the buffer holds it"
+    assert forgotten["forgotten"] == 2
+    assert forgotten["of the forgotten user"]["right"] == forgotten["told across users"] == 0
+    assert forgotten["of the other user"]["right"] == 2
+
+
+def test_no_name_of_the_diary_comes_twice(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples" / "agent")
+    from diary import facts_of_day
+
+    facts = [fact for day in range(1, 31) for fact in facts_of_day(day, 14)]
+    assert len({fact.question for fact in facts}) == len(facts) == 30 * 16
 
 
 @pytest.fixture
