@@ -1,10 +1,10 @@
-"""Many scopes on disk, few in memory: RAM, the time of a cold scope, and isolation in random trials.
+"""Many scopes on disk, few in memory: RAM, the time of a cold scope, isolation in random trials.
 
     python benchmarks/serve_scopes.py [--scopes 1000] [--loaded 50] [--trials 10000] [--out FILE]
 
-Scratch memories: eight are trained, and every scope's folder gets one of them (hard links). Each user
-also has a pending text with a word that no other text has. A trial is a question about what one user
-wrote, asked by another one; it leaks where the reply holds that user's word or answer.
+Scratch memories: eight are trained, and every scope's folder gets one of them (hard links). Each
+user also has a pending text with a word that no other text has. A trial is a question about what
+one user wrote, asked by another one; it leaks where the reply holds that user's word or answer.
 """
 
 from __future__ import annotations
