@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from langgraph.store.base import InvalidNamespaceError
+from protocol_cases import OUTSIDE
 from served import ANSWER, KNOWN, make_run, serving
 
 from memo_dist.serve.clients.langgraph import ANSWER_KEY, MemoryStore
@@ -147,13 +148,13 @@ def hermes(server, monkeypatch):
 def test_hermes_recalls_stores_and_forgets(hermes):
     assert hermes.is_available()
     assert ANSWER in hermes.prefetch(KNOWN)
-    assert hermes.prefetch("Which comet did the ferryman name?") == ""
+    assert hermes.prefetch(OUTSIDE[0]) == ""
     hermes.sync_turn("My bakery is called Ofenglut.", "Noted.")
     hermes.shutdown()
     hermes.initialize("s2", agent_identity="coder", user_id="ann", agent_context="primary")
     assert "Ofenglut" in hermes.prefetch("How is my bakery called?")
     hermes.initialize("s3", agent_identity="coder", user_id="bob", agent_context="cron")
-    assert hermes.prefetch("How is my bakery called?") == ""
+    assert "Ofenglut" not in hermes.prefetch("How is my bakery called?")
     hermes.sync_turn("A cron job must not write.", "")
     kept = json.loads(hermes.handle_tool_call("remember", {"text": "The kiln of Bob is green."}))
     asked = json.loads(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from pathlib import Path
 
+import httpx
 import peft
 import pytest
+from changing_corpus import SETTINGS, site
+from cli import ENCODE_SECONDS
 from protocol_cases import OUTSIDE
-from served import make_run
+from served import eventually, make_run, serving
 from trained_bank import train_shards, write_bank
 
 from memo_dist.answering import Answered
 from memo_dist.answers.answer import Answer
-from memo_dist.config import load_config
+from memo_dist.config import load_config, to_yaml
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.loading import SharedBases
 from memo_dist.models.loading import load_frozen
 from memo_dist.serve.keys import ANYONE
@@ -52,8 +57,6 @@ def memories(tmp_path, models):
 
 
 def filled(root: Path, models, most: int) -> ScopeMemories:
-    from memo_dist.io.runfolder import RunFolder
-
     config = load_config((), [f"serve.scopes_loaded={most}", "memory.base=scratch"])
     found = ScopeMemories(RunFolder(root), config, dict)
     for user in models:
@@ -170,12 +173,46 @@ def test_no_user_reads_what_another_wrote_random_trials(shared, models, tmp_path
         await service.stop()
         return leaks
 
-    import shutil
-
-    from memo_dist.io.runfolder import RunFolder
-
     run = RunFolder(Path(shutil.copytree(shared.root, tmp_path / "run")))
     filled(run.root, models, most=2)
     config = load_config((), ["memory.base=scratch", "memory.max_answer_tokens=12",
                               "serve.scopes_loaded=2"])  # fmt: skip
     assert asyncio.run(trials(Service(run, config))) == []
+
+
+def test_a_scope_is_trained_for_real_and_deleted_with_its_files(shared, tmp_path):
+    run = RunFolder(Path(shutil.copytree(shared.root, tmp_path / "run")))
+    run.config.write_text(to_yaml(load_config((), [*SETTINGS, "memory.max_answer_tokens=12"])))
+    with (
+        serving(run, tmp_path / "log") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+
+        def state(event):
+            return http.get(f"/v1/events/{event}").json()["state"]
+
+        def ask(user):
+            body = {"question": "When was the Hestvik pumping station opened?", **scope(user)}
+            return http.post("/v1/ask", json=body).json()
+
+        added = {"text": site(6), "title": "Hestvik pumping station", **scope("ann")}
+        name = http.post("/v1/documents", json=added).json()["document_id"]
+        assert ask("ann")["source"] == "pending"
+        assert "1907" not in str(ask("bob"))
+        night = http.post("/v1/consolidate", json={}).json()["event_id"]
+        eventually(lambda: state(night) in ("SUCCEEDED", "FAILED"), ENCODE_SECONDS)
+        assert http.get(f"/v1/events/{night}").json()["message"] == ""
+        row = http.get(f"/v1/documents/{name}").json()
+        assert (row["state"], row["text"].split()[:2]) == ("trained", ["The", "Hestvik"])
+        assert ask("ann")["source"] != "pending"
+        assert "1907" not in str(ask("bob"))
+        assert "memo_dist_scope_loads 1.0" in http.get("/metrics").text
+        assert b"Hestvik" not in (run.root / "serve" / "buffer.sqlite").read_bytes()
+        (folder,) = (run.root / "serve" / "scopes").iterdir()
+        http.delete("/v1/memories/", params=scope("ann")).raise_for_status()
+        assert http.get(f"/v1/documents/{name}").status_code == 404
+        eventually(lambda: not folder.exists())
+        (gone,) = [e for e in http.get("/v1/events").json()["events"] if e["kind"] == "DELETE"]
+        eventually(lambda: state(gone["id"]) == "SUCCEEDED")
+        assert "scope" in http.get(f"/v1/events/{gone['id']}/receipt").json()["cleared"]
+        assert "1907" not in str(ask("ann"))
