@@ -81,7 +81,8 @@ def test_a_scope_answers_from_its_own_weights_only(memories):
 
 
 def test_the_scope_used_longest_ago_makes_room(memories):
-    texts(memories, ("ann", "ann"), ("bob", "bob"), ("ann", "ann"))
+    for user in ("ann", "bob", "ann"):
+        texts(memories, (user, user))
     assert (memories.loaded, memories.loads) == (2, 2)
     texts(memories, ("eve", "eve"))
     assert (memories.loaded, memories.loads) == (2, 3)
