@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -155,8 +156,10 @@ class SharedBases:
         if set(model.peft_config) <= set(names):
             del self._models[weights_hash]
             return
-        for name in names:
-            model.delete_adapter(name)
+        with warnings.catch_warnings():  # PEFT tells which adapter is active now: rows name theirs
+            warnings.simplefilter("ignore", UserWarning)
+            for name in names:
+                model.delete_adapter(name)
 
 
 def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
