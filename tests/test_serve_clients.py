@@ -10,6 +10,7 @@ import types
 from abc import ABC
 from pathlib import Path
 
+import openai
 import pytest
 from langgraph.store.base import InvalidNamespaceError
 from protocol_cases import OUTSIDE
@@ -95,6 +96,21 @@ def test_a_store_is_asynchronous_and_knows_its_scope(server, store):
     assert all("kestrel" not in str(row.value)
                for row in other.search(ANN, query="What nests above the door of Ann?"))  # fmt: skip
     other.close()
+
+
+def test_a_chat_names_its_scope_by_metadata(server, store, request):
+    store.put(ANN, "kite", {"text": "The kite of Ann is striped."})
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    model = client.models.list().data[0].id
+    turns = [{"role": "user", "content": "Is the kite of Ann striped?"}]
+
+    def reply(**more):
+        found = client.chat.completions.create(model=model, messages=turns, **more)
+        return found.choices[0].message.content
+
+    assert "striped" in reply(metadata={"user_id": request.node.name})
+    assert "striped" not in reply()
+    assert "striped" not in reply(metadata={"user_id": "somebody else"})
 
 
 def test_the_agent_of_the_examples_works_by_day(server, monkeypatch):
