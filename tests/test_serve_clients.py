@@ -113,16 +113,21 @@ def test_a_chat_names_its_scope_by_metadata(server, store, request):
     assert "striped" not in reply(metadata={"user_id": "somebody else"})
 
 
-def test_the_agent_of_the_examples_works_by_day(server, monkeypatch):
+def example(name, monkeypatch):
+    """A module of examples/agent, until the test ends."""
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples" / "agent")
-    from agent import Agent, Script, live
-    from mcp.client import Client
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    found = importlib.import_module(name)
+    monkeypatch.setitem(sys.modules, name, found)
+    return found
 
-    rows = []
+
+def test_the_agent_of_the_examples_works_by_day(server, monkeypatch):
+    agent, rows = example("agent", monkeypatch), []
 
     async def days():
-        async with Client(f"{server.url}/mcp") as client:
-            await live(Agent(client, Script()), 2, 2, False, rows.append)
+        async with agent.Client(f"{server.url}/mcp") as client:
+            await agent.live(agent.Agent(client, agent.Script()), 2, 2, False, rows.append)
 
     asyncio.run(days())
     first, second, forgotten = rows
@@ -134,10 +139,8 @@ def test_the_agent_of_the_examples_works_by_day(server, monkeypatch):
 
 
 def test_no_name_of_the_diary_comes_twice(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples" / "agent")
-    from diary import facts_of_day
-
-    facts = [fact for day in range(1, 31) for fact in facts_of_day(day, 14)]
+    diary = example("diary", monkeypatch)
+    facts = [fact for day in range(1, 31) for fact in diary.facts_of_day(day, 14)]
     assert len({fact.question for fact in facts}) == len(facts) == 30 * 16
 
 
