@@ -93,7 +93,8 @@ class MemoryStore(BaseStore):
             found = self._find(op.namespace, op.key)
             return _item(found) if found else None
         if isinstance(op, PutOp):
-            return self._put(op)
+            self._put(op)
+            return None
         if isinstance(op, SearchOp):
             return self._search(op)
         return self._namespaces(op)
