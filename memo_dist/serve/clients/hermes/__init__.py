@@ -36,7 +36,7 @@ _TOOLS = {
 }
 
 
-class MemoDistProvider(MemoryProvider):  # type: ignore[misc] - Hermes is not installed here
+class MemoDistProvider(MemoryProvider):  # type: ignore[misc]  # no Hermes here
     """Recall before each turn, storage after it, and three tools."""
 
     def __init__(self) -> None:
