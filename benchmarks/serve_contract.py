@@ -22,6 +22,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
 from served import ANSWER, KNOWN, make_run, serving
 
+from memo_dist.io.locks import file_lock
+
 KEYS = ("serve.requests_per_minute=0", "serve.max_pending=100000")
 
 
@@ -33,7 +35,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="memo-contract-") as name:
         run = make_run(Path(name))
-        with serving(run, Path(name) / "log", *KEYS) as server:
+        (run.root / "serve").mkdir()
+        # As another server of this run: no request starts a training.
+        with (
+            file_lock(run.root / "serve" / ".lock", 0, RuntimeError),
+            serving(run, Path(name) / "log", *KEYS) as server,
+        ):
             found = generated(server.url, options.requests, options.seed)
             reply = httpx.post(f"{server.url}/v1/ask", json={"question": KNOWN}, timeout=60)
             found["still answers"] = reply.json()["answer"] == ANSWER
