@@ -28,7 +28,11 @@ from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import Reflection
 
 _HOLD_OUT_BUCKETS = 1 << 32
-_DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, Any] = {
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,14 @@ class Examples:
         lengths = self.prompts[chosen], self.untrained[chosen]
         return Examples(np.concatenate(parts), starts, *lengths)
 
+    def followed_by(self, others: Examples) -> Examples:
+        """These examples and then those of ``others``."""
+        starts = np.concatenate([self.starts, others.starts[1:] + self.starts[-1]])
+        names = ("ids", "prompts", "untrained")
+        joined = (np.concatenate([getattr(self, n), getattr(others, n)]) for n in names)
+        ids, prompts, untrained = joined
+        return Examples(ids, starts, prompts, untrained)
+
     def answers_only(self) -> Examples:
         """The same examples, of which the answers are what counts."""
         return replace(self, untrained=self.prompts)
@@ -93,10 +105,10 @@ class Examples:
     @classmethod
     def load(cls, path: Path) -> Examples:
         """The inverse of :meth:`save`; the arrays are read-only views of the file."""
-        return cls(**_mapped(path))
+        return cls(**mapped(path))
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray]:
+def mapped(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, mapped into memory.
 
     The format (github.com/huggingface/safetensors) is 8 bytes of header length (little endian),
@@ -105,13 +117,13 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
-    mapped = {}
+    arrays = {}
     for name, entry in header.items():
         offset = 8 + size + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
         array_in_file = np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, shape)
-        mapped[name] = array_in_file.view(np.ndarray)
-    return mapped
+        arrays[name] = array_in_file.view(np.ndarray)
+    return arrays
 
 
 def tokenize(
