@@ -6,11 +6,25 @@ import ast
 import inspect
 from collections.abc import Iterator
 
-from memo_dist.config import fusion_schema, model_schema, scale_schema, schema, serve_schema
+from memo_dist.config import (
+    fusion_schema,
+    knowledge_schema,
+    model_schema,
+    scale_schema,
+    schema,
+    serve_schema,
+)
 from memo_dist.config.load import known_keys
 from memo_dist.config.rules import lookup
 
-_SCHEMAS = (schema, model_schema, fusion_schema, scale_schema, serve_schema)
+_SCHEMAS = (
+    schema,
+    model_schema,
+    fusion_schema,
+    scale_schema,
+    serve_schema,
+    knowledge_schema,
+)
 
 
 def describe() -> str:

@@ -174,7 +174,17 @@ def full_row(tokens: int, like: Row) -> Row:
     positions = torch.arange(tokens)
     targets = torch.zeros(tokens - 1, dtype=torch.int64)
     counts = None if like.counts is None else torch.ones(tokens - 1)
-    return Row(inputs, positions[None], [tokens], positions[:-1], targets, counts)
+    soft = anchor = None
+    if like.soft is not None:
+        soft = Soft(*(_repeated(part, tokens - 1) for part in like.soft))
+    if like.anchor is not None:
+        anchor = Anchor(positions[:-1], _repeated(like.anchor.hidden, tokens - 1))
+    return Row(inputs, positions[None], [tokens], positions[:-1], targets, counts, soft, anchor)
+
+
+def _repeated(values: torch.Tensor, times: int) -> torch.Tensor:
+    """The first row of a tensor, ``times`` times."""
+    return values[:1].expand(times, *values.shape[1:]).contiguous()
 
 
 def prefetched(

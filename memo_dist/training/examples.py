@@ -85,6 +85,17 @@ class Examples:
         lengths = self.prompts[chosen], self.untrained[chosen]
         return Examples(np.concatenate(parts), starts, *lengths)
 
+    def part(self, first: int, last: int) -> Examples:
+        """Examples ``first`` to ``last`` (half open), as views."""
+        start, stop = self.starts[first], self.starts[last]
+        rows = slice(first, last)
+        return Examples(
+            self.ids[start:stop],
+            self.starts[first : last + 1] - start,
+            self.prompts[rows],
+            self.untrained[rows],
+        )
+
     def followed_by(self, others: Examples) -> Examples:
         """These examples and then those of ``others``."""
         starts = np.concatenate([self.starts, others.starts[1:] + self.starts[-1]])

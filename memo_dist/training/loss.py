@@ -175,9 +175,8 @@ class RowModel(torch.nn.Module):
         if not self._own_head:
             logits = self.model(**row, logits_to_keep=keep).logits[0]
             return _from_logits(logits, targets, want, counts, soft)
-        base = self._base_model()
-        hidden = base.get_decoder()(**row).last_hidden_state[0].index_select(0, keep)
-        return base.get_output_embeddings()(  # type: ignore[no-any-return]
+        hidden = self.decoder(**row).last_hidden_state[0].index_select(0, keep)
+        return self._base_model().get_output_embeddings()(  # type: ignore[no-any-return]
             hidden, targets, want, counts, soft, anchor
         )
 
@@ -185,10 +184,14 @@ class RowModel(torch.nn.Module):
         self, inputs: torch.Tensor, position_ids: torch.Tensor, lengths: list[int]
     ) -> torch.Tensor:
         """What the output layer gets: [1, tokens, width] of one packed row."""
-        base = self._base_model()
         row = _row(inputs, position_ids, lengths)
-        hidden: torch.Tensor = base.get_decoder()(**row).last_hidden_state
+        hidden: torch.Tensor = self.decoder(**row).last_hidden_state
         return hidden
+
+    @property
+    def decoder(self) -> Any:
+        """The model without its output layer."""
+        return self._base_model().get_decoder()
 
     def hold_to_base(self, anchor_kl: float) -> None:
         """Add a loss that holds the model near its weights of now, where a row has an anchor.

@@ -70,7 +70,7 @@ def from_text(path: Path, tokens: int, max_tokens: int, tokenizer: Any, seed: in
     return pieces.subset(range(min(enough, len(pieces))))
 
 
-def written_by_base(
+def written_by_base(  # noqa: PLR0913
     base: Path, weights: str, tokens: int, max_tokens: int, seed: int, folder: Path
 ) -> Examples:
     """What an untouched base writes, with loss on all of its own tokens; kept in ``folder``.

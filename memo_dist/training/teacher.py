@@ -12,10 +12,9 @@ that was ended goes on with the next block.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_value
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.models.identity import BaseModel, hash_vocabulary
+from memo_dist.models.identity import BaseModel
 from memo_dist.models.loading import load_language_model
 from memo_dist.observability.progress import progress
 from memo_dist.synthesis.types import Reflection
@@ -56,16 +55,20 @@ class Lesson:
     answer: tuple[int, ...]
 
 
-def check_vocabulary(teacher: str, folder: Path, base: BaseModel) -> None:
+def check_vocabulary(teacher: str, vocabulary: str, base: BaseModel) -> None:
     """Refuse a teacher whose tokens are not the memory's.
+
+    Args:
+        teacher: value of ``train.teacher``.
+        vocabulary: :func:`memo_dist.models.identity.hash_vocabulary` of its folder.
+        base: of the memory.
 
     Raises:
         UsageError: the token -> id maps differ.
     """
-    theirs = hash_vocabulary(folder)
-    if theirs != base.vocabulary_hash:
+    if vocabulary != base.vocabulary_hash:
         raise UsageError(
-            f"{_KEY}={teacher} has another tokenizer (vocabulary {theirs[:16]}) than"
+            f"{_KEY}={teacher} has another tokenizer (vocabulary {vocabulary[:16]}) than"
             f" memory.base={base.name} ({base.vocabulary_hash[:16]}): its probabilities are of"
             " other tokens. Choose a teacher of the same family, or write train.teacher=''"
         )
@@ -112,19 +115,18 @@ class Teacher:
         self._joins: bool | None = None
 
     @classmethod
-    def load(cls, name: str, folder: Path, top: int) -> Teacher:
+    def load(cls, found: BaseModel, top: int) -> Teacher:
         """Load a Hugging Face folder.
 
         Args:
-            name: value of ``train.teacher``, for messages.
-            folder: of the model.
+            found: the model that ``train.teacher`` names.
             top: most probable tokens that are kept.
 
         Raises:
             UsageError: the folder does not load.
         """
-        failure = f"{_KEY}={name} cannot be loaded"
-        model, tokenizer = load_language_model(folder, failure, "choose another train.teacher")
+        failure = f"{_KEY}={found.name} cannot be loaded"
+        model, tokenizer = load_language_model(found.path, failure, f"choose another {_KEY}")
         return cls(model, len(tokenizer), top)
 
     def labels(self, given: Sequence[Lesson]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -143,7 +145,7 @@ class Teacher:
         group: list[Lesson] = []
         shared: tuple[int, ...] = ()
         for lesson in map(self._fitting, given):
-            common = commonprefix([shared, lesson.prompt]) if group else lesson.prompt
+            common = _beginning([shared, lesson.prompt]) if group else lesson.prompt
             own = sum(len(one.prompt) - len(common) + len(one.answer) for one in [*group, lesson])
             if group and (2 * len(common) < len(lesson.prompt) or own > _BRANCH_TOKENS):
                 yield group
@@ -173,7 +175,7 @@ class Teacher:
     @torch.inference_mode()
     def _logits(self, group: list[Lesson]) -> torch.Tensor:
         """fp32 [answer tokens of the group, vocabulary], on the model's device."""
-        shared = len(commonprefix([lesson.prompt for lesson in group])) if len(group) > 1 else 0
+        shared = _shared_tokens(group)
         ids, places, owners, keep = (
             list(group[0].prompt[:shared]),
             list(range(shared)),
@@ -203,18 +205,30 @@ class Teacher:
         return logits
 
 
+def _beginning(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all of them begin with."""
+    columns = zip(*prompts, strict=False)
+    return tuple(column[0] for column in takewhile(lambda column: len({*column}) == 1, columns))
+
+
+def _shared_tokens(group: Sequence[Lesson]) -> int:
+    """Tokens that are read once for a group; each keeps one before its answer."""
+    if len(group) == 1:
+        return 0
+    prompts = [lesson.prompt for lesson in group]
+    return min(len(_beginning(prompts)), min(map(len, prompts)) - 1)
+
+
 def make_soft_labels(
-    given: Sequence[Lesson | None], teacher: Path, weights: str, top: int, folder: Path, name: str
+    given: Sequence[Lesson | None], teacher: BaseModel, top: int, folder: Path
 ) -> SoftLabels:
     """The labels of a shard's examples: those that are kept, and the others by the teacher.
 
     Args:
         given: a lesson for each example, None for those without labels.
-        teacher: its folder.
-        weights: hash of its weights.
+        teacher: the model that labels.
         top: most probable tokens that are kept.
         folder: of the blocks; those of other lessons are removed at the end.
-        name: value of ``train.teacher``, for messages.
 
     Raises:
         StoppedError, InterruptedRunError: a stop was requested; finished blocks are kept.
@@ -223,8 +237,8 @@ def make_soft_labels(
     todo = [lesson for lesson in given if lesson is not None]
     if not todo:
         raise UsageError(
-            f"{_KEY}={name} has nothing to read: no reflection names a passage of the corpus;"
-            " write train.teacher=''"
+            f"{_KEY}={teacher.name} has nothing to read: no reflection names a passage of the"
+            " corpus; write train.teacher=''"
         )
     todo.sort(key=lambda lesson: (lesson.prompt, lesson.id))
     model: Teacher | None = None
@@ -233,12 +247,12 @@ def make_soft_labels(
     blocks = [todo[start : start + _BLOCK] for start in range(0, len(todo), _BLOCK)]
     with progress(len(blocks), "soft labels", done=0, unit="blocks") as bar:
         for block in blocks:
-            path = folder / f"{_block_name(block, weights, top)}.safetensors"
+            path = folder / f"{_block_name(block, teacher.weights_hash, top)}.safetensors"
             used.add(path)
             if not path.exists():
                 if STOP():
                     raise STOP.error("finished soft labels are kept; run the command again")
-                model = model or Teacher.load(name, teacher, top)
+                model = model or Teacher.load(teacher, top)
                 _joined(model.labels(block)).save(path)
             found |= _by_id(block, SoftLabels.load(path))
             bar.advance(1)
@@ -247,11 +261,6 @@ def make_soft_labels(
     none = np.zeros((0, next(iter(found.values()))[0].shape[1]))
     empty = none.astype(np.int32), none.astype(np.float32)
     return _joined([empty if lesson is None else found[lesson.id] for lesson in given])
-
-
-def drop_soft_labels(folder: Path) -> None:
-    """Remove the blocks of a training without a teacher."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _block_name(block: Sequence[Lesson], weights: str, top: int) -> str:
