@@ -65,9 +65,8 @@ def taught(base, chat):
     """Examples, and lessons with the passage of each."""
     rows = facts()
     examples, _ = tokenize(rows, chat, 64)
-    answers = [examples.tokens(n)[examples.prompts[n] :] for n in range(len(examples))]
     passages = {f"d:{i}-9": PASSAGE.format(i % 3, i) for i in range(11)}  # the last has none
-    return examples, lessons(rows, answers, passages, chat)
+    return examples, lessons(rows, examples.answers(), passages, chat)
 
 
 def soft_targets(positions, vocabulary, kept, weight):

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 
 from memo_dist.config import (
+    compare_schema,
     fusion_schema,
     knowledge_schema,
     model_schema,
@@ -24,6 +25,7 @@ _SCHEMAS = (
     scale_schema,
     serve_schema,
     knowledge_schema,
+    compare_schema,
 )
 
 

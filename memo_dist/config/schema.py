@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from memo_dist.config.compare_schema import CompareConfig
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.keys import key
 from memo_dist.config.knowledge_schema import KnowledgeConfig
@@ -471,6 +472,7 @@ class Config:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)

@@ -89,7 +89,7 @@ class ClosedBook:
     def answer(self, questions: Sequence[str]) -> list[Answer]:
         """Answer without any document."""
         started = time.perf_counter()
-        prompts = [_messages(_CLOSED_SYSTEM, question) for question in questions]
+        prompts = [closed_book(question) for question in questions]
         return _read(self._reader, self._settings, prompts, [()] * len(prompts), started)
 
 
@@ -230,6 +230,11 @@ BASELINES = {
     ),
 }
 """Every baseline by name: those that ``evaluate.baselines`` may name."""
+
+
+def closed_book(question: str) -> Messages:
+    """The prompt without any document."""
+    return _messages(_CLOSED_SYSTEM, question)
 
 
 def abstains(text: str) -> bool:

@@ -25,7 +25,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training.examples import Examples
 from memo_dist.training.recall import PEOPLES
 from memo_dist.training.replay import from_text, replayed_tokens, written_by_base
-from memo_dist.training.teacher import check_vocabulary, lessons, make_soft_labels
+from memo_dist.training.teacher import check_vocabulary, lessons, make_soft_labels, passages_of
 
 SOFT = "soft.safetensors"
 BLOCKS = "soft"
@@ -135,19 +135,9 @@ def _label(  # noqa: PLR0913
     teacher = resolve_base(train.teacher, key="train.teacher")
     check_vocabulary(train.teacher, teacher.vocabulary_hash, base)
     chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(base.path))
-    starts, prompts = examples.starts, examples.prompts
-    answers = [examples.tokens(n)[prompts[n] :] for n in range(len(starts) - 1)]
-    given = lessons(reflections, answers, _passages(run), chat)
+    passages = passages_of(iter_documents(run.corpus), iter_chunks(run.corpus))
+    given = lessons(reflections, examples.answers(), passages, chat)
     make_soft_labels(given, teacher, train.teacher_top, path.with_name(BLOCKS)).save(path)
-
-
-def _passages(run: RunFolder) -> dict[str, str]:
-    """Each chunk's text below its document's title, by the chunk's id."""
-    titles = {document.id: document.title for document in iter_documents(run.corpus)}
-    return {
-        chunk.id: f"{titles.get(chunk.document, chunk.document)}\n{chunk.text}"
-        for chunk in iter_chunks(run.corpus)
-    }
 
 
 def _questions(path: Path) -> list[Reflection]:

@@ -77,6 +77,10 @@ class Examples:
         """int32 ids of one example."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
+    def answers(self) -> list[np.ndarray]:
+        """int32 ids of each example's answer."""
+        return [self.tokens(n)[self.prompts[n] :] for n in range(len(self))]
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """Some of the examples, copied, in the given order."""
         parts = [self.tokens(int(index)) for index in indices]

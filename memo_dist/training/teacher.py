@@ -12,7 +12,7 @@ that was ended goes on with the next block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from memo_dist.cluster.stop import STOP
+from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_value
 from memo_dist.models.chat_format import ChatFormat
@@ -97,6 +98,14 @@ def lessons(
         prompt = chat.prompt_ids("\n\n".join([*texts, reflection.question]))
         made.append(Lesson(reflection.id, tuple(prompt), tuple(int(i) for i in answer)))
     return made
+
+
+def passages_of(documents: Iterable[Document], chunks: Iterable[Chunk]) -> dict[str, str]:
+    """Each chunk's text below its document's title, by the chunk's id."""
+    titles = {document.id: document.title for document in documents}
+    return {
+        chunk.id: f"{titles.get(chunk.document, chunk.document)}\n{chunk.text}" for chunk in chunks
+    }
 
 
 class Teacher:

@@ -1,0 +1,1 @@
+"""Comparison of a memory with retrieval and with trained weights, on the user's own questions."""

@@ -1,0 +1,102 @@
+"""What a backbone can still do: its score on questions that have nothing to do with the corpus.
+
+The set is 100 questions of general knowledge, written for this package (``unrelated.jsonl``); the
+backbone gets each as it gets questions without documents. A small model that keeps its answers but
+grows unsure shows it first in the second measure: nats of the gold answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memo_dist.answers.text import holds
+from memo_dist.compare.method import Forgetting
+from memo_dist.evaluation.baselines import closed_book
+from memo_dist.evaluation.questions import Question, load_questions
+from memo_dist.models.identity import hash_weights
+from memo_dist.models.reader import Reader
+
+QUESTIONS = "100 questions of general knowledge"
+_TOKENS = 24
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """What a model can do with the unrelated questions.
+
+    Attributes:
+        right: number of answers that hold a gold answer.
+        nats: mean cross-entropy of the gold answers' tokens, in nats per token.
+    """
+
+    right: int
+    nats: float
+
+
+def unrelated_questions() -> list[Question]:
+    """The shipped set, in its order."""
+    with as_file(files("memo_dist.compare") / "unrelated.jsonl") as path:
+        return load_questions(path)
+
+
+def ability(model: Any, tokenizer: Any, questions: Sequence[Question]) -> Ability:
+    """Ask a model; it must be in evaluation mode.
+
+    Args:
+        model: a causal language model as transformers loads it.
+        tokenizer: the backbone's own, with its own chat template.
+        questions: the set.
+    """
+    reader = Reader(model, tokenizer)
+    prompts = [closed_book(question.question) for question in questions]
+    answers = reader.generate(prompts, _TOKENS, _BATCH)
+    pairs = zip(answers, questions, strict=True)
+    right = sum(holds(answer.text, question.golds) for answer, question in pairs)
+    golds = [tokenizer.encode(f"{q.answer}", add_special_tokens=False) for q in questions]
+    rendered = [reader.render(prompt) for prompt in prompts]
+    nats = [_nats(model, ids, gold) for ids, gold in zip(rendered, golds, strict=True)]
+    tokens = sum(map(len, golds))
+    return Ability(right, sum(nats) / tokens)
+
+
+@torch.inference_mode()
+def _nats(model: Any, prompt: list[int], gold: list[int]) -> float:
+    """Summed cross-entropy of a gold answer after its prompt."""
+    ids = torch.tensor([[*prompt, *gold]], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    targets = torch.tensor(gold, device=model.device)
+    return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+
+
+def forgotten(before: Ability, after: Ability, n: int) -> Forgetting:
+    """The row of the forgetting table."""
+    return Forgetting(
+        QUESTIONS,
+        n,
+        before.right,
+        after.right,
+        f"asked without documents; gold answers cost {before.nats:.2f} nats a token before and"
+        f" {after.nats:.2f} after",
+    )
+
+
+def nothing_forgotten(backbone: Path, weights: str, score: Ability, n: int) -> Forgetting:
+    """The row of a method that leaves the backbone alone, proved by its bytes.
+
+    Args:
+        backbone: its folder, after the method was prepared.
+        weights: hash of its weights before.
+        score: of the backbone.
+        n: number of questions.
+    """
+    now = hash_weights(backbone)
+    same = now == weights
+    detail = f"the backbone's weights have the hash {weights[:16]} before and {now[:16]} after"
+    return Forgetting(QUESTIONS, n, score.right, score.right if same else 0, detail)
