@@ -95,8 +95,12 @@ def nothing_forgotten(backbone: Path, weights: str, score: Ability, n: int) -> F
         weights: hash of its weights before.
         score: of the backbone.
         n: number of questions.
+
+    Raises:
+        ValueError: the weights have changed.
     """
     now = hash_weights(backbone)
-    same = now == weights
-    detail = f"the backbone's weights have the hash {weights[:16]} before and {now[:16]} after"
-    return Forgetting(QUESTIONS, n, score.right, score.right if same else 0, detail)
+    if now != weights:
+        raise ValueError(f"the backbone in {backbone} has changed: {weights[:16]}, now {now[:16]}")
+    detail = f"the backbone's weights have the same hash before and after: {now[:16]}"
+    return Forgetting(QUESTIONS, n, score.right, score.right, detail)
