@@ -13,8 +13,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from memo_dist.answers.text import holds
 from memo_dist.compare.method import Forgetting
 from memo_dist.evaluation.baselines import closed_book
@@ -59,20 +57,11 @@ def ability(model: Any, tokenizer: Any, questions: Sequence[Question]) -> Abilit
     answers = reader.generate(prompts, _TOKENS, _BATCH)
     pairs = zip(answers, questions, strict=True)
     right = sum(holds(answer.text, question.golds) for answer, question in pairs)
-    golds = [tokenizer.encode(f"{q.answer}", add_special_tokens=False) for q in questions]
-    rendered = [reader.render(prompt) for prompt in prompts]
-    nats = [_nats(model, ids, gold) for ids, gold in zip(rendered, golds, strict=True)]
-    tokens = sum(map(len, golds))
-    return Ability(right, sum(nats) / tokens)
-
-
-@torch.inference_mode()
-def _nats(model: Any, prompt: list[int], gold: list[int]) -> float:
-    """Summed cross-entropy of a gold answer after its prompt."""
-    ids = torch.tensor([[*prompt, *gold]], device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    targets = torch.tensor(gold, device=model.device)
-    return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+    costs = [
+        reader.surprise(prompt, question.answer)
+        for prompt, question in zip(prompts, questions, strict=True)
+    ]
+    return Ability(right, sum(nats for nats, _ in costs) / sum(tokens for _, tokens in costs))
 
 
 def forgotten(before: Ability, after: Ability, n: int) -> Forgetting:
