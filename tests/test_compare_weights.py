@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from importlib.metadata import EntryPoint
 
-from memo_dist.compare import weights
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from memo_dist.compare import doc_to_lora, weights
 from memo_dist.compare.forgetting import (
     Ability,
     ability,
@@ -99,6 +102,48 @@ def test_a_stopped_training_goes_on(place):
     method = weights.sft(setting)
     method.prepare(corpus)
     assert method.answer(["Where is item 2?"])[0].text == "room 3"
+
+
+class ToyHypernetwork:
+    """Adapters of rank 1 that depend on the text."""
+
+    identity = "toy"
+
+    def __init__(self, folder):
+        self._config = AutoConfig.from_pretrained(folder)
+
+    def adapter(self, text):
+        torch.manual_seed(len(text))
+        width = self._config.hidden_size
+        return {"model.layers.1.self_attn.q_proj": (torch.randn(1, width), torch.randn(width, 1))}
+
+
+def test_the_adapters_of_all_passages_are_joined(place, backbone, monkeypatch):
+    setting, corpus = place
+    with pytest.raises(NotRunError, match="no hypernetwork"):
+        doc_to_lora.doc_to_lora(setting)
+    point = EntryPoint("toy", "test_compare_weights:ToyHypernetwork", doc_to_lora.GROUP)
+    monkeypatch.setattr(doc_to_lora, "entry_points", lambda group: [point])
+    monkeypatch.setattr(doc_to_lora, "unrelated_questions", weights.unrelated_questions)
+    setting.config.compare.lora_hypernetwork = "toy"
+    method = doc_to_lora.doc_to_lora(setting)
+    cost = method.prepare(corpus)
+    assert cost.stored_bytes == len(corpus.chunks) * 2 * 32 * 4
+    assert cost.forgetting.n == 3
+    assert len(method.answer(["Where is item 2?"])) == 1
+    layer = "model.layers.1.self_attn.q_proj"
+    made = [ToyHypernetwork(backbone).adapter(chunk.text)[layer] for chunk in corpus.chunks]
+    joined = torch.cat([up for _, up in made], 1) @ torch.cat([down for down, _ in made])
+    wanted = AutoModelForCausalLM.from_pretrained(backbone).get_submodule(layer).weight + joined
+    assert torch.allclose(method._reader._model.get_submodule(layer).weight, wanted, atol=1e-4)
+
+
+def test_an_adapter_of_another_backbone_is_said(backbone):
+    model = AutoModelForCausalLM.from_pretrained(backbone)
+    pair = torch.zeros(1, 5), torch.zeros(7, 1)
+    for name, said in (("model.layers.9.x", "does not have"), ("lm_head", r"is \(7, 5\)")):
+        with pytest.raises(NotRunError, match=said):
+            doc_to_lora.add_adapters(model, [{name: pair}])
 
 
 def test_an_endpoint_has_no_weights_to_train(place):

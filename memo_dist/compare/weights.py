@@ -109,7 +109,7 @@ class TrainedBackbone:
             prompts = [[{"role": "user", "content": question}] for question in questions]
         size = config.evaluate.batch_size
         written = self._reader.generate(prompts, config.memory.max_answer_tokens, size)
-        return [_reply(one) for one in written]
+        return [reply_of(one) for one in written]
 
     # -- training ------------------------------------------------------------------------------
 
@@ -227,7 +227,8 @@ def _probe(final: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _reply(written: Generation) -> Reply:
+def reply_of(written: Generation) -> Reply:
+    """What the backbone wrote as a reply; one that says that it does not know is empty."""
     text = "" if abstains(written.text) else written.text
     return Reply(text, tokens_in=written.prompt_tokens, tokens_out=written.new_tokens, calls=1)
 
