@@ -12,6 +12,7 @@ from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
 from memo_dist.stages.records import SYNTHESIS
 from memo_dist.stages.state import require
 from memo_dist.training.done import pending_shards
+from memo_dist.training.enriched import check_teacher
 from memo_dist.training.examples import Examples
 from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
 from memo_dist.training.model import use_bf16
@@ -38,10 +39,11 @@ class BankWork:
         return f"train shard {number}"
 
     def check(self, config: Config, world: int) -> None:
-        """Base, DeepSpeed file, rows of a step, and precision."""
+        """Base, DeepSpeed file, teacher, rows of a step, and precision."""
         if config.memory.base != SCRATCH_NAME:
             resolve_base(config.memory.base)
         check_training(config)
+        check_teacher(config)
         rows_per_step(config.train, world)
         use_bf16(config.train.precision)
 

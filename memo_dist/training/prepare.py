@@ -40,7 +40,7 @@ from memo_dist.training import checkpoint
 from memo_dist.training.continued import load_start, replayed
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
 from memo_dist.training.documents import tokenize_documents
-from memo_dist.training.enriched import check_teacher, enriched
+from memo_dist.training.enriched import enriched
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.job import TrainJob, rows_per_step
 from memo_dist.training.memory_check import planned_need, shards_in_memory
@@ -286,9 +286,8 @@ def _with_own_file(train: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def check_training(config: Config) -> None:
-    """What can be refused before anything is spent: the DeepSpeed file, its stage, the teacher."""
+    """What can be refused before anything is spent: the DeepSpeed file and its stage."""
     zero_stage(config.train)
-    check_teacher(config)
 
 
 def check_machine(config: Config) -> MemoryNeed | None:
