@@ -244,6 +244,8 @@ def test_every_number_and_choice_has_a_bad_value():
         "scale.biographies.lr_exponent",
         "scale.reflections.lr_exponent",
         "scale.reflections.run",
+        "train.teacher",
+        "compare.lora_hypernetwork",
     }
     assert set(known_keys()) == {key for key, *_ in schema_cases()} | set(SPANNING) | free
 
@@ -352,6 +354,17 @@ def with_value(key, value):
 def test_the_weight_of_questions_is_identity_where_they_are_trained():
     assert _hash_of(1, 0.1) == _hash_of(1, 0.5)
     assert _hash_of(3, 0.1) != _hash_of(3, 0.5)
+
+
+def test_what_is_off_is_no_identity_and_switching_it_on_is_a_change():
+    """Runs of versions without these keys stay as they are (DEFAULT_IDENTITY holds too)."""
+    on = with_value("train.teacher", "model")
+    assert stage_hash(on, "train") != stage_hash(Config(), "train")
+    assert changed_keys(Config(), on, "train") == {"train.teacher": ("", "model")}
+    other = with_value("train.teacher_top", 5)
+    assert stage_hash(other, "train") == stage_hash(Config(), "train")
+    on.train.teacher_top = 5
+    assert stage_hash(on, "train") != stage_hash(with_value("train.teacher", "model"), "train")
 
 
 def test_the_source_of_a_vocabulary_is_identity_where_one_is_learned():
