@@ -146,6 +146,23 @@ _TABLE = (
         value_options=("--config", "--questions", "--limit", "--modes", "--name"),
     ),
     Verb(
+        "compare",
+        "Compare a memory with retrieval and trained weights on a file of questions.",
+        first="run",
+        saves=True,
+        launches=True,
+        reads_stored=True,
+        value_options=(
+            "--config",
+            "--questions",
+            "--limit",
+            "--methods",
+            "--predictions",
+            "--reader",
+            "--name",
+        ),
+    ),
+    Verb(
         "scale",
         "Measure how much knowledge a memory of a given size can store.",
         first="study",

@@ -204,3 +204,112 @@ def test_other_files_are_refused(tmp_path, name, content, message):
 def test_a_missing_source_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="does not exist"):
         write_dataset(name, tmp_path / "nothing", tmp_path / "out")
+
+
+def written(tmp_path, name, value, file="x_dev.json"):
+    source = tmp_path / file
+    rows = value if isinstance(value, str) else json.dumps(value)
+    source.write_text(rows, encoding="utf-8")
+    write_dataset(name, source, tmp_path / "out")
+    return outputs(tmp_path / "out")
+
+
+def test_squad_passages_are_documents(tmp_path):
+    asked = [
+        {"id": "a", "question": "Where?", "answers": [{"text": "Lind"}, {"text": "at Lind"}]},
+        {"id": "b", "question": "When?", "answers": [], "is_impossible": True},
+    ]
+    parts = [{"context": "Lind has a port.", "qas": asked}]
+    corpus, questions = written(
+        tmp_path, "squad", {"data": [{"title": "Lind_Port", "paragraphs": parts}]}
+    )
+    ((name, document),) = corpus.items()
+    assert (document["title"], document["text"]) == ("Lind Port", "Lind has a port.")
+    assert questions["squad-a"]["answer"] == "Lind"
+    assert questions["squad-a"]["aliases"] == ["at Lind"]
+    assert questions["squad-a"]["supporting_ids"] == [name]
+    assert questions["squad-a"]["split"] == "dev"
+    assert (questions["squad-b"]["answerable"], questions["squad-b"]["answer"]) == (False, "")
+
+
+def test_squad_names_what_is_missing(tmp_path):
+    with pytest.raises(UsageError, match=r"article 1, paragraph 1: field 'qas' is missing"):
+        written(tmp_path, "squad", {"data": [{"paragraphs": [{"context": "x"}]}]})
+    with pytest.raises(UsageError, match="not an object"):
+        written(tmp_path, "squad", [])
+
+
+def test_seal_slice(tmp_path):
+    rows = [{"title": "T", "context": "C.", "questions": [{"question": "Q?", "answer": "A"}]}]
+    corpus, questions = written(tmp_path, "seal", rows)
+    ((name, _),) = corpus.items()
+    assert questions[f"{name}-q0"]["answer"] == "A"
+    assert questions[f"{name}-q0"]["supporting_ids"] == [name]
+
+
+def test_tofu_author_is_a_document(tmp_path):
+    rows = [{"question": f"Q{n}?", "answer": f"A{n}."} for n in range(40)]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    corpus, questions = written(tmp_path, "tofu", lines, "full.json")
+    assert list(corpus) == ["tofu-full-0", "tofu-full-1"]
+    assert corpus["tofu-full-1"]["text"].splitlines() == [f"A{n}." for n in range(20, 40)]
+    assert questions["tofu-full-1-q0"]["answer"] == "A20."
+    with pytest.raises(UsageError, match="multiple of 20"):
+        written(tmp_path, "tofu", lines.rsplit("\n", 1)[0], "cut.json")
+
+
+def test_longmemeval_sessions_are_dated_documents(tmp_path):
+    session = [
+        {"role": "user", "content": "The GPS is broken."},
+        {"role": "assistant", "content": "Oh."},
+    ]
+    row = {
+        "question_id": "q1",
+        "question_type": "temporal-reasoning",
+        "question": "What broke?",
+        "answer": 7,
+        "question_date": "2023/04/10 (Mon) 23:07",
+        "haystack_session_ids": ["s1", "s2"],
+        "haystack_dates": ["2023/03/15 (Wed) 10:22", "2023/03/20 (Mon) 14:30"],
+        "haystack_sessions": [session, session[:1]],
+        "answer_session_ids": ["s1"],
+    }
+    absent = {**row, "question_id": "q2_abs", "answer": "You did not say."}
+    corpus, questions = written(tmp_path, "longmemeval", [row, absent])
+    assert list(corpus) == ["lme-s1", "lme-s2"]
+    assert corpus["lme-s1"]["date"] == "2023-03-15"
+    assert corpus["lme-s1"]["text"] == "user: The GPS is broken.\nassistant: Oh."
+    assert questions["lme-q1"]["question"] == "What broke? (asked on 2023-04-10)"
+    assert questions["lme-q1"]["answer"] == "7"
+    assert questions["lme-q1"]["supporting_ids"] == ["lme-s1"]
+    assert questions["lme-q2_abs"]["answerable"] is False
+    with pytest.raises(UsageError, match="2 session ids, 1 sessions"):
+        written(tmp_path, "longmemeval", [{**row, "haystack_sessions": [session]}])
+
+
+def test_locomo_sessions_and_adversarial_questions(tmp_path):
+    turns = [
+        {"speaker": "Ana", "dia_id": "D1:1", "text": "Look", "blip_caption": "a red boat"},
+        {"speaker": "Ben", "dia_id": "D1:2", "text": "Nice."},
+    ]
+    sample = {
+        "sample_id": "conv-1",
+        "conversation": {
+            "speaker_a": "Ana",
+            "session_2": turns[1:],
+            "session_1": turns,
+            "session_1_date_time": "1:56 pm on 8 May, 2023",
+        },
+        "qa": [
+            {"question": "What?", "answer": "a boat", "evidence": ["D1:1; D2:1"], "category": 4},
+            {"question": "Why?", "adversarial_answer": "rain", "evidence": [], "category": 5},
+        ],
+    }
+    corpus, questions = written(tmp_path, "locomo", [sample])
+    assert list(corpus) == ["locomo-conv-1-s1", "locomo-conv-1-s2"]
+    assert corpus["locomo-conv-1-s1"]["date"] == "2023-05-08"
+    assert corpus["locomo-conv-1-s1"]["text"].startswith("Ana: Look [picture: a red boat]\n")
+    first, second = questions.values()
+    assert first["supporting_ids"] == ["locomo-conv-1-s1", "locomo-conv-1-s2"]
+    assert (first["type"], second["type"]) == ("single-hop", "adversarial")
+    assert second["answerable"] is False

@@ -26,6 +26,8 @@ OPTIONAL_MODULES = {
     "llguidance",
     "scipy",
     "matplotlib",
+    "model2vec",
+    "sentence_transformers",
     "mergekit",
     "fastapi",
     "h11",

@@ -26,8 +26,8 @@ class Answered:
             ``direct``: none. ``logits``: ``memory_weight`` (mean over the answer's tokens, 0 to
             1), ``backbone_forwards``, and ``lost`` (probability between vocabularies, where some
             is). ``latent``: ``backbone_forwards``. ``protocol``: ``ended``, ``limit``,
-            ``executive_calls``, ``failed_calls``, ``memory_questions``, ``tokens`` and
-            ``transcript`` (a folder).
+            ``executive_calls``, ``failed_calls``, ``memory_questions``, ``tokens``,
+            ``executive_tokens`` (read, written) and ``transcript`` (a folder).
     """
 
     answer: Answer

@@ -163,6 +163,7 @@ class ProtocolAnswerer(Answerer):
             "failed_calls": outcome.failed,
             "memory_questions": outcome.questions,
             "tokens": outcome.answer.tokens,
+            "executive_tokens": list(outcome.executive_tokens),
             "transcript": str(self._folder),
         }
 

@@ -185,6 +185,7 @@ class Setting:
         reader: loads the reader that all methods share (once); a local model or an endpoint.
         reader_name: what ``--reader`` named: a local folder, a hub id, a built-in name, or
             ``executive``.
+        reader_identity: hash of that model, known before it is loaded.
         gold: ids of the gold documents by the text of the question: for upper bounds only.
         should_stop: polled by long work, which then raises
             :class:`memo_dist.errors.StoppedError`.
@@ -194,16 +195,15 @@ class Setting:
     config: Config
     reader: Callable[[], CountedReader]
     reader_name: str
+    reader_identity: str = ""
     gold: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     should_stop: Callable[[], bool] = lambda: False
 
     @property
     def is_local(self) -> bool:
         """Whether the reader's weights are on this machine: a method may train them."""
-        return self.reader_name != EXECUTIVE
+        return self.reader_name != "executive"
 
-
-EXECUTIVE = "executive"
-"""``--reader`` of the model that the configuration's group ``executive`` describes."""
 
 Make = Callable[[Setting], Method]
+"""Makes a method; an error there is treated as one of ``prepare``."""

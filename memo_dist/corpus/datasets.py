@@ -7,6 +7,11 @@ Each reader takes the files as their authors publish them, from a local path:
 - NarrativeQA (https://github.com/google-deepmind/narrativeqa): the repository's folder.
 - BrowseComp-Plus (https://github.com/texttron/BrowseComp-Plus): the decrypted JSON lines.
 - 2WikiMultihopQA (https://github.com/Alab-NII/2wikimultihop): ``dev.json``.
+- SQuAD and sets of its form, as XQuAD (https://github.com/google-deepmind/xquad): a ``.json`` file.
+- SEAL's slice of SQuAD (https://github.com/Continual-Intelligence/SEAL): ``squad_val.json``.
+- TOFU (https://huggingface.co/datasets/locuslab/TOFU): ``full.json`` or one of its parts.
+- LongMemEval (https://github.com/xiaowu0162/LongMemEval): ``longmemeval_*.json``.
+- LoCoMo (https://github.com/snap-research/locomo): ``locomo10.json``.
 
 Questions pool their paragraphs into one corpus, so scores are not comparable with the
 published tables, which give each question its own few paragraphs.
@@ -15,21 +20,28 @@ published tables, which give each question its own few paragraphs.
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from memo_dist.corpus.dataset_chats import locomo, longmemeval
+from memo_dist.corpus.dataset_passages import seal, squad, tofu
+from memo_dist.corpus.dataset_rows import (
+    Dataset,
+    Row,
+    content_id,
+    json_file,
+    json_lines,
+    need,
+    question_row,
+    split_of,
+)
 from memo_dist.corpus.markdown import front_title, split_front_matter
 from memo_dist.corpus.text import readable_date
 from memo_dist.errors import UsageError, suggest
 from memo_dist.io import atomic
-from memo_dist.io.hashing import hash_value, stable_modulo
-
-Row = dict[str, Any]
-_ID_DIGITS = 12
+from memo_dist.io.hashing import stable_modulo
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +56,6 @@ class DatasetCounts:
     documents: int
     questions: int
     unanswerable: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Dataset:
-    documents: Iterable[Row]
-    questions: Iterable[Row]
 
 
 def write_dataset(name: str, source: Path, out: Path, split: str = "") -> DatasetCounts:
@@ -91,26 +97,10 @@ def _unique(documents: Iterable[Row], split: str) -> Iterator[Row]:
             yield row
 
 
-def _question(row: Row, where: str, *, answerable: bool = True, **extra: Any) -> Row:
-    """A line of ``questions.jsonl`` from a row that names its fields the usual way."""
-    if answerable and not str(row.get("answer") or "").strip():
-        raise UsageError(f"{where}: no answer; test splits are published without answers")
-    answer = str(row["answer"]).strip() if answerable else ""
-    aliases = [str(alias) for alias in extra.pop("aliases", []) if alias and alias != answer]
-    question = str(_need(row, "question", where)).strip()
-    return {
-        "question": question,
-        "answer": answer,
-        "aliases": sorted(set(aliases)) if answerable else [],
-        "answerable": answerable,
-        **extra,
-    }
-
-
 # MuSiQue ---------------------------------------------------------------------------------
 
 
-def _musique(source: Path) -> _Dataset:
+def _musique(source: Path) -> Dataset:
     """MuSiQue: paragraphs become documents.
 
     The full version asks each question twice, once with a needed paragraph taken away. In
@@ -119,20 +109,20 @@ def _musique(source: Path) -> _Dataset:
     paragraphs are all in the pool, through other questions, is left out.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
-    for number, row in _json_lines(source):
+    for number, row in json_lines(source):
         where = f"{source.name}, line {number}"
-        _need(row, "paragraphs", where)
-        groups[str(_need(row, "id", where))].append({**row, "where": where})
+        need(row, "paragraphs", where)
+        groups[str(need(row, "id", where))].append({**row, "where": where})
     chosen = [_choose_twin(group) for _, group in sorted(groups.items())]
     documents = [_msq_document(part) for row in chosen for part in row["paragraphs"]]
     pool = {document["id"] for document in documents}
     needed = {identity: _msq_needed(group) for identity, group in groups.items()}
     questions = [
-        _msq_question(row, _split_of(source))
+        _msq_question(row, split_of(source))
         for row in chosen
         if row.get("answerable", True) or not needed[str(row["id"])] <= pool
     ]
-    return _Dataset(documents, questions)
+    return Dataset(documents, questions)
 
 
 def _choose_twin(group: list[Row]) -> Row:
@@ -151,9 +141,9 @@ def _msq_needed(group: list[Row]) -> set[str]:
 
 
 def _msq_document(paragraph: Row) -> Row:
-    title = str(_need(paragraph, "title", "paragraph"))
-    text = str(_need(paragraph, "paragraph_text", f"paragraph {title!r}"))
-    return {"id": _content_id("msq", title, text), "title": title, "text": text}
+    title = str(need(paragraph, "title", "paragraph"))
+    text = str(need(paragraph, "paragraph_text", f"paragraph {title!r}"))
+    return {"id": content_id("msq", title, text), "title": title, "text": text}
 
 
 def _msq_question(row: Row, split: str) -> Row:
@@ -162,7 +152,7 @@ def _msq_question(row: Row, split: str) -> Row:
     supporting = [identity for identity, supports in parts if supports]
     return {
         "id": str(row["id"]),
-        **_question(
+        **question_row(
             row, row["where"], answerable=answerable, aliases=row.get("answer_aliases", [])
         ),
         "supporting_ids": supporting if answerable else [],
@@ -176,11 +166,11 @@ def _msq_question(row: Row, split: str) -> Row:
 # NarrativeQA -----------------------------------------------------------------------------
 
 
-def _narrativeqa(source: Path) -> _Dataset:
+def _narrativeqa(source: Path) -> Dataset:
     """NarrativeQA on the Wikipedia summaries that the repository carries."""
     about = {row["document_id"]: row for row in _csv_rows(source / "documents.csv")}
     summaries = source / "third_party" / "wikipedia" / "summaries.csv"
-    return _Dataset(
+    return Dataset(
         (_nqa_document(row, about.get(row["document_id"], {})) for row in _csv_rows(summaries)),
         _nqa_questions(source / "qaps.csv"),
     )
@@ -206,7 +196,7 @@ def _nqa_questions(path: Path) -> Iterator[Row]:
         asked[document] += 1
         yield {
             "id": identity,
-            **_question(answers, f"{path.name}, {identity}", aliases=[row["answer2"].strip()]),
+            **question_row(answers, f"{path.name}, {identity}", aliases=[row["answer2"].strip()]),
             "supporting_ids": [document],
             "hops": 1,
             "type": "narrative",
@@ -217,21 +207,21 @@ def _nqa_questions(path: Path) -> Iterator[Row]:
 # BrowseComp-Plus -------------------------------------------------------------------------
 
 
-def _browsecomp_plus(source: Path) -> _Dataset:
+def _browsecomp_plus(source: Path) -> Dataset:
     """BrowseComp-Plus: web pages with gold, evidence and hard negative labels."""
-    return _Dataset(_bcp_documents(source), _bcp_questions(source))
+    return Dataset(_bcp_documents(source), _bcp_questions(source))
 
 
 def _bcp_documents(source: Path) -> Iterator[Row]:
-    for number, row in _json_lines(source):
+    for number, row in json_lines(source):
         for kind in ("gold_docs", "evidence_docs", "negative_docs"):
-            for page in _need(row, kind, f"{source.name}, line {number}"):
+            for page in need(row, kind, f"{source.name}, line {number}"):
                 yield _bcp_document(page, f"{source.name}, line {number}, {kind}")
 
 
 def _bcp_document(page: Row, where: str) -> Row:
-    identity = f"bcp-{_need(page, 'docid', where)}"
-    text = str(_need(page, "text", where)).replace("\r\n", "\n")
+    identity = f"bcp-{need(page, 'docid', where)}"
+    text = str(need(page, "text", where)).replace("\r\n", "\n")
     front, body = split_front_matter(text)
     url = str(page.get("url") or "")
     row = {"id": identity, "title": front_title(front) or url or identity, "text": body}
@@ -240,13 +230,13 @@ def _bcp_document(page: Row, where: str) -> Row:
 
 
 def _bcp_questions(source: Path) -> Iterator[Row]:
-    for number, row in _json_lines(source):
+    for number, row in json_lines(source):
         where = f"{source.name}, line {number}"
-        pages = [*_need(row, "evidence_docs", where), *_need(row, "gold_docs", where)]
-        asked = {"question": _need(row, "query", where), "answer": row.get("answer")}
+        pages = [*need(row, "evidence_docs", where), *need(row, "gold_docs", where)]
+        asked = {"question": need(row, "query", where), "answer": row.get("answer")}
         yield {
-            "id": f"bcp-{_need(row, 'query_id', where)}",
-            **_question(asked, where),
+            "id": f"bcp-{need(row, 'query_id', where)}",
+            **question_row(asked, where),
             "supporting_ids": list(dict.fromkeys(f"bcp-{page['docid']}" for page in pages)),
             "hops": len(row["evidence_docs"]),
             "type": "browse",
@@ -257,17 +247,12 @@ def _bcp_questions(source: Path) -> Iterator[Row]:
 # 2WikiMultihopQA -------------------------------------------------------------------------
 
 
-def _two_wiki(source: Path) -> _Dataset:
+def _two_wiki(source: Path) -> Dataset:
     """2WikiMultihopQA, in the HotpotQA format: one JSON array."""
-    try:
-        rows = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{source} is not the published JSON file: {error}") from error
-    if not isinstance(rows, list):
-        raise UsageError(f"{source} holds {type(rows).__name__}, not an array of questions")
+    rows = json_file(source, list)
     numbered = list(enumerate(rows, start=1))
-    split = _split_of(source)
-    return _Dataset(
+    split = split_of(source)
+    return Dataset(
         (page for n, row in numbered for page in _2wiki_pages(row, f"{source.name}, item {n}")),
         (_2wiki_question(row, f"{source.name}, item {n}", split) for n, row in numbered),
     )
@@ -275,19 +260,19 @@ def _two_wiki(source: Path) -> _Dataset:
 
 def _2wiki_pages(row: Row, where: str) -> list[Row]:
     pages = []
-    for title, sentences in _need(row, "context", where):
+    for title, sentences in need(row, "context", where):
         text = " ".join(sentence.strip() for sentence in sentences)
-        pages.append({"id": _content_id("2wiki", title, text), "title": title, "text": text})
+        pages.append({"id": content_id("2wiki", title, text), "title": title, "text": text})
     return pages
 
 
 def _2wiki_question(row: Row, where: str, split: str) -> Row:
     pages = _2wiki_pages(row, where)
-    titles = {title for title, _ in _need(row, "supporting_facts", where)}
+    titles = {title for title, _ in need(row, "supporting_facts", where)}
     supporting = [page["id"] for page in pages if page["title"] in titles]
     return {
-        "id": f"2wiki-{_need(row, '_id', where)}",
-        **_question(row, where),
+        "id": f"2wiki-{need(row, '_id', where)}",
+        **question_row(row, where),
         "supporting_ids": supporting,
         "candidate_ids": [page["id"] for page in pages],
         "hops": len(supporting),
@@ -297,34 +282,6 @@ def _2wiki_question(row: Row, where: str, split: str) -> Row:
 
 
 # Shared ----------------------------------------------------------------------------------
-
-
-def _content_id(prefix: str, title: str, text: str) -> str:
-    return f"{prefix}-{hash_value([title, text])[:_ID_DIGITS]}"
-
-
-def _split_of(source: Path) -> str:
-    return next((name for name in ("train", "dev", "test") if name in source.stem), "")
-
-
-def _need(row: Any, key: str, where: str) -> Any:
-    if not isinstance(row, dict) or row.get(key) is None:
-        raise UsageError(f"{where}: field {key!r} is missing; is this the published file?")
-    return row[key]
-
-
-def _json_lines(source: Path) -> Iterator[tuple[int, Row]]:
-    if not source.is_file():
-        raise UsageError(f"{source} is a folder; give the path of the .jsonl file")
-    with source.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{source.name}, line {number}: {error}") from error
-            yield number, row
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
@@ -338,10 +295,15 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             yield row
 
 
-DATASETS: dict[str, Callable[[Path], _Dataset]] = {
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "musique": _musique,
     "narrativeqa": _narrativeqa,
     "browsecomp-plus": _browsecomp_plus,
     "2wikimultihopqa": _two_wiki,
+    "squad": squad,
+    "seal": seal,
+    "tofu": tofu,
+    "longmemeval": longmemeval,
+    "locomo": locomo,
 }
 """Readers by name."""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from memo_dist.answers.answer import Answer
+from memo_dist.answers.search import Bm25Index
 from memo_dist.answers.text import ABSTAIN_ANSWER, normalise
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.lookup import Lookup
 from memo_dist.evaluation.questions import Question
-from memo_dist.evaluation.search import Bm25Index
 from memo_dist.evaluation.taught import Taught
 from memo_dist.io.hashing import short_hash
 
 if TYPE_CHECKING:
     from memo_dist.models.chat_template import Messages
-    from memo_dist.models.reader import Generation, Reader
+    from memo_dist.models.reader import Generation
 
 PROMPT_VERSION = "1"
 """Raise it with every change of a prompt below: answers of an older one are not reused."""
@@ -44,6 +45,27 @@ _ABSTENTIONS = tuple(
     )
 )
 """How an untrained base begins when it says that it does not know."""
+
+
+class ReadingModel(Protocol):
+    """A model that answers chat prompts greedily: :class:`memo_dist.models.reader.Reader`, or an
+    endpoint."""
+
+    context: int
+
+    def count(self, messages: Messages) -> int:
+        """Prompt tokens of a chat."""
+        ...
+
+    def truncate(self, text: str, tokens: int) -> str:
+        """The beginning of ``text`` that fits into ``tokens`` tokens."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Messages], max_new_tokens: int, batch_size: int = 16
+    ) -> list[Generation]:
+        """Answer each prompt, in order."""
+        ...
 
 
 class Method(Protocol):
@@ -81,7 +103,7 @@ class ReaderSettings:
 class ClosedBook:
     """The untrained base asked the bare question: what it knew before the memory was trained."""
 
-    def __init__(self, reader: Reader, settings: ReaderSettings) -> None:
+    def __init__(self, reader: ReadingModel, settings: ReaderSettings) -> None:
         self._reader = reader
         self._settings = settings
         self.identity = settings.identity("closed_book")
@@ -93,7 +115,56 @@ class ClosedBook:
         return _read(self._reader, self._settings, prompts, [()] * len(prompts), started)
 
 
-class Bm25:
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text that the reader reads, and the document that it is from."""
+
+    document: str
+    text: str
+
+
+class OpenBook(ABC):
+    """The base reading passages; how they are found is what such methods differ in.
+
+    Passages that do not fit the context are cut at the end, each to an equal share.
+
+    Attributes:
+        identity: see :class:`Method`.
+    """
+
+    identity: str
+
+    def __init__(self, reader: ReadingModel, settings: ReaderSettings) -> None:
+        self._reader = reader
+        self._settings = settings
+
+    @abstractmethod
+    def passages(self, question: str) -> list[Passage]:
+        """What is read for a question, best first."""
+
+    def answer(self, questions: Sequence[str]) -> list[Answer]:
+        """Answer from the passages; sources are the documents that were read."""
+        started = time.perf_counter()
+        found = [self.passages(question) for question in questions]
+        budget = self._reader.context - self._settings.max_answer_tokens
+        prompts = [
+            _open_book(self._reader, question, [passage.text for passage in passages], budget)
+            for question, passages in zip(questions, found, strict=True)
+        ]
+        sources = [tuple(dict.fromkeys(passage.document for passage in row)) for row in found]
+        return _read(self._reader, self._settings, prompts, sources, started)
+
+
+def titled(documents: Sequence[Document], chunks: Sequence[Chunk]) -> list[Passage]:
+    """The chunks as passages, each below the title of its document."""
+    titles = {document.id: document.title for document in documents}
+    return [
+        Passage(chunk.document, f"{titles.get(chunk.document, chunk.document)}\n{chunk.text}")
+        for chunk in chunks
+    ]
+
+
+class Bm25(OpenBook):
     """The same base reading the passages that BM25 (Lucene's variant) finds for the question.
 
     Raises:
@@ -102,77 +173,54 @@ class Bm25:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ReadingModel,
         settings: ReaderSettings,
         documents: Sequence[Document],
         chunks: Sequence[Chunk],
         passages: int,
     ) -> None:
+        super().__init__(reader, settings)
         if not chunks:
             raise UsageError("the bm25 baseline has no passages: the corpus holds no chunk")
         if passages < 1:
             raise UsageError(f"evaluate.passages is {passages}; write 1 or more")
-        self._reader = reader
-        self._settings = settings
         self._chunks = chunks
-        self._titles = {document.id: document.title for document in documents}
-        self._passages = min(passages, len(chunks))
-        texts = [self._passage(chunk) for chunk in chunks]
+        self._titled = titled(documents, chunks)
+        self._count = min(passages, len(chunks))
+        texts = [passage.text for passage in self._titled]
         self._index = Bm25Index(texts)
         self.identity = settings.identity("bm25", passages, short_hash(texts))
 
     def search(self, question: str) -> list[Chunk]:
         """The best passages, best first; none where the question shares no word with any."""
-        return [self._chunks[place] for place in self._index.find(question, self._passages)]
+        return [self._chunks[place] for place in self._index.find(question, self._count)]
 
-    def answer(self, questions: Sequence[str]) -> list[Answer]:
-        """Answer from the best passages; sources are the documents that were read."""
-        started = time.perf_counter()
-        found = [self.search(question) for question in questions]
-        budget = self._reader.context - self._settings.max_answer_tokens
-        prompts = [
-            _open_book(self._reader, question, [self._passage(chunk) for chunk in chunks], budget)
-            for question, chunks in zip(questions, found, strict=True)
-        ]
-        sources = [tuple(dict.fromkeys(chunk.document for chunk in chunks)) for chunks in found]
-        return _read(self._reader, self._settings, prompts, sources, started)
-
-    def _passage(self, chunk: Chunk) -> str:
-        return f"{self._titles.get(chunk.document, chunk.document)}\n{chunk.text}"
+    def passages(self, question: str) -> list[Passage]:
+        """See :meth:`OpenBook.passages`."""
+        return [self._titled[place] for place in self._index.find(question, self._count)]
 
 
-class Oracle:
-    """The same base reading the gold documents: an upper bound for what retrieval can give it.
-
-    Documents that do not fit the context are cut at the end, each to an equal share.
-    """
+class Oracle(OpenBook):
+    """The same base reading the gold documents: an upper bound for what retrieval can give it."""
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ReadingModel,
         settings: ReaderSettings,
         documents: Sequence[Document],
         questions: Sequence[Question],
     ) -> None:
-        self._reader = reader
-        self._settings = settings
+        super().__init__(reader, settings)
         self._documents: Mapping[str, Document] = {d.id: d for d in documents}
         self._gold = self._known(questions)
         hashes = {d.id: d.content_hash for d in documents}
         gold = {text: [hashes[name] for name in ids] for text, ids in self._gold.items()}
         self.identity = settings.identity("oracle", gold)
 
-    def answer(self, questions: Sequence[str]) -> list[Answer]:
-        """Answer from the gold documents of each question."""
-        started = time.perf_counter()
-        budget = self._reader.context - self._settings.max_answer_tokens
-        prompts = []
-        for question in questions:
-            gold = [self._documents[name] for name in self._gold[question]]
-            texts = [f"{document.title}\n{document.text}" for document in gold]
-            prompts.append(_open_book(self._reader, question, texts, budget))
-        sources = [self._gold[question] for question in questions]
-        return _read(self._reader, self._settings, prompts, sources, started)
+    def passages(self, question: str) -> list[Passage]:
+        """See :meth:`OpenBook.passages`."""
+        gold = [self._documents[name] for name in self._gold[question]]
+        return [Passage(document.id, f"{document.title}\n{document.text}") for document in gold]
 
     def _known(self, questions: Sequence[Question]) -> dict[str, tuple[str, ...]]:
         """Gold documents that the corpus holds, by the text of the question."""
@@ -198,7 +246,7 @@ class Material:
         passages: number of passages of a retrieval (``evaluate.passages``).
     """
 
-    reader: Callable[[], tuple[Reader, ReaderSettings]]
+    reader: Callable[[], tuple[ReadingModel, ReaderSettings]]
     taught: Callable[[], Taught]
     documents: Callable[[], Sequence[Document]]
     chunks: Callable[[], Sequence[Chunk]]
@@ -247,7 +295,9 @@ def _messages(system: str, user: str) -> Messages:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _open_book(reader: Reader, question: str, passages: Sequence[str], budget: int) -> Messages:
+def _open_book(
+    reader: ReadingModel, question: str, passages: Sequence[str], budget: int
+) -> Messages:
     """A prompt with passages, each cut to an equal share where they do not fit ``budget``."""
     prompt = _messages(_OPEN_SYSTEM, _with_passages(question, passages))
     if not passages or reader.count(prompt) <= budget:
@@ -263,7 +313,7 @@ def _with_passages(question: str, passages: Sequence[str]) -> str:
 
 
 def _read(
-    reader: Reader,
+    reader: ReadingModel,
     settings: ReaderSettings,
     prompts: Sequence[Messages],
     sources: Sequence[tuple[str, ...]],

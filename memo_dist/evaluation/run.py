@@ -11,7 +11,7 @@ from memo_dist.config.schema import Config
 from memo_dist.errors import InterruptedRunError, StoppedError, UsageError
 from memo_dist.evaluation.baselines import BASELINES, Method
 from memo_dist.evaluation.mistakes import Mistake, find_mistakes
-from memo_dist.evaluation.predictions import Predictions
+from memo_dist.evaluation.predictions import answers_of
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.results import MISTAKES, TRAINED, TrainedRecall, TrainedSummary
 from memo_dist.evaluation.scoring import Scores, Verdict, compare, judge, score
@@ -93,7 +93,7 @@ class _Asking:
     ) -> list[Verdict]:
         """One method's judged answers, in the order of the questions."""
         path = self.folder / f"predictions-{method}.jsonl"
-        known = Predictions(path, method, answerer.identity)
+        known = answers_of(path, method, answerer.identity)
         open_questions = [q for q in questions if known.get(q) is None]
         done = len(questions) - len(open_questions)
         with progress(len(questions), f"evaluate {method}", done=done, unit="questions") as bar:

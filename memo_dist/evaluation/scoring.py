@@ -200,11 +200,17 @@ class Comparison:
 
 
 def compare(
-    results: Mapping[str, Sequence[Verdict]], resamples: int, seed: int
+    results: Mapping[str, Sequence[Verdict]],
+    resamples: int,
+    seed: int,
+    unanswerable: bool = False,
 ) -> list[Comparison]:
-    """Compare every pair of methods on the answerable questions that both were asked."""
+    """Compare every pair of methods on the answerable questions that both were asked.
+
+    With ``unanswerable`` the others count too: abstaining is right there.
+    """
     rights = {
-        method: {v.question.id: v.right for v in verdicts if v.question.answerable}
+        method: {v.question.id: v.right for v in verdicts if v.question.answerable or unanswerable}
         for method, verdicts in results.items()
     }
     compared = []

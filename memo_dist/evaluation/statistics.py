@@ -69,6 +69,17 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     return McNemar(only_first, only_second, p_value)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values of several tests adjusted for their number (Holm 1979), in the given order."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95 % score interval of a proportion (Wilson 1927): honest for a handful of cases.
 

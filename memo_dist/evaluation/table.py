@@ -35,7 +35,7 @@ _TYPES_NOTE = "% right (answered rightly, or rightly abstained), and its 95 % Wi
 
 def scores_text(scores: Scores, width: int = _WIDTH) -> str:
     """The methods side by side: percentages with 95 % intervals, n, and what a question costs."""
-    table = _table("method", "n")
+    table = new_table("method", "n")
     for heading in (*COLUMNS.values(), "tokens", "calls", "s"):
         table.add_column(heading, justify="right")
     for method, entry in scores.items():
@@ -51,7 +51,7 @@ def scores_text(scores: Scores, width: int = _WIDTH) -> str:
     longest = max(map(len, scores), default=0)
     counts = max((len(_count(e.n_answerable, e.n)) for e in scores.values()), default=0)
     more = max(0, longest - _NAME) + max(0, counts - _COUNT)
-    return _render(table, width + more) + note + "\n"
+    return rendered(table, width + more) + note + "\n"
 
 
 def types_text(verdicts: Mapping[str, Sequence[Verdict]], width: int = _WIDTH) -> str:
@@ -60,7 +60,7 @@ def types_text(verdicts: Mapping[str, Sequence[Verdict]], width: int = _WIDTH) -
     types = sorted({name for grouped in groups.values() for name in grouped})
     if len(types) < 2:
         return ""
-    table = _table("type", "n")
+    table = new_table("type", "n")
     for method in groups:
         table.add_column(method, justify="right")
     for name in types[:_MANY_TYPES]:
@@ -70,7 +70,7 @@ def types_text(verdicts: Mapping[str, Sequence[Verdict]], width: int = _WIDTH) -
         table.add_row(name, _count(answerable, len(largest)), *cells)
     left = len(types) - _MANY_TYPES
     more = f"... and {left} more types\n" if left > 0 else ""
-    return _render(table, width) + _TYPES_NOTE + more
+    return rendered(table, width) + _TYPES_NOTE + more
 
 
 def mistakes_text(mistakes: Mapping[str, Sequence[Mistake]], width: int = _WIDTH) -> str:
@@ -78,7 +78,7 @@ def mistakes_text(mistakes: Mapping[str, Sequence[Mistake]], width: int = _WIDTH
     counts = {mode: count_causes(rows) for mode, rows in mistakes.items()}
     if not counts:
         return ""
-    table = _table("why wrong")
+    table = new_table("why wrong")
     for mode in counts:
         table.add_column(mode, justify="right")
     table.add_column("meaning")
@@ -86,7 +86,7 @@ def mistakes_text(mistakes: Mapping[str, Sequence[Mistake]], width: int = _WIDTH
         table.add_row(cause, *(str(found[cause]) for found in counts.values()), meaning)
     totals = ", ".join(f"{len(rows)} of {mode}" for mode, rows in mistakes.items())
     note = f"{totals}; each with the nearest trained question in {MISTAKES}."
-    return "\n" + _render(table, width) + wrapped(f"Wrong answers: {note}") + "\n"
+    return "\n" + rendered(table, width) + wrapped(f"Wrong answers: {note}") + "\n"
 
 
 def wrapped(text: str, width: int = _WIDTH) -> str:
@@ -125,14 +125,16 @@ def _count(answerable: int, total: int) -> str:
     return f"{answerable}+{total - answerable}"
 
 
-def _table(*left: str) -> Table:
+def new_table(*left: str) -> Table:
+    """A table whose first columns have these headings."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in left:
         table.add_column(heading, no_wrap=True)
     return table
 
 
-def _render(table: Table, width: int) -> str:
+def rendered(table: Table, width: int) -> str:
+    """A table as lines of text."""
     buffer = io.StringIO()
     Console(file=buffer, width=width, color_system=None, highlight=False).print(table)
     return (

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+from memo_dist.answers.search import Bm25Index
 from memo_dist.answers.text import normalise
-from memo_dist.evaluation.search import Bm25Index
 from memo_dist.synthesis.types import Reflection
 
 

@@ -104,6 +104,10 @@ class RunFolder:
         """Scores and predictions of one evaluation."""
         return self.root / "eval" / name
 
+    def compare(self, name: str) -> Path:
+        """One comparison of the memory with other methods."""
+        return self.root / "compare" / name
+
     def ask(self, name: str) -> Path:
         """Transcript of one question that an executive asked the memory for."""
         return self.root / "ask" / name

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +21,12 @@ from memo_dist.io.hashing import hash_value
 from memo_dist.memory.manifest import BankManifest
 from memo_dist.synthesis.types import Reflection
 
+if TYPE_CHECKING:
+    from memo_dist.answers.search import Bm25Index
+
 logger = logging.getLogger(__name__)
 
 _EQUAL, _CONTAINED, _OTHER = 2, 1, 0
-_WORD = r"\b\w+\b"  # single digits and letters count, unlike in the library's default
 _CLOSE = 0.5  # further documents are cited only with at least this fraction of the best score
 
 
@@ -49,7 +51,7 @@ class SourceIndex:
             for r in reflections
             if r.sources and r.kind != "abstain"
         ]
-        self._bm25: Any = None
+        self._index: Bm25Index | None = None
         self._answers: list[str] = []
 
     def find(self, question: str, answer: str, limit: int = 3) -> tuple[str, ...]:
@@ -91,25 +93,21 @@ class SourceIndex:
         return self._entries[best].question if scores[best] > 0.0 else question
 
     def _scores(self, text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        if self._bm25 is None:
+        if self._index is None:
             self._build()
-        tokens = self._bm25.get_tokens_ids(_words([text])[0])
-        scores = self._bm25.get_scores_from_ids(tokens)
-        return np.asarray(scores, dtype=np.float32)
+        assert self._index is not None
+        return self._index.scores(text)
 
     def _tiers(self, answer: str) -> np.ndarray[Any, np.dtype[np.int8]]:
         return np.asarray([_tier(answer, known) for known in self._answers], dtype=np.int8)
 
     def _build(self) -> None:
-        import bm25s
+        from memo_dist.answers.search import Bm25Index
 
         self._answers = [_normal(entry.answer) for entry in self._entries]
-        index = bm25s.BM25()
-        # A placeholder word keeps the index valid where no reflection holds an indexable word.
-        # https://github.com/xhluca/bm25s/issues/60
-        words = _words([f"{entry.question} {entry.answer}" for entry in self._entries])
-        index.index([row or ["\0"] for row in words], show_progress=False)
-        self._bm25 = index  # last: other threads look up as soon as it is there
+        texts = [f"{entry.question} {entry.answer}" for entry in self._entries]
+        # Last: other threads look up as soon as it is there.
+        self._index = Bm25Index(texts, short_words=True)
 
 
 def load_sources(path: Path, trained: Mapping[int, str] | None = None) -> dict[int, SourceIndex]:
@@ -167,19 +165,6 @@ def _by_shard(path: Path) -> dict[int, list[Reflection]]:
         reflection = Reflection.from_json(row)
         shards.setdefault(reflection.shard, []).append(reflection)
     return shards
-
-
-def _words(texts: list[str]) -> list[list[str]]:
-    import bm25s
-
-    words: list[list[str]] = bm25s.tokenize(
-        texts,
-        token_pattern=_WORD,
-        stopwords="en",
-        return_ids=False,
-        show_progress=False,
-    )
-    return words
 
 
 def _normal(text: str) -> str:

@@ -21,6 +21,7 @@ class Budget:
         questions: to the memory, wordings not counted.
         answers: of the memory: one for each wording and shard.
         executive_tokens, memory_tokens: read and written.
+        executive_written: the part of ``executive_tokens`` that the executive wrote.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Budget:
         self._clock = clock
         self._begin = clock()
         self.calls = self.failed = self.attempts = self.questions = self.answers = 0
-        self.executive_tokens = self.memory_tokens = 0
+        self.executive_tokens = self.memory_tokens = self.executive_written = 0
 
     def called(self, reply: Reply) -> None:
         """Count a call of the executive."""
@@ -38,6 +39,7 @@ class Budget:
         self.attempts += reply.attempts
         self.failed += isinstance(reply, Failure)
         self.executive_tokens += reply.usage.prompt + reply.usage.completion
+        self.executive_written += reply.usage.completion
 
     def asked(self, ballots: Sequence[Ballot]) -> None:
         """Count a turn's questions to the memory."""

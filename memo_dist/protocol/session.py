@@ -48,6 +48,7 @@ class Outcome:
         calls: calls of the executive.
         failed: those without a valid reply.
         questions: to the memory, wordings not counted.
+        executive_tokens: read and written by the executive.
     """
 
     answer: Answer
@@ -56,6 +57,7 @@ class Outcome:
     calls: int
     failed: int
     questions: int
+    executive_tokens: tuple[int, int] = (0, 0)
 
 
 class ProtocolSession:
@@ -273,5 +275,11 @@ def _outcome(conclusion: Conclusion, budget: Budget, seconds: float) -> Outcome:
         calls=budget.attempts + budget.answers,
     )
     return Outcome(
-        answer, conclusion.ended, conclusion.limit, budget.calls, budget.failed, budget.questions
+        answer,
+        conclusion.ended,
+        conclusion.limit,
+        budget.calls,
+        budget.failed,
+        budget.questions,
+        (budget.executive_tokens - budget.executive_written, budget.executive_written),
     )

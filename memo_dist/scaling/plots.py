@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memo_dist.errors import UsageError
-from memo_dist.io import atomic
+from memo_dist.evaluation.pictures import COLOURS, write_picture
 from memo_dist.scaling.fit import Fitted, Study
 from memo_dist.scaling.laws import CapacityLaw, Point, RecallLaw
 
 _ANCHORS = {2.0: "2 bits: facts, 1,000 exposures", 3.6: "3.6 bits: raw storage"}
 """Published bits per parameter (arXiv 2404.05405, 2505.24832)."""
-_SIZE = (7.6, 4.2)
 _MARKS = "os^D"
-_COLOURS = ("#1b6ca8", "#c8553d", "#4f8a3d", "#8a5aa8", "#b8860b", "#3d8a86", "#7a7a7a")
 
 
 def write_plots(study: Study, folder: Path) -> list[str]:
@@ -31,7 +27,7 @@ def write_plots(study: Study, folder: Path) -> list[str]:
     for fitted in study.fits.values():
         name = fitted.source if fitted.arm == "plain" else f"{fitted.source}-{fitted.arm}"
         for kind, draw in _pictures(fitted, study):
-            _write(folder, f"{kind}-{name}", draw)
+            write_picture(folder, f"{kind}-{name}", draw, "scale")
             names.append(f"{kind}-{name}")
     return names
 
@@ -52,23 +48,6 @@ def _pictures(fitted: Fitted, study: Study) -> list[tuple[str, Callable[[Any], N
     return pictures
 
 
-def _write(folder: Path, name: str, draw: Callable[[Any], None]) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise UsageError("plots need matplotlib: pip install 'memo-dist[scale]'") from None
-    from matplotlib.figure import Figure
-
-    # A fixed salt and no date: the same results, the same SVG.
-    settings = {"svg.hashsalt": name, "font.size": 9, "axes.spines.top": False}
-    with matplotlib.rc_context({**settings, "axes.spines.right": False}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.add_subplot())
-        for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
-            save = partial(figure.savefig, format=suffix, dpi=150, metadata=metadata)
-            atomic.write_with(folder / f"{name}.{suffix}", save)
-
-
 def _capacity(axes: Any, law: CapacityLaw, held_out: Sequence[dict[str, Any]]) -> None:
     """Bits held against bits offered, both a parameter; a colour a size, a mark an exposure."""
     sizes = sorted({point.parameters for point in law.points})
@@ -76,7 +55,7 @@ def _capacity(axes: Any, law: CapacityLaw, held_out: Sequence[dict[str, Any]]) -
     loads = [point.volume / point.parameters for point in law.points]
     grid = np.geomspace(min(loads) / 1.2, max(loads) * 1.3, 100)
     for index, size in enumerate(sizes):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         axes.plot([], [], color=colour, linewidth=4, label=f"{size:,} parameters")
         for style, count in enumerate(exposures):
             mine = [p for p in law.points if (p.parameters, p.exposures) == (size, count)]
@@ -158,7 +137,7 @@ def _residuals(axes: Any, law: CapacityLaw) -> None:
             linestyle="",
             marker="o",
             markersize=4,
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             label=f"{size:,} parameters",
         )
     axes.axhline(0, color="#999999", linewidth=0.8)
@@ -179,7 +158,7 @@ def _recall(axes: Any, points: Sequence[Point], law: RecallLaw | None) -> None:
             linestyle="",
             marker="o",
             markersize=4,
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             label=f"{size:,} parameters",
         )
     if law is not None:

@@ -169,12 +169,13 @@ EVALUATE = Stage(
     name="evaluate",
     needs=("export",),
     reads=("memory", "calibration", "questions"),
-    writes=("eval/**/*", "report.html"),
+    writes=("eval/**/*", "compare/**/*", "report.html"),
     begun="eval",
     done=("eval/*/manifest.json",),
     status="eval/*",
     progress=("eval/*/predictions-*.jsonl",),
-    texts=("eval/**/*.jsonl", "report.html"),
+    texts=("eval/**/*.jsonl", "compare/**/*.jsonl", "compare/*/*.html", "report.html"),
+    encoded=("compare/cache/**/*",),
 )
 ASK = Stage(
     name="ask",

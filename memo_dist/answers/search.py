@@ -1,4 +1,4 @@
-"""BM25 (Lucene's variant) over texts: the one search of the baselines and of the diagnosis."""
+"""BM25 (Lucene's variant) over texts: the one search of baselines, diagnosis and citations."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ class Bm25Index:
         words = [row or ["\0"] for row in self._words(texts)]
         self._index.index(words, show_progress=False)
 
+    def scores(self, query: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """BM25 score of each text, float32 [texts]; 0 where no word is shared."""
+        tokens = self._index.get_tokens_ids(self._words([query])[0])
+        return np.array(self._index.get_scores_from_ids(tokens), dtype=np.float32)
+
     def find(self, query: str, count: int) -> list[int]:
         """Places of the best texts, best first, the earlier one of equals first.
 
         Fewer than ``count`` where fewer texts share a word with the query.
         """
-        tokens = self._index.get_tokens_ids(self._words([query])[0])
-        scores = np.array(self._index.get_scores_from_ids(tokens), dtype=np.float32)
+        scores = self.scores(query)
         found: list[int] = []
         while len(found) < min(count, len(scores)):
             best = int(scores.argmax())
@@ -47,6 +51,10 @@ class Bm25Index:
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
         words: list[list[str]] = bm25s.tokenize(
-            list(texts), token_pattern=self._pattern, return_ids=False, show_progress=False
+            list(texts),
+            token_pattern=self._pattern,
+            stopwords="en",
+            return_ids=False,
+            show_progress=False,
         )
         return words
