@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -13,14 +14,14 @@ from memo_dist.compare.forgetting import (
     Ability,
     ability,
     forgotten,
-    nothing_forgotten,
     unrelated_questions,
+    untouched,
 )
 from memo_dist.compare.method import Corpus, NotRunError, Setting
 from memo_dist.config import load_config
 from memo_dist.config.schema import ScratchConfig
 from memo_dist.corpus.types import Chunk, Document
-from memo_dist.errors import StoppedError
+from memo_dist.errors import RunError, StoppedError
 from memo_dist.evaluation.questions import Question
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
@@ -163,12 +164,14 @@ def test_ability_counts_right_answers_and_nats(backbone):
     assert "1.00 nats a token before and 1.50 after" in row.detail
 
 
-def test_bytes_prove_that_nothing_is_forgotten(backbone):
-    known = hash_weights(backbone)
-    same = nothing_forgotten(backbone, known, Ability(40, 1.0), 100)
-    assert (same.right_before, same.right_after) == (40, 40)
-    with pytest.raises(ValueError, match="changed"):
-        nothing_forgotten(backbone, "other", Ability(40, 1.0), 100)
+def test_bytes_prove_that_nothing_is_forgotten(backbone, place):
+    setting = replace(place[0], reader_identity=hash_weights(backbone))
+    same = untouched(setting)
+    assert (same.right_before, same.right_after) == (0, 0)
+    assert setting.reader_identity[:16] in same.detail
+    with pytest.raises(RunError, match="have changed"):
+        untouched(replace(setting, reader_identity="other"))
+    assert "endpoint" in untouched(replace(setting, reader_name="executive")).detail
 
 
 def test_the_unrelated_questions_are_a_hundred_different_ones():

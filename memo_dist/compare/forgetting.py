@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 
 from memo_dist.answers.text import holds
-from memo_dist.compare.method import Forgetting
+from memo_dist.compare.method import Forgetting, Setting
+from memo_dist.errors import RunError
 from memo_dist.evaluation.baselines import closed_book
 from memo_dist.evaluation.questions import Question, load_questions
+from memo_dist.models.base import find_base
 from memo_dist.models.identity import hash_weights
 from memo_dist.models.reader import Reader
 
 QUESTIONS = "100 questions of general knowledge"
+_UNASKED = "none asked"
 _TOKENS = 24
 _BATCH = 16
 
@@ -76,20 +78,20 @@ def forgotten(before: Ability, after: Ability, n: int) -> Forgetting:
     )
 
 
-def nothing_forgotten(backbone: Path, weights: str, score: Ability, n: int) -> Forgetting:
-    """The row of a method that leaves the backbone alone, proved by its bytes.
-
-    Args:
-        backbone: its folder, after the method was prepared.
-        weights: hash of its weights before.
-        score: of the backbone.
-        n: number of questions.
+def untouched(setting: Setting) -> Forgetting:
+    """The row of a method that leaves the backbone alone, proved by the bytes of its weights.
 
     Raises:
-        ValueError: the weights have changed.
+        RunError: they are not what they were when the comparison began.
     """
-    now = hash_weights(backbone)
-    if now != weights:
-        raise ValueError(f"the backbone in {backbone} has changed: {weights[:16]}, now {now[:16]}")
-    detail = f"the backbone's weights have the same hash before and after: {now[:16]}"
-    return Forgetting(QUESTIONS, n, score.right, score.right, detail)
+    if not setting.is_local:
+        return Forgetting(_UNASKED, 0, 0, 0, "the backbone is behind an endpoint: not changed")
+    folder = find_base(setting.reader_name, key="--reader")
+    now = hash_weights(folder)
+    if now != setting.reader_identity:
+        raise RunError(
+            f"the weights in {folder} have changed since the comparison began:"
+            f" {setting.reader_identity[:16]} then, {now[:16]} now"
+        )
+    detail = f"nothing can be: the backbone's weights have the hash {now[:16]} before and after"
+    return Forgetting(_UNASKED, 0, 0, 0, detail)
