@@ -81,6 +81,14 @@ def test_lora_and_frozen_layers_have_states_for_what_is_trained():
     assert frozen.device["parameters"] == 2 * P
 
 
+def test_an_anchor_needs_a_copy_of_a_trained_output_layer():
+    copy_and_gradient = (2 + 4) * SHAPE.vocabulary * SHAPE.hidden
+    assert need(anchor_kl=1.0).device["anchor"] == copy_and_gradient
+    assert "anchor" not in need().device
+    assert "anchor" not in need(anchor_kl=1.0, trained_layers=2).device
+    assert "anchor" not in need(adapter_rank=8, anchor_kl=1.0).device
+
+
 def test_offload_moves_states_to_the_host(tmp_path):
     file = tmp_path / "offload.json"
     file.write_text(

@@ -15,6 +15,7 @@ from memo_dist.stages.records import SYNTHESIS
 from memo_dist.stages.state import require
 from memo_dist.synthesis.finish import require_reflections
 from memo_dist.training.done import pending_shards
+from memo_dist.training.enriched import check_teacher
 from memo_dist.training.examples import Examples
 from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
 from memo_dist.training.memory_check import check_addresses, planned_need
@@ -42,10 +43,11 @@ class BankWork:
         return f"train shard {number}"
 
     def check(self, config: Config, world: int) -> None:
-        """Base, DeepSpeed file, rows of a step, precision, and address space."""
+        """Base, DeepSpeed file, teacher, rows of a step, precision, and address space."""
         if config.memory.base != SCRATCH_NAME:
             resolve_base(config.memory.base)
         check_training(config)
+        check_teacher(config)
         rows_per_step(config.train, world)
         use_bf16(config.train.precision)
         gpu = torch.cuda.is_available()

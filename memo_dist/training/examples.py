@@ -28,7 +28,11 @@ from memo_dist.synthesis.types import Reflection
 
 _FEW_ABSTAIN = 4  # of each class, what fit_calibration needs
 _HOLD_OUT_BUCKETS = 1 << 32
-_DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, Any] = {
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class Examples:
         """int32 ids of one example."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
+    def answers(self) -> list[np.ndarray]:
+        """int32 ids of each example's answer."""
+        return [self.tokens(n)[self.prompts[n] :] for n in range(len(self))]
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """Some of the examples, copied, in the given order."""
         parts = [self.tokens(int(index)) for index in indices]
@@ -80,6 +88,25 @@ class Examples:
         chosen = np.asarray(indices)
         lengths = self.prompts[chosen], self.untrained[chosen]
         return Examples(np.concatenate(parts), starts, *lengths)
+
+    def part(self, first: int, last: int) -> Examples:
+        """Examples ``first`` to ``last`` (half open), as views."""
+        start, stop = self.starts[first], self.starts[last]
+        rows = slice(first, last)
+        return Examples(
+            self.ids[start:stop],
+            self.starts[first : last + 1] - start,
+            self.prompts[rows],
+            self.untrained[rows],
+        )
+
+    def followed_by(self, others: Examples) -> Examples:
+        """These examples and then those of ``others``."""
+        starts = np.concatenate([self.starts, others.starts[1:] + self.starts[-1]])
+        names = ("ids", "prompts", "untrained")
+        joined = (np.concatenate([getattr(self, n), getattr(others, n)]) for n in names)
+        ids, prompts, untrained = joined
+        return Examples(ids, starts, prompts, untrained)
 
     def answers_only(self) -> Examples:
         """The same examples, of which the answers are what counts."""
@@ -93,10 +120,10 @@ class Examples:
     @classmethod
     def load(cls, path: Path) -> Examples:
         """The inverse of :meth:`save`; the arrays are read-only views of the file."""
-        return cls(**_mapped(path))
+        return cls(**mapped(path))
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray]:
+def mapped(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, mapped into memory.
 
     The format (github.com/huggingface/safetensors) is 8 bytes of header length (little endian),
@@ -110,13 +137,13 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
         if size > path.stat().st_size:
             raise DamagedFileError.of(path, f"it has no header of {size} bytes")
         header = atomic.parse_json(stream.read(size), path)
-    mapped = {}
+    arrays = {}
     for name, entry in header.items():
         offset = 8 + size + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
         array_in_file = np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, shape)
-        mapped[name] = array_in_file.view(np.ndarray)
-    return mapped
+        arrays[name] = array_in_file.view(np.ndarray)
+    return arrays
 
 
 def tokenize(
