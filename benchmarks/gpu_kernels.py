@@ -63,6 +63,7 @@ def copy_bandwidth() -> float:
 
 def measure(rows: int, vocabulary: int, dtype: torch.dtype, copied: float) -> dict[str, object]:
     """Microseconds of every peer, and the share of the copy's bandwidth that the floor is."""
+    torch.compiler.reset()  # a function is compiled for eight shapes at most, then runs eagerly
     nbytes = 2 * rows * vocabulary * dtype.itemsize
     sets = [inputs(rows, vocabulary, dtype, seed) for seed in range(ROTATION_BYTES // nbytes + 1)]
     peers: dict[str, Callable[[list[Tensor], Tensor], object]] = {

@@ -184,7 +184,8 @@ def run_arm(arm: str, folder: Path, setting: Setting) -> dict[str, float]:
 def ours(
     folder: Path, out: Path, setting: Setting, examples: Examples
 ) -> tuple[float, float, torch.nn.Module, int]:
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adopt_ranks(out, 60)
     from memo_dist.training.worker import train_rank
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 from synthesis_toy import ToyGenerator, make_config, make_run
 
+from memo_dist.cluster.resources import Resources
 from memo_dist.corpus.manifest import load_chunks, load_documents, shard_of
 from memo_dist.errors import UsageError
 from memo_dist.io.checked_lines import from_line, to_line
 from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.journal import Journal, JournalTail, Record
 from memo_dist.synthesis.plan import StepUnits, UnitReader, UnitSpec, check_settings, make_plan
+from memo_dist.synthesis.pool import Share, worker_share
 
 
 @pytest.fixture
@@ -157,3 +159,17 @@ def test_two_writers_lose_nothing(tmp_path):
     tail = JournalTail(path)
     assert [record.unit for record in tail.new_records()] == ["u1", "u2", "u3"]
     assert list(tail.new_records()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered", "share", "workers"),
+    [
+        ("rules", Resources(8, 2, 0), Share(1.0, 0.0), 8),
+        ("openai", Resources(8, 2, 0), Share(0.25, 0.0), 32),
+        ("transformers", Resources(8, 2, 0), Share(1.0, 1.0), 2),
+        ("writer", Resources(8, 2, 0), Share(1.0, 1.0), 2),
+        ("writer", Resources(8, 0, 0), Share(1.0, 0.0), 8),
+    ],
+)
+def test_a_generator_with_a_model_has_a_gpu_of_its_own(kind, offered, share, workers):
+    assert worker_share(kind, offered) == (share, workers)

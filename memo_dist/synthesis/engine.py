@@ -16,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.cluster.ray_local import await_workers, ray_session
+from memo_dist.cluster.resources import Resources
 from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.config.schema import Config
 from memo_dist.config.steps import StepName
 from memo_dist.errors import InterruptedRunError, RunError, StoppedError, UsageError
 from memo_dist.io.atomic import write_json
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.llm.backends.make import LOCAL_KINDS, check_key
+from memo_dist.llm.backends.make import check_key
 from memo_dist.llm.spending import Spending
 from memo_dist.observability.status import StatusWriter, read_status
 from memo_dist.synthesis.finish import SynthesisSummary, finished_summary
 from memo_dist.synthesis.finish_remote import finish_remotely
 from memo_dist.synthesis.group_units import grouped_units
 from memo_dist.synthesis.plan import StepUnits, make_plan
-from memo_dist.synthesis.pool import WorkerPool
+from memo_dist.synthesis.pool import WorkerPool, worker_share
 from memo_dist.synthesis.stages import (
     complete_parts,
     write_complete,
@@ -42,9 +43,6 @@ from memo_dist.synthesis.types import AnyStep, Generator, asks, groups_documents
 from memo_dist.synthesis.worker import GeneratorFactory, PartResult
 
 logger = logging.getLogger(__name__)
-
-CORES_A_WAITING_WORKER = 0.25
-"""Workers that ask a service mostly wait: four of them share a core."""
 
 
 def never() -> bool:
@@ -86,7 +84,7 @@ def synthesize(
         driver = Driver(run, config, plan, should_stop, status)
         with ray_session(config.cluster) as offered:
             await_workers(config.cluster)
-            _run_steps(driver, generator, generator_factory, offered.cores)
+            _run_steps(driver, generator, generator_factory, offered)
             summary = finish_remotely(run, plan, config.synthesis)
         _report(status, summary)
     return summary
@@ -127,16 +125,16 @@ def _report(status: StatusWriter, summary: SynthesisSummary) -> None:
 
 
 def _run_steps(
-    driver: Driver, generator: Generator, factory: GeneratorFactory, offered: int
+    driver: Driver, generator: Generator, factory: GeneratorFactory, offered: Resources
 ) -> None:
-    """Run the steps that are not complete, on at most ``offered`` cores."""
+    """Run the steps that are not complete, on at most what Ray ``offered``."""
     state = _Progress(driver, generator)
     remaining = state.skip_complete()
     settings = _placed(driver.config.generator)
-    cores = 1.0 if settings.kind in LOCAL_KINDS else CORES_A_WAITING_WORKER
-    wanted = driver.config.cluster.synthesis_workers or offered
-    workers = max(1, min(wanted, int(offered / cores), driver.plan.partitions))
-    with WorkerPool(factory, settings, workers, cores) as pool:
+    share, most = worker_share(settings.kind, offered)
+    target = driver.config.cluster.synthesis_workers or offered.cores
+    workers = max(1, min(target, most, driver.plan.partitions))
+    with WorkerPool(factory, settings, workers, share) as pool:
         for name, _ in remaining:
             state.run(pool, name)
 

@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
+from memo_dist.cluster.resources import Resources
 from memo_dist.config.model_schema import GeneratorConfig
+from memo_dist.llm.backends.make import LOCAL_KINDS, MODEL_KINDS
 from memo_dist.synthesis.actor import PartitionWorker
 from memo_dist.synthesis.worker import GeneratorFactory, PartitionJob
 
 POLL_SECONDS = 0.25
+CORES_A_WAITING_WORKER = 0.25
+"""Workers that ask a service mostly wait: four of them share a core."""
+
+
+class Share(NamedTuple):
+    """Cores and GPUs of one worker."""
+
+    cores: float
+    gpus: float
+
+
+def worker_share(kind: str, offered: Resources) -> tuple[Share, int]:
+    """What a worker of a kind of generator needs, and how many fit.
+
+    One that computes with a model has a GPU of its own where there are GPUs: a copy of the model a
+    core would fill the first of them.
+
+    Args:
+        kind: ``generator.kind``.
+        offered: what Ray has.
+    """
+    if kind in MODEL_KINDS and offered.gpus:
+        return Share(1.0, 1.0), min(offered.cores, offered.gpus)
+    cores = 1.0 if kind in LOCAL_KINDS else CORES_A_WAITING_WORKER
+    return Share(cores, 0.0), int(offered.cores / cores)
 
 
 class WorkerPool:
@@ -21,14 +48,16 @@ class WorkerPool:
         factory: builds the generator inside a worker.
         config: group ``generator``.
         workers: actors.
-        cores: cores that Ray sets aside for each.
+        share: what Ray sets aside for each.
     """
 
     def __init__(
-        self, factory: GeneratorFactory, config: GeneratorConfig, workers: int, cores: float = 1.0
+        self, factory: GeneratorFactory, config: GeneratorConfig, workers: int, share: Share
     ) -> None:
         self._arguments = (factory, config, workers)
-        self._actor = ray.remote(num_cpus=cores, max_restarts=0)(PartitionWorker)
+        self._actor = ray.remote(num_cpus=share.cores, num_gpus=share.gpus, max_restarts=0)(
+            PartitionWorker
+        )
         self._room = workers
         self._actors: dict[Any, int] = {}
         self._busy: dict[Any, Any] = {}

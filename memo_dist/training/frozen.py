@@ -20,9 +20,9 @@ import torch
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config.schema import TrainConfig
-from memo_dist.training.attention import borders
 from memo_dist.training.examples import Examples
 from memo_dist.training.packing import rows_in_order
+from memo_dist.training.rows import run_row, states_of
 from memo_dist.training.states import empty, fill, kept_states
 
 FILE = "activations.npy"
@@ -46,11 +46,13 @@ class FrozenLayers:
         decoder: the model's decoder with these layers only and without its final norm.
         layers: how many.
         path: name of the decoder's list of layers inside the causal LM.
+        packed: the model keeps packed examples apart.
     """
 
     decoder: Any
     layers: int
     path: str
+    packed: bool
 
     def whole_name(self, name: str) -> str:
         """The whole model's name of a parameter of the part above."""
@@ -62,9 +64,7 @@ class FrozenLayers:
     @torch.no_grad()
     def run(self, ids: torch.Tensor, positions: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """Activations [1, tokens, width] of one packed row of token ids [1, tokens]."""
-        row = {"input_ids": ids, "position_ids": positions, "use_cache": False}
-        hidden: torch.Tensor = self.decoder(**row, **borders(lengths, ids.device)).last_hidden_state
-        return hidden
+        return run_row(states_of(self.decoder), ids, positions, lengths, self.packed)
 
     def of(self, examples: Examples, row_tokens: int, device: torch.device) -> np.ndarray:
         """Activations [total tokens, width] of examples, held in memory."""
@@ -97,7 +97,7 @@ class FrozenLayers:
 
 
 def split_frozen(
-    model: Any, layers: Sequence[torch.nn.Module], train: TrainConfig
+    model: Any, layers: Sequence[torch.nn.Module], train: TrainConfig, packed: bool
 ) -> FrozenLayers | None:
     """Cut a causal LM in two: what is frozen, and ``model`` itself without its lowest layers.
 
@@ -115,23 +115,24 @@ def split_frozen(
     ]
     if count < 1 or not found:
         return None
-    ids = torch.arange(8)[None] % model.config.vocab_size
-    row = {"position_ids": torch.arange(8)[None], "use_cache": False, **borders([8], ids.device)}
+    places = torch.arange(8)[None]
+    ids = places % model.config.vocab_size
+    row = (places, [8], packed)
     with torch.no_grad():
-        wanted = decoder(input_ids=ids, **row).last_hidden_state
+        expected = run_row(states_of(decoder), ids, *row)
     name = found[0]
     lower = _with_layers(decoder, name, layers[:count])
     _own_embedding(lower)
     _drop_final_norm(lower)
     prefix = next(n for n, m in model.named_modules() if m is decoder)
-    frozen = FrozenLayers(lower.eval(), count, f"{prefix}.{name}")
+    frozen = FrozenLayers(lower.eval(), count, f"{prefix}.{name}", packed)
     whole = getattr(decoder, name), decoder.config
     setattr(decoder, name, torch.nn.ModuleList(layers[count:]))
     decoder.config = model.config = _config_of(model.config, len(layers) - count, count)
     with torch.no_grad():
-        hidden = frozen.run(ids, row["position_ids"], [8])
-        got = decoder(inputs_embeds=hidden, **row).last_hidden_state
-    if torch.allclose(got, wanted, rtol=1e-2, atol=1e-3):
+        hidden = frozen.run(ids, places, [8])
+        got = run_row(states_of(decoder), hidden, *row)
+    if torch.allclose(got, expected, rtol=1e-2, atol=1e-3):
         return frozen
     _log.warning("%s cannot be cut: its frozen layers run in every step", type(model).__name__)
     setattr(decoder, name, whole[0])

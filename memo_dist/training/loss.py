@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from memo_dist.errors import UsageError
-from memo_dist.training.attention import borders
 from memo_dist.training.chunked import AnchorRule, Soft, TargetRule, linear_loss
+from memo_dist.training.rows import run_row, states_of
 
 Want = Literal["loss", "hits", "logits"]
 
@@ -138,12 +138,13 @@ class RowModel(torch.nn.Module):
         model: a Hugging Face causal LM, an adapted one included.
         own_head: the model's output layer is a :class:`TrainedHead` and its logits are plain
             products; otherwise (scaled or capped logits) the model's own forward is used.
+        packed: the model keeps packed examples apart (:mod:`memo_dist.training.rows`).
     """
 
-    def __init__(self, model: Any, own_head: bool) -> None:
+    def __init__(self, model: Any, own_head: bool, packed: bool = True) -> None:
         super().__init__()
         self.model = model
-        self._own_head = own_head
+        self._own_head, self._packed = own_head, packed
 
     def forward(  # noqa: PLR0913
         self,
@@ -171,11 +172,10 @@ class RowModel(torch.nn.Module):
             want: the loss summed over ``keep`` (fp32 scalar), hits (bool [kept]), or logits
                 ([kept, vocabulary]).
         """
-        row = _row(inputs, position_ids, lengths)
         if not self._own_head:
-            logits = self.model(**row, logits_to_keep=keep).logits[0]
+            logits = self._logits(inputs, position_ids, lengths, keep)
             return _from_logits(logits, targets, want, counts, soft)
-        hidden = self.decoder(**row).last_hidden_state[0].index_select(0, keep)
+        hidden = self.base_states(inputs, position_ids, lengths)[0].index_select(0, keep)
         return self._base_model().get_output_embeddings()(  # type: ignore[no-any-return]
             hidden, targets, want, counts, soft, anchor
         )
@@ -184,9 +184,20 @@ class RowModel(torch.nn.Module):
         self, inputs: torch.Tensor, position_ids: torch.Tensor, lengths: list[int]
     ) -> torch.Tensor:
         """What the output layer gets: [1, tokens, width] of one packed row."""
-        row = _row(inputs, position_ids, lengths)
-        hidden: torch.Tensor = self.decoder(**row).last_hidden_state
-        return hidden
+        return run_row(states_of(self.decoder), inputs, position_ids, lengths, self._packed)
+
+    def _logits(
+        self,
+        inputs: torch.Tensor,
+        position_ids: torch.Tensor,
+        lengths: list[int],
+        keep: torch.Tensor,
+    ) -> torch.Tensor:
+        """The model's own logits at ``keep``: [kept, vocabulary]."""
+        row = (inputs, position_ids, lengths, self._packed)
+        if self._packed:  # of these positions only, before the output layer
+            return run_row(lambda **v: self.model(**v, logits_to_keep=keep).logits, *row)[0]
+        return run_row(lambda **v: self.model(**v).logits, *row)[0].index_select(0, keep)
 
     @property
     def decoder(self) -> Any:
@@ -211,12 +222,6 @@ class RowModel(torch.nn.Module):
 
     def _base_model(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-
-
-def _row(inputs: torch.Tensor, position_ids: torch.Tensor, lengths: list[int]) -> dict[str, Any]:
-    name = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-    row = {name: inputs, "position_ids": position_ids, "use_cache": False}
-    return row | borders(lengths, inputs.device)
 
 
 def _from_logits(

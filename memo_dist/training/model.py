@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.models.loading import native_bfloat16
-from memo_dist.training import attention
 from memo_dist.training.adapters import add_adapters, plain_name
 from memo_dist.training.frozen import FrozenLayers, split_frozen
 from memo_dist.training.loss import RowModel, TrainedHead
+from memo_dist.training.rows import run_row, set_packed_attention, states_of
 
 _log = logging.getLogger(__name__)
 _PROBE_TOKENS = 8
@@ -94,13 +94,13 @@ def load_rank_model(folder: Path, train: TrainConfig, keep_activations: bool = F
     bf16 = use_bf16(train.precision, model_width(folder))
     dtype = torch.bfloat16 if bf16 else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    capped = getattr(model.config, "attn_logit_softcapping", None)
-    model.set_attn_implementation("eager" if capped else attention.NAME)
+    model.eval()
+    packed = set_packed_attention(model)
     _check_positions(model, train)
     if train.trained_layers:
         freeze_below(model, train.trained_layers)
-    own_head = _install_head(model)
-    frozen = split_frozen(model, decoder_layers(model), train) if keep_activations else None
+    own_head = _install_head(model, packed)
+    frozen = split_frozen(model, decoder_layers(model), train, packed) if keep_activations else None
     if train.method == "lora":
         model = _adapted(model, train, None if frozen else len(decoder_layers(model)))
     if train.gradient_checkpointing:
@@ -109,7 +109,7 @@ def load_rank_model(folder: Path, train: TrainConfig, keep_activations: bool = F
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
     model.train()
-    return RankModel(RowModel(model, own_head), frozen, dtype)
+    return RankModel(RowModel(model, own_head, packed), frozen, dtype)
 
 
 def _check_positions(model: Any, train: TrainConfig) -> None:
@@ -130,7 +130,7 @@ def _adapted(model: Any, train: TrainConfig, layers: int | None) -> Any:
     return adapted
 
 
-def _install_head(model: Any) -> bool:
+def _install_head(model: Any, packed: bool) -> bool:
     """Put a :class:`TrainedHead` in place if the model's logits are plain products.
 
     Compared on a few tokens, because models scale, cap or shift their logits in many ways.
@@ -139,13 +139,12 @@ def _install_head(model: Any) -> bool:
     plain = type(head) is torch.nn.Linear and head.bias is None
     if not plain:
         return False
-    ids = torch.arange(_PROBE_TOKENS) % head.out_features
-    row = {"position_ids": torch.arange(_PROBE_TOKENS)[None], "use_cache": False}
-    row |= attention.borders([_PROBE_TOKENS], ids.device)
+    places = torch.arange(_PROBE_TOKENS)[None]
+    row = (places % head.out_features, places, [_PROBE_TOKENS], packed)
     with torch.no_grad():
-        wanted = model(input_ids=ids[None], **row).logits
-        hidden = model.get_decoder()(input_ids=ids[None], **row).last_hidden_state
-        plain = torch.allclose(head(hidden), wanted, rtol=1e-2, atol=1e-3)
+        expected = run_row(lambda **values: model(**values).logits, *row)
+        hidden = run_row(states_of(model.get_decoder()), *row)
+        plain = torch.allclose(head(hidden), expected, rtol=1e-2, atol=1e-3)
     if plain:
         model.set_output_embeddings(TrainedHead.of(head))
     else:

@@ -10,6 +10,8 @@ from memo_dist.llm.backends.base import Backend
 
 LOCAL_KINDS = (*BUILT_IN, "transformers")
 """Kinds that compute in the worker: a worker needs a core of its own."""
+MODEL_KINDS = ("writer", "transformers")
+"""Those of them that compute with a language model: a GPU of its own, where there are GPUs."""
 
 
 def make_backends(config: EndpointConfig) -> list[Backend]:
