@@ -155,7 +155,7 @@ def read_only_later() -> None:
 
     def refuse(*words: object, **named: object) -> object:
         if next(left, None) is None:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(named.get("dir", "")))
         return make(*words, **named)  # type: ignore[call-overload]
 
     tempfile.mkstemp = refuse  # type: ignore[assignment]

@@ -160,6 +160,9 @@ def _describe(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free some space and run the command again"
         return f"no space left to write{where} ({error.strerror}); {remedy}"
+    if error.errno == errno.EROFS:
+        remedy = "mount it for writing (errors of a disk can end that: dmesg), then run it again"
+        return f"the file system can only be read{where} ({error.strerror}); {remedy}"
     return f"{error.strerror or error}{where}"
 
 
