@@ -162,9 +162,9 @@ def read_only_later() -> None:
 
 
 def little_memory() -> None:
-    """A cgroup (version 1) with room for 48 MiB: the kernel kills what needs more."""
+    """A cgroup (version 1) with room for 12 MiB: the kernel kills what needs more."""
     GROUP.mkdir(exist_ok=True)
-    (GROUP / "memory.limit_in_bytes").write_text(str(48 * 2**20))
+    (GROUP / "memory.limit_in_bytes").write_text(str(12 * 2**20))
     (GROUP / "cgroup.procs").write_text(str(os.getpid()))
 
 

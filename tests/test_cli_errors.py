@@ -108,6 +108,27 @@ def test_unwritable_run_folder(capsys, corpus):
     assert "cannot be written" in error
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("lib.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_want_of_memory_has_one_message(capsys, monkeypatch, error):
+    """Under ``ulimit -v`` a server ended with an "unexpected ImportError" of a library."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("memo_dist.cli.main.memo_dist.main", fail)
+    assert run_cli(["serve", "run"]) == 1
+    assert "got no more (limit: " in capsys.readouterr().err
+
+
 def test_a_file_system_that_becomes_read_only_is_told(capsys, tmp_path, monkeypatch):
     """As Linux makes it after errors of a disk."""
 
