@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -314,6 +315,7 @@ def cell(work: Path, fault: str, verb: Verb, wanted: object) -> tuple[str, float
         if fault in (*OUTSIDE, MEMORY) and ending.code == -signal.SIGKILL:
             ending = command(arguments, client=verb.client)
         found = judge(verb, run, ending, wanted)
+    found = re.sub(r"\.tmp-[\w-]+", ".tmp-...", found)
     return found.replace(str(run), "RUN").replace(str(work), "WORK"), ending.seconds
 
 
