@@ -129,7 +129,7 @@ VERBS = [
         "evaluate",
         lambda run, work: [
             "evaluate", str(run), "--questions", str(work / "questions.jsonl"), "--name", "faults",
-            "evaluate.methods=[direct]",
+            "evaluate.baselines=[]", "evaluate.trained_sample=0",
         ],
         _scores,
     ),

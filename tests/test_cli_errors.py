@@ -11,6 +11,8 @@ import pytest
 from cli import TINY, command, environment, memo_dist, tiny_corpus
 
 from memo_dist.cli.main import run as run_cli
+from memo_dist.config import load_config
+from memo_dist.runs import open_run
 
 
 @pytest.fixture
@@ -104,6 +106,43 @@ def test_run_folder_that_is_something_else(capsys, corpus, tmp_path):
 def test_unwritable_run_folder(capsys, corpus):
     error = refused(capsys, "encode", corpus, "--run", "/proc/run", *TINY)
     assert "cannot be written" in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("lib.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_want_of_memory_has_one_message(capsys, monkeypatch, error):
+    """Under ``ulimit -v`` a server ended with an "unexpected ImportError" of a library."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("memo_dist.cli.main.memo_dist.main", fail)
+    assert run_cli(["serve", "run"]) == 1
+    assert "got no more (limit: " in capsys.readouterr().err
+
+
+def test_a_file_system_that_becomes_read_only_is_told(capsys, tmp_path, monkeypatch):
+    """As Linux makes it after errors of a disk."""
+
+    def refuse(*_, **named):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), named["dir"])
+
+    with open_run(tmp_path / "run", load_config(()), "auto"):
+        pass
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    code = run_cli(["synthesize", str(tmp_path), "--run", str(tmp_path / "run")])
+    told = capsys.readouterr().err
+    assert code == 1
+    assert f"the file system can only be read: {tmp_path}" in told
+    assert "mount it for writing" in told
 
 
 @pytest.mark.parametrize("verb", ["train", "export", "status"])

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -367,6 +368,21 @@ def test_a_name_that_is_not_utf8_is_quarantined(tmp_path):
         pytest.skip("this file system takes UTF-8 names only")
     entry = read(tmp_path)[1][0]
     assert (entry.origin, entry.reason) == ("caf\\xe9.txt", "bad_name")
+
+
+def test_names_are_utf8_in_every_locale(tmp_path):
+    (tmp_path / "b\u00fccher").mkdir()
+    (tmp_path / "b\u00fccher" / "\u00fc.md").write_text("The hall has 40 rooms.")
+    code = (
+        "import pathlib, sys; from memo_dist.corpus.listing import list_source;"
+        "print(ascii([file.origin for file in list_source(pathlib.Path(sys.argv[1])).files]))"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60,
+        env={**os.environ, **ascii_only},
+    )  # fmt: skip
+    assert done.stdout.strip() == ascii(["b\u00fccher/\u00fc.md"]), done.stderr
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "unsupported"])

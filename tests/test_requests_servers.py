@@ -2,6 +2,7 @@
 status 200, connections that break, hosts that do not exist. Against a real HTTP server."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -165,6 +166,10 @@ def test_cut_and_filtered_answers_are_refused(finish):
         f"{GOOD}\n{{",
         f'["note"] {GOOD} {{"unrelated": true}}',
         GOOD.replace("Ada.", "</think> is a tag."),
+        json.dumps(GOOD),
+        f"[{DRAFT}, {GOOD}]",
+        f"~~~json5\n{GOOD}\n~~~",
+        f"<answer>{GOOD}</answer>\u0000",
     ],
 )
 def test_the_last_value_that_fits_counts_whatever_stands_around_it(text):
@@ -187,6 +192,31 @@ def test_content_in_parts_and_bookkeeping_of_any_form():
     assert fault_of(answer, PAIRS) == ""
     for usage in ([], "none", {"prompt_tokens": -4}, {"completion_tokens": float("1e400")}):
         complete(lambda body, u=usage: openai(usage=u))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"text": GOOD},
+        {"message": {"content": None, "reasoning_content": GOOD}},
+        {"message": {"content": "", "reasoning": GOOD}},
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_the_answer_is_found_where_a_server_puts_it(choice, mark):
+    body = mark + json.dumps({"choices": [{**choice, "finish_reason": "stop"}]}).encode()
+    answer = complete(lambda _: web.Response(body=body, content_type="application/json"))
+    assert fault_of(answer, PAIRS) == ""
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_prompts_and_keys_do_not_follow_a_redirect(status):
+    there = "http://elsewhere.example/v1/chat/completions?session=secret"
+    with pytest.raises(
+        EndpointRefused, match=r"redirects to 'http://elsewhere\.example/"
+    ) as caught:
+        complete(lambda _: web.Response(status=status, headers={"Location": there}))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])

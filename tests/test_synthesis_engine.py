@@ -82,6 +82,20 @@ def test_a_finished_synthesis_returns_without_work(unbroken, tmp_path):
     assert results(run) == before
 
 
+def test_damaged_reflections_are_written_anew_from_the_finished_steps_without_ray(
+    unbroken, tmp_path, monkeypatch, caplog
+):
+    run, before = unbroken
+    data = run.reflections.read_bytes()
+    run.reflections.write_bytes(data[: len(data) // 2])
+    refuse = "memo_dist.synthesis.engine.ray_session"
+    monkeypatch.setattr(refuse, lambda *_: pytest.fail("Ray was started"))
+    synthesize(run, make_config(), factory(tmp_path / "marks"))
+    assert not ran(tmp_path / "marks")
+    assert results(run) == before
+    assert "written anew from the finished steps" in caplog.text
+
+
 def test_a_killed_worker_changes_nothing(unbroken, tmp_path):
     run, marks = make_run(tmp_path, make_config()), tmp_path / "marks"
     killed = []

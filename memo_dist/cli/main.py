@@ -30,6 +30,9 @@ from memo_dist.io.terminal import guard_streams
 from memo_dist.verbs import VERBS
 from memo_dist.version import VERSION
 
+_NO_MEMORY = ("allocate memory", "failed to map segment", "can't start new thread")
+"""Of torch on a CPU; of the loader of libraries; of Python, where a thread's stack has no room."""
+
 
 class _Verbs(click.Group):
     """Imports a verb's module only when the verb is used, so that --help is quick."""
@@ -108,7 +111,7 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         return _say(_out_of_memory(), EXIT_FAILED)
     except Exception as error:
-        if "allocate memory" in str(error):  # torch on a CPU
+        if any(words in str(error) for words in _NO_MEMORY):
             return _say(_out_of_memory(), EXIT_FAILED)
         return _say(_unexpected(error), EXIT_FAILED)
     return code if isinstance(code, int) else 0
@@ -116,7 +119,7 @@ def run(arguments: list[str]) -> int:
 
 def _out_of_memory() -> str:
     return (
-        f"out of memory: process {os.getpid()} got no more (limit: {memory_limit()});"
+        f"out of memory or threads: process {os.getpid()} got no more (limit: {memory_limit()});"
         " lower evaluate.batch_size, memory.loaded_gb, train.micro_batch_tokens or cluster.workers,"
         " or give it more memory"
     )
@@ -160,6 +163,11 @@ def _describe(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free some space and run the command again"
         return f"no space left to write{where} ({error.strerror}); {remedy}"
+    if error.errno == errno.ENOMEM:
+        return _out_of_memory()
+    if error.errno == errno.EROFS:
+        remedy = "mount it for writing (errors of a disk can end that: dmesg), then run it again"
+        return f"the file system can only be read{where} ({error.strerror}); {remedy}"
     return f"{error.strerror or error}{where}"
 
 

@@ -115,12 +115,12 @@ def _walk(root: Path, found: _Found) -> None:
     """Walk without following links to folders: what they show inside is listed anyway."""
     inside = root.resolve()
     for path in _entries(root, found):
-        origin = path.relative_to(root).as_posix()
+        name = os.fsencode(path.relative_to(root).as_posix())  # whatever the locale's encoding is
+        origin = name.decode("utf-8", "backslashreplace")
         if path.name.startswith("."):
             found.skipped["hidden"] += 1
-        elif not _is_text(origin):
-            shown = os.fsencode(origin).decode("utf-8", "backslashreplace")
-            found.quarantined.append(Quarantined(shown, "bad_name", "the name is not UTF-8"))
+        elif origin.encode() != name:
+            found.quarantined.append(Quarantined(origin, "bad_name", "the name is not UTF-8"))
         elif not path.is_symlink():
             _sort_out(origin, path, found)
         elif not path.exists():
@@ -174,14 +174,6 @@ def _unpacked(path: Path) -> Path:
 def _suffix(path: Path) -> str:
     suffix = _unpacked(path).suffix.lower()
     return _ALIASES.get(suffix, suffix)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _with_ids(paths: list[tuple[str, Path]]) -> list[SourceFile]:

@@ -17,7 +17,8 @@ _FALSE_STARTS = 500
 
 def values(text: str) -> list[Any]:
     """The JSON objects and lists of an answer, in order; thoughts before the answer count only
-    where nothing stands behind them. An answer that is one JSON value is that value.
+    where nothing stands behind them. An answer that is one JSON value is that value, also where it
+    was written as a JSON string.
 
     Fences, prose and whatever else stands around the values is not looked at.
     """
@@ -33,6 +34,8 @@ def _whole(text: str) -> list[Any]:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return []
+    if isinstance(value, str):
+        return _balanced(value)
     return [value] if _is_text(value, text) else []
 
 

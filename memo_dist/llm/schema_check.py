@@ -1,8 +1,12 @@
-"""The value of an answer: the last JSON value of its text that its schema allows."""
+"""The value of an answer: the last JSON value of its text that its schema allows.
+
+A list around the value is wrapping, too.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +24,7 @@ def value_of(text: str, schema: str) -> Any:
     Raises:
         ValueError: none fits.
     """
-    for value in reversed(values(text)):
+    for value in _candidates(text):
         if _validator(schema).is_valid(value):
             return value
     raise ValueError("no JSON value fits the schema")
@@ -28,13 +32,21 @@ def value_of(text: str, schema: str) -> Any:
 
 def schema_fault(text: str, schema: str) -> str:
     """Why no value of an answer fits the schema; "" where one does."""
-    found = values(text)
-    if any(_validator(schema).is_valid(value) for value in found):
+    if any(_validator(schema).is_valid(value) for value in _candidates(text)):
         return ""
+    found = values(text)
     if not found:
         return f"not JSON: no complete object or list in {text.strip()[:_SHOWN_CHARS]!r}"
     error = best_match(_validator(schema).iter_errors(found[-1]))
     return f"schema: at {error.json_path}: {error.message}" if error else ""
+
+
+def _candidates(text: str) -> Iterator[Any]:
+    """The values of an answer from the last to the first, each before what is listed in it."""
+    for value in reversed(values(text)):
+        yield value
+        if isinstance(value, list):
+            yield from reversed(value)
 
 
 @lru_cache(maxsize=64)

@@ -140,6 +140,8 @@ def load_manifest(folder: Path, verify: bool = False) -> BankManifest:
     try:
         row = atomic.read_json(path)
         manifest = _from_json(row)
+    except DamagedFileError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"'{path}' is not a bank that this version reads: {error!r}") from error
     _check(manifest, folder)

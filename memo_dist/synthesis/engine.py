@@ -8,7 +8,7 @@ journals hold what was done, everything else is derived.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import reduce
@@ -26,7 +26,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.backends.make import check_key
 from memo_dist.llm.spending import Spending
 from memo_dist.observability.status import StatusWriter, read_status
-from memo_dist.synthesis.finish import SynthesisSummary, finished_summary
+from memo_dist.synthesis.finish import SynthesisSummary, finish, finished_summary
 from memo_dist.synthesis.finish_remote import finish_remotely
 from memo_dist.synthesis.group_units import grouped_units
 from memo_dist.synthesis.plan import StepUnits, make_plan
@@ -82,10 +82,15 @@ def synthesize(
         write_planned(run, plan, [name for name in steps if groups_documents(steps[name])])
         status = StatusWriter(run.synth)
         driver = Driver(run, config, plan, should_stop, status)
-        with ray_session(config.cluster) as offered:
-            await_workers(config.cluster)
-            _run_steps(driver, generator, generator_factory, offered)
-            summary = finish_remotely(run, plan, config.synthesis)
+        state = _Progress(driver, generator)
+        remaining = state.skip_complete()
+        if remaining:
+            with ray_session(config.cluster) as offered:
+                await_workers(config.cluster)
+                _run_steps(state, remaining, generator_factory, offered)
+                summary = finish_remotely(run, plan, config.synthesis)
+        else:  # a launch was killed at its end, or damaged reflections are written anew: no Ray
+            summary = finish(run, plan, config.synthesis)
         _report(status, summary)
     return summary
 
@@ -125,15 +130,17 @@ def _report(status: StatusWriter, summary: SynthesisSummary) -> None:
 
 
 def _run_steps(
-    driver: Driver, generator: Generator, factory: GeneratorFactory, offered: Resources
+    state: _Progress,
+    remaining: Sequence[tuple[StepName, str]],
+    factory: GeneratorFactory,
+    offered: Resources,
 ) -> None:
     """Run the steps that are not complete, on at most what Ray ``offered``."""
-    state = _Progress(driver, generator)
-    remaining = state.skip_complete()
-    settings = _placed(driver.config.generator)
+    config, plan = state.driver.config, state.driver.plan
+    settings = _placed(config.generator)
     share, most = worker_share(settings.kind, offered)
-    target = driver.config.cluster.synthesis_workers or offered.cores
-    workers = max(1, min(target, most, driver.plan.partitions))
+    target = config.cluster.synthesis_workers or offered.cores
+    workers = max(1, min(target, most, plan.partitions))
     with WorkerPool(factory, settings, workers, share) as pool:
         for name, _ in remaining:
             state.run(pool, name)
@@ -149,24 +156,24 @@ class _Progress:
     """The steps of one launch: which are complete, with what, and what they have cost."""
 
     def __init__(self, driver: Driver, generator: Generator) -> None:
-        self._driver = driver
+        self.driver = driver
         self._steps = generator.steps()
         self._done: list[tuple[StepName, list[PartResult]]] = []
         self._costs: dict[str, Spending] = {}
 
     def skip_complete(self) -> list[tuple[StepName, str]]:
         """Take the complete steps at the beginning as they are; returns the others."""
-        plan = self._driver.plan
+        plan = self.driver.plan
         for name, _ in plan.steps:
-            parts = complete_parts(self._driver.run, plan, name)
+            parts = complete_parts(self.driver.run, plan, name)
             if parts is None:
                 break
-            self._finish(name, parts, step_spending(self._driver.run, name, plan.partitions))
+            self._finish(name, parts, step_spending(self.driver.run, name, plan.partitions))
         return list(plan.steps[len(self._done) :])
 
     def run(self, pool: WorkerPool, name: StepName) -> None:
         """Run one step to its end and mark it complete."""
-        driver, step = self._driver, self._steps[name]
+        driver, step = self.driver, self._steps[name]
         units = self._units(step)
         task = StepTask(
             name=name,
@@ -186,7 +193,7 @@ class _Progress:
 
     def _units(self, step: AnyStep) -> StepUnits:
         """The plan's units, or those of the step's groups."""
-        plan, run = self._driver.plan, self._driver.run
+        plan, run = self.driver.plan, self.driver.run
         if not groups_documents(step):
             return StepUnits(plan.units, plan.partitions)
         earlier = in_force([name for name, _ in self._done], str)
@@ -206,9 +213,9 @@ class _Progress:
         return reduce(Spending.plus, self._costs.values(), Spending())
 
     def _write_costs(self, costs: dict[str, Spending]) -> None:
-        prices = self._driver.config.generator
+        prices = self.driver.config.generator
         rows = {
             name: spending_row(spent, prices) for name, spent in costs.items() if spent.attempts
         }
         if rows:
-            write_json(self._driver.run.synth / "cost.json", rows)
+            write_json(self.driver.run.synth / "cost.json", rows)

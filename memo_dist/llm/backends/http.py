@@ -35,6 +35,7 @@ HIDDEN = "[hidden]"
 MAX_ANSWER_BYTES = 16 * 2**20
 MAX_MESSAGE_CHARS = 300
 _ENDPOINT_STATUSES = frozenset({401, 402, 403, 404, 405})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPELESS = ("request too large", "insufficient_quota")
 """Refusals that come as 429 although waiting does not help."""
 _BY_WORDS = (
@@ -88,8 +89,12 @@ class HttpClient:
         data = json.dumps(body, ensure_ascii=False).encode()
         headers = {"Idempotency-Key": tag}
         try:
-            sent = self._open().post(self._url, data=data, headers=headers, proxy=self._proxy)
+            sent = self._open().post(
+                self._url, data=data, headers=headers, proxy=self._proxy, allow_redirects=False
+            )
             async with sent as response:
+                if response.status in _REDIRECTS:
+                    raise _redirected(response, self.name)
                 text = self._clean(await _read(response))
                 if response.status == 200:
                     return _object(text, self.name)
@@ -133,7 +138,17 @@ async def _read(response: aiohttp.ClientResponse) -> str:
         size += len(part)
         if size > MAX_ANSWER_BYTES:
             raise ServerFault(f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
-    return b"".join(parts).decode("utf-8", "replace")
+    return b"".join(parts).decode("utf-8-sig", "replace")
+
+
+def _redirected(response: aiohttp.ClientResponse, name: str) -> EndpointRefused:
+    """Prompts and keys go where the user said, and nowhere else."""
+    there = urlsplit(response.headers.get("Location", ""))
+    where = f"{there.scheme}://{there.hostname}{there.path}" if there.hostname else there.path
+    return EndpointRefused(
+        f"{name} answers HTTP {response.status}: it redirects to {where!r:.200}, which is not"
+        " followed; name that URL"
+    )
 
 
 def _proxy(url: str) -> str | None:

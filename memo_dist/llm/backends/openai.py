@@ -35,7 +35,7 @@ class OpenAIBackend(HostedBackend):
         try:
             choice = body["choices"][0]
             error = choice.get("error")
-            text = _text(choice["message"]["content"])
+            text = _text(_content(choice))
         except (KeyError, IndexError, TypeError, AttributeError):
             raise ServerFault("the answer has no choices[0].message.content") from None
         if error:
@@ -43,6 +43,14 @@ class OpenAIBackend(HostedBackend):
         if text is None:
             raise ServerFault("choices[0].message.content is not text")
         return Answer(text, str(choice.get("finish_reason") or "stop"), _usage(body.get("usage")))
+
+
+def _content(choice: dict[str, Any]) -> Any:
+    """Where a server puts the answer: some have it in ``text``, or all of it among the thoughts."""
+    if "message" not in choice:
+        return choice["text"]
+    message = choice["message"]
+    return message["content"] or message.get("reasoning_content") or message.get("reasoning")
 
 
 def _text(content: Any) -> str | None:
