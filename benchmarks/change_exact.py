@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +33,7 @@ from changing_corpus import SETTINGS, site, sites, state
 from here import Forked, encode, memo_dist, start, succeed
 from machine import machine
 
+from memo_dist.corpus.manifest import shard_of
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
@@ -102,10 +104,17 @@ def _equal(run: RunFolder, texts: Texts, folder: Path, options: argparse.Namespa
     return same
 
 
-def _changed(texts: Texts, chance: random.Random, index: int) -> Texts:
+def _spare(texts: Texts, shards: int) -> list[str]:
+    """Documents whose shard has others: a shard cannot lose its last one."""
+    homes = {name: shard_of(Path(name).stem, shards) for name in texts}
+    sizes = Counter(homes.values())
+    return [name for name in sorted(texts) if sizes[homes[name]] > 1]
+
+
+def _changed(texts: Texts, chance: random.Random, index: int, shards: int) -> Texts:
     """One more change: a document comes, goes, changes or is renamed."""
     kind = ("add", "change", "remove", "rename")[index % 4]
-    name = chance.choice(sorted(texts))
+    name = chance.choice(_spare(texts, shards))
     new = dict(texts)
     if kind == "add":
         new[f"new-{index}.md"] = _titled(site(100 + index))
@@ -122,7 +131,7 @@ def _updates(folder: Path, options: argparse.Namespace, chance: random.Random) -
     texts, run = _first(folder, options)
     seconds = []
     for index in range(options.count):
-        texts = _changed(texts, chance, index)
+        texts = _changed(texts, chance, index, options.shards)
         began = time.monotonic()
         succeed("update", run.root, _write(folder / "corpus", texts))
         seconds.append(round(time.monotonic() - began, 1))
@@ -132,7 +141,7 @@ def _updates(folder: Path, options: argparse.Namespace, chance: random.Random) -
 def _forget(folder: Path, options: argparse.Namespace, chance: random.Random) -> dict[str, Any]:
     texts, first = _first(folder, options)
     rows = []
-    for name in chance.sample(sorted(texts), options.count):
+    for name in chance.sample(_spare(texts, options.shards), options.count):
         run = RunFolder(Path(shutil.copytree(first.root, folder / "copy")))
         began = time.monotonic()
         succeed("forget", run.root, Path(name).stem)
@@ -149,17 +158,17 @@ def _forget(folder: Path, options: argparse.Namespace, chance: random.Random) ->
 def _kills(folder: Path, options: argparse.Namespace, chance: random.Random) -> dict[str, Any]:
     texts, run = _first(folder, options)
     began = time.monotonic()
-    texts = _changed(texts, chance, 0)
+    texts = _changed(texts, chance, 0, options.shards)
     succeed("update", run.root, _write(folder / "corpus", texts))
     longest = time.monotonic() - began
     kills, silent, round_ = 0, 0, 0
     while kills < options.count:
         round_ += 1
         if round_ % 2:
-            texts = _changed(texts, chance, round_ // 2)
+            texts = _changed(texts, chance, round_ // 2, options.shards)
             change: tuple[str | Path, ...] = ("update", run.root, _write(folder / "corpus", texts))
         else:
-            name = chance.choice(sorted(texts))
+            name = chance.choice(_spare(texts, options.shards))
             texts = {key: text for key, text in texts.items() if key != name}
             change = ("forget", run.root, Path(name).stem)
         for _ in range(min(3, options.count - kills)):

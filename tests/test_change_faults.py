@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,13 +130,16 @@ def test_what_the_old_bank_answered_meanwhile_is_cleared(run, monkeypatch):
     assert not run.eval("meanwhile").exists()
 
 
-def test_a_run_that_is_written_is_refused_to_others(run, tmp_path, capsys):
+def test_a_run_that_is_written_is_refused_to_others(run, tmp_path, monkeypatch, capsys):
     corpus = write(tmp_path / "corpus", {**sites(), "site-9": site(9)})
     before = state(run)
+    words = {"update": [str(corpus)], "forget": [GONE], "rebalance": ["--shards", "2"]}
+    for verb in words:
+        soon = partial(open_run, lock_seconds=0.1)
+        monkeypatch.setattr(f"memo_dist.cli.{verb}.open_run", soon)
     with open_run(run.root, existing_run(run.root)[1], "must"):
-        for arguments in (["update", str(run.root), str(corpus)], ["forget", str(run.root), GONE],
-                          ["rebalance", str(run.root), "--shards", "2"]):  # fmt: skip
-            assert run_command(arguments) == 2
+        for verb, arguments in words.items():
+            assert run_command([verb, str(run.root), *arguments]) == 2
             assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
     assert state(run) == before
     assert not load_tombstones(run.generations)

@@ -94,7 +94,8 @@ def test_imports_are_declared_and_declared_is_imported():
 def test_the_tests_need_only_the_test_extra():
     extra = declared(PROJECT["optional-dependencies"]["test"])
     wanted = extra | declared(PROJECT["dependencies"])
-    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
+    own = (ROOT / "tests", ROOT / "examples")
+    helpers = {file.stem for folder in own for file in folder.rglob("*.py")}
     used = distributions(imported_modules(ROOT / "tests") - helpers)
     assert not {module for module, names in used.items() if not names & wanted}
 
