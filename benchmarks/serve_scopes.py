@@ -24,17 +24,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import psutil
+from protocol_cases import FACTS as SHARED
 from protocol_cases import OUTSIDE
-from served import make_run
 from trained_bank import train_shards, write_bank
 
-from memo_dist.config import load_config
+from memo_dist.config import load_config, to_yaml
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.serve.keys import ANYONE
 from memo_dist.serve.merging import Reply
 from memo_dist.serve.service import Service
 
 KINDS = 8
 AT_ONCE = 16
+STEPS = 160
 FACTS = [
     {f"Where is the key of locker {kind}?": f"under the {word} pot"}
     for kind, word in enumerate(("blue", "red", "green", "grey", "brown", "white", "black", "pink"))
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 async def measure(root: Path, options: argparse.Namespace) -> dict[str, object]:
-    run = make_run(root)
+    run = shared_run(root)
     words = [f"serve.scopes_loaded={options.loaded}", "memory.base=scratch",
              f"serve.max_pending={options.scopes + 1}", "memory.max_answer_tokens=12"]  # fmt: skip
     service = Service(run, load_config((), words))
@@ -80,9 +82,18 @@ async def measure(root: Path, options: argparse.Namespace) -> dict[str, object]:
     return found
 
 
+def shared_run(root: Path) -> RunFolder:
+    """A run whose memory knows a few facts, and that it does not know those of the scopes."""
+    run = RunFolder(root / "run")
+    outside = [*OUTSIDE, *(question for facts in FACTS for question in facts)]
+    write_bank(run.memory, train_shards(root / "shared", SHARED[:1], outside), SHARED[:1])
+    run.config.write_text(to_yaml(load_config()))
+    return run
+
+
 async def fill(service: Service, root: Path, count: int) -> None:
     """A folder with weights and a pending text for every scope."""
-    models = train_shards(root / "scoped", FACTS, OUTSIDE)
+    models = train_shards(root / "scoped", FACTS, OUTSIDE, STEPS)
     for kind, model in enumerate(models):
         write_bank(root / f"kind-{kind}" / "memory", [model], [FACTS[kind]], [f"doc-{kind}"])
     for user in range(count):

@@ -22,7 +22,7 @@ from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.memory.answering import FEATURES
 from memo_dist.memory.bank import Bank
-from memo_dist.memory.loading import AdapterShards, adapter_name, choose_loaded
+from memo_dist.memory.loading import AdapterShards, SharedBases, adapter_name, choose_loaded
 from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights, identify, weight_files
@@ -297,6 +297,24 @@ def test_adapters_in_one_batch_answer_like_each_alone(batch_size, adapters, base
         2: [answers[2][0].text],
         0: [answer.text for answer in answers[0][1:]],
     }
+
+
+def test_banks_share_a_base_and_answer_like_each_alone(adapters, base):
+    bases = SharedBases()
+    first = AdapterShards.load(base.path, {0: adapters[0]}, 8, "auto", "hash", bases)
+    second = AdapterShards.load(None, {0: adapters[1]}, 8, "auto", "hash", bases)
+    assert first._memory.model is second._memory.model
+    for bank, shard in ((first, 0), (second, 1)):
+        alone = AdapterShards.load(base.path, {0: adapters[shard]}, max_answer_tokens=8)
+        found, expected = bank.read(QUESTIONS, 4)[0], alone.read(QUESTIONS, 4)[0]
+        assert [one.logprob for one in found] == pytest.approx(
+            [one.logprob for one in expected], abs=1e-3
+        )
+    before = [one.text for one in second.answer({0: QUESTIONS}, 4)[0]]
+    first.release()
+    assert [one.text for one in second.answer({0: QUESTIONS}, 4)[0]] == before
+    second.release()
+    assert not bases.holds("hash")
 
 
 def test_adapters_hold_the_base_once(adapters, base):

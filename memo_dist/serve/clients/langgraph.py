@@ -201,7 +201,7 @@ def _search_item(row: Mapping[str, Any], score: float | None) -> SearchItem:
 
 
 def _begins(row: Mapping[str, Any], prefix: tuple[str, ...]) -> bool:
-    return _place(row)["namespace"][: len(prefix)] == list(prefix)
+    return bool(_place(row)["namespace"][: len(prefix)] == list(prefix))
 
 
 def _words(value: Mapping[str, Any], fields: list[str] | None) -> Iterator[str]:
