@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.cluster.ranks import Ranks
-from memo_dist.config import load_config
+from memo_dist.config import load_config, origin
 from memo_dist.config.schema import Config, ScratchConfig, TrainConfig
 from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS
 from memo_dist.corpus.types import Chunk, Document
@@ -267,6 +268,18 @@ def test_a_shard_gets_what_the_keys_switch_on(base, chat, tmp_path):
     assert enriched(run, config, 0, found, begins, examples, rows).hashes == first
     fewer = load_config([], [*keys, "train.teacher_top=3"])
     assert enriched(run, fewer, 0, found, begins, examples, rows).hashes != first
+
+
+def test_a_runs_own_file_cannot_name_texts_to_read(base, tmp_path, monkeypatch):
+    """A run folder of somebody else would pull a private file into weights."""
+    monkeypatch.setattr(origin, "_foreign", {})
+    monkeypatch.setattr(origin, "_own", set())
+    run = RunFolder(tmp_path)
+    keys = {"train": {"replay": 0.1, "replay_text": "/home/me/private.txt"}}
+    run.config.write_text(json.dumps(keys))
+    config = load_config(stored=run.config)
+    with pytest.raises(UsageError, match=r"train\.replay_text: /home/me/private\.txt"):
+        enriched(run, config, 0, identify("base", base), (base, ""), None, [])
 
 
 # -- through the loop ------------------------------------------------------------------------------
