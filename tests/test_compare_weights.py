@@ -30,7 +30,7 @@ from memo_dist.models.scratch import new_scratch_model, scratch_model_config, tr
 from memo_dist.synthesis.types import Reflection
 
 TEXT = "Item {} of the store is kept in room {}."
-TRAIN = ["train.epochs=30", "train.lr=3e-3", "train.batch_tokens=128",
+TRAIN = ["train.epochs=100", "train.lr=5e-3", "train.batch_tokens=64",
          "train.micro_batch_tokens=64", "memory.max_answer_tokens=6"]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.cluster.ranks import Ranks
-from memo_dist.config.schema import ScratchConfig, TrainConfig
+from memo_dist.config import load_config, origin
+from memo_dist.config.schema import Config, ScratchConfig, TrainConfig
+from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS
+from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import identify
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
@@ -24,7 +29,7 @@ from memo_dist.synthesis.types import Reflection
 from memo_dist.training import loss, replay
 from memo_dist.training.batch import full_row, pack_row
 from memo_dist.training.chunked import AnchorRule, Soft, linear_loss
-from memo_dist.training.enriched import _questions
+from memo_dist.training.enriched import _questions, enriched
 from memo_dist.training.examples import Examples, tokenize
 from memo_dist.training.extras import Extras, SoftLabels
 from memo_dist.training.job import STOP_REQUEST, TrainJob
@@ -191,7 +196,7 @@ def test_another_tokenizer_is_refused(base, tmp_path, capsys):
 def test_the_base_writes_the_same_once(base, tmp_path, monkeypatch):
     weights = identify("base", base).weights_hash
     made = replay.written_by_base(base, weights, 300, 64, 7, tmp_path)
-    assert made.trained.sum() >= 300
+    assert 300 <= made.trained.sum() < 306
     assert made.lengths.max() <= 64
     monkeypatch.setattr(replay, "load_language_model", None)
     again = replay.written_by_base(base, weights, 300, 64, 7, tmp_path)
@@ -237,6 +242,44 @@ def test_peoples_questions_take_the_place_of_held_out_wordings(base, tmp_path, t
     file.write_text('{"question": "What?"}\n')
     with pytest.raises(UsageError, match=r"train\.held_out_questions"):
         _questions(file)
+
+
+def test_a_shard_gets_what_the_keys_switch_on(base, chat, tmp_path):
+    documents = [Document(f"d{i}", f"Item {i}", PASSAGE.format(i, i)) for i in range(12)]
+    run = RunFolder(tmp_path / "run")
+    atomic.write_jsonl(run.corpus / DOCUMENTS, (document.to_json() for document in documents))
+    chunks = [Chunk(d.id, 0, len(d.text), d.text) for d in documents]
+    atomic.write_jsonl(run.corpus / CHUNKS, (chunk.to_json() for chunk in chunks))
+    rows = [replace(row, chunks=(c.id,)) for row, c in zip(facts(), chunks, strict=True)]
+    examples, _ = tokenize(rows, chat, 64)
+    found = identify("base", base)
+    begins = base, found.weights_hash
+    off = enriched(run, Config(), 0, found, begins, examples, rows)
+    assert (off.examples is examples, off.replayed, off.soft, off.hashes) == (True, 0, None, [])
+    keys = [f"memory.base={base}", f"train.teacher={base}", "train.replay=0.25",
+            "train.micro_batch_tokens=64", "train.batch_tokens=64"]  # fmt: skip
+    config = load_config([], keys)
+    made = enriched(run, config, 0, found, begins, examples, rows)
+    replayed = made.examples.part(len(examples), len(made.examples)).trained.sum()
+    assert made.replayed == len(made.examples) - len(examples) > 0
+    assert replayed / made.examples.trained.sum() == pytest.approx(0.25, abs=0.02)
+    assert np.array_equal(SoftLabels.load(made.soft).counts, examples.trained)
+    first = made.hashes
+    assert enriched(run, config, 0, found, begins, examples, rows).hashes == first
+    fewer = load_config([], [*keys, "train.teacher_top=3"])
+    assert enriched(run, fewer, 0, found, begins, examples, rows).hashes != first
+
+
+def test_a_runs_own_file_cannot_name_texts_to_read(base, tmp_path, monkeypatch):
+    """A run folder of somebody else would pull a private file into weights."""
+    monkeypatch.setattr(origin, "_foreign", {})
+    monkeypatch.setattr(origin, "_own", set())
+    run = RunFolder(tmp_path)
+    keys = {"train": {"replay": 0.1, "replay_text": "/home/me/private.txt"}}
+    run.config.write_text(json.dumps(keys))
+    config = load_config(stored=run.config)
+    with pytest.raises(UsageError, match=r"train\.replay_text: /home/me/private\.txt"):
+        enriched(run, config, 0, identify("base", base), (base, ""), None, [])
 
 
 # -- through the loop ------------------------------------------------------------------------------

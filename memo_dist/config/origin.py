@@ -30,8 +30,11 @@ GUARDED = (
     *(f"{group}.{name}" for group in ("generator", "executive") for name in _ENDPOINT),
     "cluster.address",
     "cluster.authentication",
+    "train.replay_text",
+    "train.held_out_questions",
 )
-"""Keys that decide where documents, questions and secrets go, and whose code may run here."""
+"""Keys that decide where documents, questions and secrets go, whose code may run here, and which
+files outside of the run are read into it."""
 _STATE = "own-values"
 _foreign: dict[tuple[str, str], str] = {}
 """{(key, canonical value): the file that it came from}."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from memo_dist.config import origin
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import iter_chunks, iter_documents
 from memo_dist.errors import UsageError
@@ -98,6 +99,8 @@ def enriched(  # noqa: PLR0913
         StoppedError, InterruptedRunError: a stop was requested.
     """
     folder, train = run.train(shard), config.train
+    files = ("replay_text", "held_out_questions")
+    origin.check({f"train.{name}": getattr(train, name) for name in files if getattr(train, name)})
     if train.held_out_questions:
         rows = _questions(Path(train.held_out_questions))
         atomic.write_jsonl(folder / PEOPLES, (row.to_json() for row in rows))

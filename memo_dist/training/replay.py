@@ -34,6 +34,7 @@ FILE = "replay.safetensors"
 RECORD = "replay.json"
 
 _LENGTH = 128
+_OPENING = 8  # most tokens before a text
 _BATCH = 32
 _BUCKETS = 1 << 32
 
@@ -87,14 +88,15 @@ def written_by_base(  # noqa: PLR0913
         StoppedError, InterruptedRunError: a stop was requested.
         UsageError: the base does not load.
     """
-    length = min(_LENGTH, max_tokens - 8)
+    count = math.ceil(tokens / min(_LENGTH, max_tokens - _OPENING))
+    length = math.ceil(tokens / count)
     made_of = hash_value([VERSION, weights, seed, tokens, length])
     path, record = folder / FILE, folder / RECORD
     if not _is_whole(path, record, made_of):
         failure = f"the base in '{base}' cannot be loaded to write what train.replay needs"
         model = load_language_model(base, failure, "choose another memory.base")
         opening = _opening(model.tokenizer)
-        texts = _write(model, opening, math.ceil(tokens / length), length, seed)
+        texts = _write(model, opening, count, length, seed)
         record.unlink(missing_ok=True)
         values = {"ids": texts, "opening": np.array([len(opening)], np.int32)}
         atomic.write_bytes(path, save(values))

@@ -185,12 +185,8 @@ class Teacher:
     def _logits(self, group: list[Lesson]) -> torch.Tensor:
         """fp32 [answer tokens of the group, vocabulary], on the model's device."""
         shared = _shared_tokens(group)
-        ids, places, owners, keep = (
-            list(group[0].prompt[:shared]),
-            list(range(shared)),
-            [0] * shared,
-            [],
-        )
+        ids, places, owners = list(group[0].prompt[:shared]), list(range(shared)), [0] * shared
+        keep: list[int] = []
         for owner, lesson in enumerate(group, 1):
             branch = [*lesson.prompt[shared:], *lesson.answer]
             first = len(ids) + len(lesson.prompt) - shared - 1
