@@ -3,18 +3,18 @@
     python benchmarks/change_exact.py updates [--count 10]     one chain of changes, one encode
     python benchmarks/change_exact.py forget [--count 5]       each document alone, and its receipt
     python benchmarks/change_exact.py kills [--count 20]       kill -9 in update and forget
-    ... [--shards 4] [--documents 24] [--seed 1] [--out FILE]
+    ... [--shards 4] [--documents 24 | --demo] [--seed 1] [--out FILE]
 
-A scratch memory over generated documents. Every comparison covers reflections.jsonl, bank.json, and
-the trained and exported weights and the calibration of every shard. After every kill the bank must
-answer as one of its two generations.
+A scratch memory over generated documents, or over the demo's 51 with --demo, by the verbs without
+Ray (here.py). Every comparison covers reflections.jsonl, bank.json, and the trained and exported
+weights and the calibration of every shard. After every kill the bank that holds must be whole (the
+hashes in bank.json) and answer.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import shutil
 import subprocess
@@ -22,18 +22,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from changing_corpus import encode, site, sites, state, write
-from cli import ENCODE_SECONDS, kill_driver, memo_dist, start
+from changing_corpus import SETTINGS, site, sites, state
+from here import Forked, encode, memo_dist, start, succeed
+from machine import machine
 
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
-from memo_dist.runs import library_versions
 
 QUESTION = "When was the Orlestad pumping station opened?"
 Texts = dict[str, str]
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--count", type=int)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--documents", type=int, default=24)
+    parser.add_argument("--demo", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -55,8 +57,8 @@ def main() -> None:
     part: Callable[..., dict[str, Any]] = globals()[f"_{options.part}"]
     with tempfile.TemporaryDirectory(prefix="memo-change-") as name:
         report = part(Path(name), options, random.Random(options.seed))
-    report |= {"options": {k: str(v) for k, v in vars(options).items()}}
-    report |= {"versions": library_versions(), "machine": platform.machine()}
+    kept = ("part", "count", "shards", "documents", "demo", "seed")
+    report |= {"options": {name: getattr(options, name) for name in kept}, **machine()}
     print(json.dumps(report, indent=2))
     if options.out:
         atomic.write_json(options.out, report)
@@ -64,17 +66,37 @@ def main() -> None:
 
 
 def _first(folder: Path, options: argparse.Namespace) -> tuple[Texts, RunFolder]:
-    texts = sites(options.documents)
-    run = encode(write(folder / "corpus", texts), folder / "run", _shards(options))
+    made = sites(options.documents)
+    texts = _demo() if options.demo else {f"{k}.md": _titled(v) for k, v in made.items()}
+    run = encode(_write(folder / "corpus", texts), folder / "run", *_settings(options))
     return texts, run
 
 
-def _shards(options: argparse.Namespace) -> str:
-    return f"corpus.shards={options.shards}"
+def _demo() -> Texts:
+    source = Path(str(files("memo_dist.demo") / "data" / "documents"))
+    return {path.name: path.read_text(encoding="utf-8") for path in source.iterdir()}
+
+
+def _titled(text: str) -> str:
+    """Markdown with a title that does not depend on the file's name."""
+    title = text.split(" supplies")[0].removeprefix("The ")
+    return f"# {title}\n\n{text}\n"
+
+
+def _write(folder: Path, texts: Texts) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _settings(options: argparse.Namespace) -> tuple[str, ...]:
+    return (*SETTINGS, f"corpus.shards={options.shards}")
 
 
 def _equal(run: RunFolder, texts: Texts, folder: Path, options: argparse.Namespace) -> bool:
-    whole = encode(write(folder / "final", texts), folder / "whole", _shards(options))
+    whole = encode(_write(folder / "final", texts), folder / "whole", *_settings(options))
     same = state(run, options.shards) == state(whole, options.shards)
     shutil.rmtree(whole.root)
     return same
@@ -86,21 +108,14 @@ def _changed(texts: Texts, chance: random.Random, index: int) -> Texts:
     name = chance.choice(sorted(texts))
     new = dict(texts)
     if kind == "add":
-        new[f"new-{index}"] = site(100 + index)
+        new[f"new-{index}.md"] = _titled(site(100 + index))
     elif kind == "change":
-        new[name] = site(chance.randrange(100), opened=1950 + index)
+        new[name] = f"{new[name]}\n{site(chance.randrange(100), opened=1950 + index)}\n"
     elif kind == "remove":
         del new[name]
     else:
-        new[f"renamed-{index}"] = new.pop(name)
+        new[f"renamed-{index}{Path(name).suffix}"] = new.pop(name)
     return new
-
-
-def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    done = memo_dist(*arguments, seconds=ENCODE_SECONDS)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return done
 
 
 def _updates(folder: Path, options: argparse.Namespace, chance: random.Random) -> dict[str, Any]:
@@ -109,7 +124,7 @@ def _updates(folder: Path, options: argparse.Namespace, chance: random.Random) -
     for index in range(options.count):
         texts = _changed(texts, chance, index)
         began = time.monotonic()
-        _run("update", run.root, write(folder / "corpus", texts))
+        succeed("update", run.root, _write(folder / "corpus", texts))
         seconds.append(round(time.monotonic() - began, 1))
     return {"equal": _equal(run, texts, folder, options), "seconds": seconds}
 
@@ -120,10 +135,10 @@ def _forget(folder: Path, options: argparse.Namespace, chance: random.Random) ->
     for name in chance.sample(sorted(texts), options.count):
         run = RunFolder(Path(shutil.copytree(first.root, folder / "copy")))
         began = time.monotonic()
-        _run("forget", run.root, name)
+        succeed("forget", run.root, Path(name).stem)
         seconds = round(time.monotonic() - began, 1)
         rest = {key: text for key, text in texts.items() if key != name}
-        checked = memo_dist("verify", run.root, seconds=ENCODE_SECONDS)
+        checked = memo_dist("verify", run.root)
         same = _equal(run, rest, folder, options)
         rows.append({"document": name, "equal": same, "seconds": seconds,
                      "verified": checked.returncode == 0})  # fmt: skip
@@ -135,26 +150,26 @@ def _kills(folder: Path, options: argparse.Namespace, chance: random.Random) -> 
     texts, run = _first(folder, options)
     began = time.monotonic()
     texts = _changed(texts, chance, 0)
-    _run("update", run.root, write(folder / "corpus", texts))
+    succeed("update", run.root, _write(folder / "corpus", texts))
     longest = time.monotonic() - began
     kills, silent, round_ = 0, 0, 0
     while kills < options.count:
         round_ += 1
         if round_ % 2:
-            texts = _changed(texts, chance, round_)
-            change: tuple[str | Path, ...] = ("update", run.root, write(folder / "corpus", texts))
+            texts = _changed(texts, chance, round_ // 2)
+            change: tuple[str | Path, ...] = ("update", run.root, _write(folder / "corpus", texts))
         else:
             name = chance.choice(sorted(texts))
             texts = {key: text for key, text in texts.items() if key != name}
-            change = ("forget", run.root, name)
+            change = ("forget", run.root, Path(name).stem)
         for _ in range(min(3, options.count - kills)):
             process = start(*change, log=folder / "log")
             try:
-                process.wait(chance.uniform(1.0, longest))
+                process.wait(chance.uniform(0.05, longest))
             except subprocess.TimeoutExpired:
-                kill_driver(process)
+                process.kill()
                 kills += 1
-                silent += not _answers(run)
+                silent += not _answers(run, folder)
         _finish(change)
     same = _equal(run, texts, folder, options)
     return {"equal": same and not silent, "kills": kills, "moments without a bank": silent}
@@ -162,14 +177,19 @@ def _kills(folder: Path, options: argparse.Namespace, chance: random.Random) -> 
 
 def _finish(change: tuple[str | Path, ...]) -> None:
     """Run a change to its end; one that had ended before its kill has nothing left to forget."""
-    done = memo_dist(*change, seconds=ENCODE_SECONDS)
+    done = memo_dist(*change)
     if done.returncode and "there is no document" not in done.stderr:
         raise SystemExit(done.stderr)
 
 
-def _answers(run: RunFolder) -> bool:
-    bank = Bank.load(run.memory, run.trained_reflections, verify=True)
-    return len(bank.answer([QUESTION])) == 1
+def _answers(run: RunFolder, folder: Path) -> bool:
+    """Whether the bank that holds is whole and answers; asked in another process."""
+
+    def ask() -> int:
+        bank = Bank.load(run.memory, run.trained_reflections, verify=True)
+        return 0 if len(bank.answer([QUESTION])) == 1 else 1
+
+    return Forked(ask, folder / "log", folder / "log").wait(120) == 0
 
 
 if __name__ == "__main__":

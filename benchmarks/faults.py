@@ -5,8 +5,9 @@
 Each cell takes a copy of a finished tiny run (three documents, a base from scratch), brings one
 fault about, and runs one verb. It must end, within its deadline, in the result that it has without
 a fault, or in an error that names what is wrong: no traceback, no other result. Verbs run in forks
-of this process, which has imported the libraries once. Faults of file systems and cgroups need
-root; as another user their cells are not run, and the table says so.
+of this process, which has imported the libraries once (Ray's workers are new processes, without the
+faults that are inside of a process). A command that is killed is run again. Faults of file systems
+and cgroups need root; as another user their cells are not run, and the table says so.
 
 The table goes to ``benchmarks/results/faults.md``. Cells of an earlier table that this call does
 not run stay in ``cells.jsonl`` of the work folder, and in the table.
@@ -26,97 +27,26 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fault_verbs import FINAL, SHARD, VERBS, Harm, Verb, prepare
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from cli import TINY, tiny_corpus, tiny_questions  # noqa: E402
-
-from memo_dist.io.hashing import hash_file  # noqa: E402
-
+GROUP = Path("/sys/fs/cgroup/memory/memo-faults")
 RESULTS = ROOT / "benchmarks" / "results" / "faults.md"
-DEADLINE = 240.0
-QUESTION = "What does Hobrand make?"
+DEADLINE = 300.0
 PRELOAD = (
     "memo_dist.training.worker", "memo_dist.answering", "memo_dist.cli.main", "memo_dist.cli.ask",
     "memo_dist.cli.evaluate", "memo_dist.cli.export", "memo_dist.cli.train",
-    "memo_dist.cli.synthesize", "memo_dist.cli.update", "memo_dist.cli.forget", "deepspeed",
+    "memo_dist.cli.synthesize", "memo_dist.cli.update", "memo_dist.cli.forget",
+    "memo_dist.cli.serve", "memo_dist.serve.server", "deepspeed",
     "transformers.models.llama.modeling_llama",
 )  # fmt: skip
-Harm = Callable[[Path], None]
-
-
-# -- the verbs -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A command on a run, and what its result is."""
-
-    name: str
-    arguments: Callable[[Path, Path], list[str]]
-    result: Callable[[Path, str], object]
-    prepare: Harm = lambda run: None
-    writes: bool = True
-
-
-def _hash_of(*names: str) -> Callable[[Path, str], object]:
-    return lambda run, out: [hash_file(run / name) for name in names]
-
-
-def _scores(run: Path, out: str) -> object:
-    scores = json.loads((run / "eval" / "faults" / "scores.json").read_text())
-    return [scores["direct"][name] for name in ("em", "f1", "n")]
-
-
-def _without_training(run: Path) -> None:
-    shutil.rmtree(run / "train" / "shard-0" / "final", ignore_errors=True)
-    shutil.rmtree(run / "memory", ignore_errors=True)
-
-
-def _without_memory(run: Path) -> None:
-    shutil.rmtree(run / "memory", ignore_errors=True)
-
-
-FINAL, SHARD = "train/shard-0/final", "memory/shard-0"
-VERBS = [
-    Verb(
-        "corpus", lambda run, work: ["synthesize", str(work / "corpus"), "--run", str(run)],
-        _hash_of("corpus/documents.jsonl", "corpus/chunks.jsonl"),
-    ),
-    Verb(
-        "train", lambda run, work: ["train", str(run), "cluster.launcher=process"],
-        _hash_of(f"{FINAL}/model.safetensors"), _without_training,
-    ),
-    Verb(
-        "export", lambda run, work: ["export", str(run)],
-        _hash_of(f"{SHARD}/model.safetensors", f"{SHARD}/calibration.json"), _without_memory,
-    ),
-    Verb(
-        "evaluate",
-        lambda run, work: [
-            "evaluate", str(run), "--questions", str(work / "questions.jsonl"), "--name", "faults",
-            "evaluate.methods=[direct]",
-        ],
-        _scores,
-    ),
-    Verb("ask", lambda run, work: ["ask", str(run), QUESTION], lambda run, out: out, writes=False),
-    Verb(
-        "update (--dry-run)",
-        lambda run, work: ["update", str(run), str(work / "corpus"), "--dry-run"],
-        lambda run, out: True, writes=False,
-    ),
-    Verb(
-        "forget (--dry-run)",
-        lambda run, work: ["forget", str(run), "company-overview", "--dry-run"],
-        lambda run, out: True, writes=False,
-    ),
-]  # fmt: skip
 
 
 # -- the faults ----------------------------------------------------------------------------------
@@ -219,6 +149,25 @@ def read_only(run: Path) -> Iterator[None]:
         yield
 
 
+def read_only_later() -> None:
+    """As when a file system becomes read-only after an error: no file is made after the third."""
+    make, left = tempfile.mkstemp, iter(range(3))
+
+    def refuse(*words: object, **named: object) -> object:
+        if next(left, None) is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return make(*words, **named)  # type: ignore[call-overload]
+
+    tempfile.mkstemp = refuse  # type: ignore[assignment]
+
+
+def little_memory() -> None:
+    """A cgroup (version 1) with room for 48 MiB: the kernel kills what needs more."""
+    GROUP.mkdir(exist_ok=True)
+    (GROUP / "memory.limit_in_bytes").write_text(str(48 * 2**20))
+    (GROUP / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def no_flock() -> None:
     """As on Lustre without ``-o flock``."""
 
@@ -250,19 +199,22 @@ def stopped(pid: int) -> None:
 
 
 def killed(pid: int) -> None:
-    """What the kernel does when a cgroup has no memory left; the command is then run again."""
+    """SIGKILL after a second; the command is then run again."""
     time.sleep(1.0)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 FOLDERS = {"disk full": full_disk, "0 inodes": no_inodes, "read-only": read_only}
+MEMORY = "out of memory (cgroup), then again"
 INSIDE = {
+    "read-only after three files": read_only_later,
+    MEMORY: little_memory,
     "no flock": no_flock,
     "clock a year back": clock_back,
     "no address space (ulimit -v)": little_address_space,
 }
-OUTSIDE = {"SIGSTOP for 5 s": stopped, "SIGKILL (as by the kernel), then again": killed}
+OUTSIDE = {"SIGSTOP for 5 s": stopped, "SIGKILL, then again": killed}
 RENAMED = "renamed run folder"
 FAULTS = [*FILES, *FOLDERS, *INSIDE, *OUTSIDE, RENAMED]
 
@@ -281,7 +233,10 @@ class Ending:
 
 
 def command(
-    arguments: list[str], inside: Callable[[], None] | None, outside: Callable[[int], None] | None
+    arguments: list[str],
+    inside: Callable[[], None] | None = None,
+    outside: Callable[[int], None] | None = None,
+    client: Callable[[int], str] | None = None,
 ) -> Ending:
     """Run a verb in a fork; ``code`` None: it did not end in time."""
     out, err = (Path(f"/tmp/faults-{os.getpid()}.{name}") for name in ("out", "err"))
@@ -303,6 +258,7 @@ def command(
             os._exit(code)
     if outside:
         outside(pid)
+    told = client(pid) if client else ""
     code = None
     while code is None and time.monotonic() - began < DEADLINE:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -312,7 +268,7 @@ def command(
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     texts = [path.read_text(errors="replace") if path.exists() else "" for path in (out, err)]
-    return Ending(code, *texts, time.monotonic() - began)
+    return Ending(code, texts[0] + told, texts[1], time.monotonic() - began)
 
 
 def judge(verb: Verb, run: Path, ending: Ending, wanted: object) -> str:
@@ -351,10 +307,12 @@ def cell(work: Path, fault: str, verb: Verb, wanted: object) -> tuple[str, float
             stack.enter_context(FOLDERS[fault](run))
         elif fault == RENAMED:
             run = run.rename(run.with_name("elsewhere"))
+        elif fault == MEMORY and not os.access(GROUP.parent, os.W_OK):
+            return "not run: needs a cgroup of version 1", 0.0
         arguments = verb.arguments(run, work)
-        ending = command(arguments, INSIDE.get(fault), OUTSIDE.get(fault))
-        if fault in OUTSIDE and ending.code == -signal.SIGKILL:
-            ending = command(arguments, None, None)
+        ending = command(arguments, INSIDE.get(fault), OUTSIDE.get(fault), verb.client)
+        if fault in (*OUTSIDE, MEMORY) and ending.code == -signal.SIGKILL:
+            ending = command(arguments, client=verb.client)
         found = judge(verb, run, ending, wanted)
     return found.replace(str(run), "RUN").replace(str(work), "WORK"), ending.seconds
 
@@ -365,21 +323,10 @@ def baseline(work: Path, verb: Verb) -> object:
     shutil.rmtree(run.parent, ignore_errors=True)
     shutil.copytree(work / "run", run)
     verb.prepare(run)
-    ending = command(verb.arguments(run, work), None, None)
+    ending = command(verb.arguments(run, work), client=verb.client)
     if ending.code != 0:
         raise SystemExit(f"{verb.name} without a fault: exit code {ending.code}: {ending.err}")
     return verb.result(run, ending.out)
-
-
-def prepare(work: Path) -> None:
-    """Corpus, questions and finished run, where they are missing."""
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "corpus").exists():
-        tiny_corpus(work / "corpus")
-        tiny_questions(work / "questions.jsonl")
-    if not (work / "run" / "memory" / "bank.json").exists():
-        words = ["encode", str(work / "corpus"), "--run", str(work / "run"), *TINY]
-        subprocess.run([sys.executable, "-m", "memo_dist", *words], check=True)
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -398,9 +345,8 @@ def table(cells: dict[tuple[str, str], tuple[str, float]]) -> str:
         f" {sum(v.startswith('error') for v in found)} in a clear error,"
         f" {sum(v == 'not there' for v in found)} have no such file at the start of the verb,"
         f" {sum(v.startswith('FAULT') for v in found)} are faults.", "",
-        "`synthesize` (it starts Ray), and `update` and `forget` beyond their `--dry-run`, are not"
-        " in this table. `corpus` is `synthesize` on a finished run, which reads and compares the"
-        " corpus.", "",
+        "`corpus` is `synthesize` on a finished run, which reads and compares the corpus; `update`"
+        " has a changed document, `forget` one that goes; a server answers one question.", "",
         f"| fault | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|",
     ]  # fmt: skip
     messages: list[str] = []

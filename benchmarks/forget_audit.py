@@ -1,14 +1,16 @@
 """What a memory still knows of forgotten documents: exact deletion beside approximate ones.
 
-    python benchmarks/forget_audit.py --documents DIR [--count 82] [--holdout 20] [--out FILE]
-        [--set key=value ...]
+    python benchmarks/forget_audit.py --documents DIR [--count 36] [--holdout 12] [--out FILE]
+        [--folder KEPT] [--set key=value ...]
 
-DIR holds corpus.jsonl and questions.jsonl (`memo-dist dataset`). About a third of the documents is
-forgotten, all of them from one of two shards. Arms: the memory before; `memo-dist forget` (exact);
-an encode that never saw the documents; `memo-dist update` with update.policy=continue; negative
-preference optimisation (NPO, 2404.05868) with a loss on documents that stay. Each is measured as
-it is, after rounding to 8 and 4 bits a weight (by row, to nearest), and after 50 steps of training
-on documents of the same shard that stay.
+With --folder a second start continues after the last command that ended.
+
+DIR holds corpus.jsonl and questions.jsonl (`memo-dist dataset`). A third of the documents is
+forgotten; all are in one shard. Arms: the memory before; `memo-dist forget` (exact); an encode
+that never saw the documents; `memo-dist update` with update.policy=continue; negative preference
+optimisation (NPO, 2404.05868) with a loss on documents that stay. Each is measured as it is, after
+rounding to 8 and 4 bits a weight (by row, to nearest), and after 50 steps of training on documents
+that stay. The verbs run without Ray (here.py).
 
 Members are reflections of forgotten documents, others those of documents that no memory has seen.
 Truth ratio: the wrong answers are those of three other questions. Forget quality compares with the
@@ -20,7 +22,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import random
 import shutil
 import sys
@@ -35,7 +36,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from changing_corpus import shard_ids
-from cli import memo_dist
+from here import SCRATCH, succeed
+from machine import machine
 
 from memo_dist.answers.text import contains, rouge_l
 from memo_dist.change.measures import (
@@ -47,35 +49,15 @@ from memo_dist.change.measures import (
     truth_ratio,
     utility,
 )
-from memo_dist.cluster.resources import usable_cores
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.answering import ShardMemory
 from memo_dist.memory.likelihood import known_answers, known_sentences
-from memo_dist.runs import library_versions
 
 Pair = tuple[str, str]
-SETTINGS = (
-    "memory.base=scratch",
-    "memory.scratch.tokenizer=general",
-    "memory.scratch.vocabulary=2048",
-    "memory.scratch.hidden_size=128",
-    "memory.scratch.layers=3",
-    "memory.scratch.heads=4",
-    "memory.scratch.intermediate_size=384",
-    "train.epochs=24",
-    "train.lr=3e-3",
-    "train.batch_tokens=2048",
-    "train.micro_batch_tokens=1024",
-    "corpus.shards=2",
-    "synthesis.partitions=2",
-    "synthesis.phrasings=2",
-    "cluster.threads=1",
-    "cluster.start_timeout=900",
-)
+SETTINGS = (*SCRATCH, "corpus.shards=1")
 RELEARN_STEPS, NPO_STEPS, BATCH, BETA = 50, 120, 16, 0.1
-SECONDS = 3600.0
 
 
 def main() -> None:
@@ -84,33 +66,44 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--documents", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=82)
-    parser.add_argument("--holdout", type=int, default=20)
+    parser.add_argument("--count", type=int, default=36)
+    parser.add_argument("--holdout", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory(prefix="memo-audit-") as name:
-        report = _audit(Path(name), options)
-    report |= {"options": {k: str(v) for k, v in vars(options).items()}}
-    report |= {
-        "versions": library_versions(),
-        "machine": platform.machine(),
-        "cores": usable_cores(),
-    }
+        report = _audit(options.folder or Path(name), options)
+    kept = {k: v for k, v in vars(options).items() if k in ("count", "holdout", "seed", "set")}
+    report |= {"options": kept, **machine()}
     print(json.dumps(report, indent=2))
     if options.out:
         atomic.write_json(options.out, report)
     sys.exit(0 if report["bytes equal"] else 1)
 
 
-def _run(*arguments: str | Path) -> float:
-    began = time.monotonic()
-    done = memo_dist(*arguments, seconds=SECONDS)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return round(time.monotonic() - began, 1)
+class Commands:
+    """Commands that run once each, also over several starts of this script.
+
+    Args:
+        folder: keeps the seconds of each that has ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "seconds.json"
+        self.seconds: dict[str, float] = atomic.read_json(self._path) if self._path.exists() else {}
+
+    def run(self, name: str, *arguments: str | Path) -> None:
+        """Run one to its end, unless it has."""
+        if name in self.seconds:
+            return
+        began = time.monotonic()
+        succeed(*arguments)
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        atomic.write_json(self._path, self.seconds)
+        print(f"{name}: {self.seconds[name]} s", file=sys.stderr, flush=True)
 
 
 def _audit(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -122,38 +115,38 @@ def _audit(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for name, part in paths.items():
         atomic.write_jsonl(folder / f"{name}.jsonl", part)
     first = RunFolder(folder / "first")
-    seconds = {"encode": _run("encode", folder / "seen.jsonl", "--run", first.root, *settings)}
-    _run("synthesize", folder / "unseen.jsonl", "--run", folder / "unseen", *settings)
+    commands = Commands(folder)
+    commands.run("encode", "encode", folder / "seen.jsonl", "--run", first.root, *settings)
+    other = folder / "unseen"
+    commands.run("unseen", "synthesize", folder / "unseen.jsonl", "--run", other, *settings)
     shards = shard_ids(first)
     gone = sorted(name for name, shard in shards.items() if shard == 0)[: options.count // 3]
     stay = [row for row in seen if row["id"] not in gone]
     atomic.write_jsonl(folder / "stay.jsonl", stay)
-    asked = Asked(first, RunFolder(folder / "unseen"), options.documents, seen, gone, shards)
+    asked = Asked(first, RunFolder(other), options.documents, seen, gone, shards)
     arms = {"before": ShardMemory.load(first.memory_shard(0))}
     for name in ("exact", "continued"):
-        shutil.copytree(first.root, folder / name)
+        if not (folder / name).exists():
+            shutil.copytree(first.root, folder / name)
     atomic.write_text(folder / "ids", "\n".join(gone))
-    seconds["exact"] = _run("forget", folder / "exact", f"@{folder / 'ids'}")
+    commands.run("exact", "forget", folder / "exact", f"@{folder / 'ids'}")
     policy = "update.policy=continue"
-    seconds["continued"] = _run("update", folder / "continued", folder / "stay.jsonl", policy)
+    commands.run("continued", "update", folder / "continued", folder / "stay.jsonl", policy)
     never = RunFolder(folder / "never saw")
-    seconds["never saw"] = _run("encode", folder / "stay.jsonl", "--run", never.root, *settings)
+    commands.run("never saw", "encode", folder / "stay.jsonl", "--run", never.root, *settings)
+    seconds = {name: taken for name, taken in commands.seconds.items() if name != "unseen"}
     for name in ("exact", "continued", "never saw"):
         arms[name] = ShardMemory.load(RunFolder(folder / name).memory_shard(0))
     began = time.monotonic()
     arms["NPO"] = _npo(arms["before"], asked.members, asked.neighbours)
     seconds["NPO"] = round(time.monotonic() - began, 1)
     exact = RunFolder(folder / "exact")
-    same = all(
-        hash_file(exact.memory_shard(k) / "model.safetensors")
-        == hash_file(never.memory_shard(k) / "model.safetensors")
-        for k in (0, 1)
-    )
+    hashes = {hash_file(run.memory_shard(0) / "model.safetensors") for run in (exact, never)}
     found = {name: _variants(memory, asked) for name, memory in arms.items()}
     table = {name: _rows(found[name], found["never saw"]) for name in found}
     (receipt,) = (first.root.parent / "exact" / "memory" / "receipts").glob("*.json")
     return {
-        "bytes equal": same,
+        "bytes equal": len(hashes) == 1,
         "documents": {"seen": len(seen), "forgotten": len(gone), "never encoded": len(unseen)},
         "questions": {
             k: len(getattr(asked, k)) for k in ("people", "people_stay", "members", "others")

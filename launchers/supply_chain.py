@@ -4,8 +4,10 @@
     python launchers/supply_chain.py sbom [FILE]        a CycloneDX list of this environment
     python launchers/supply_chain.py audit              pip-audit over launchers/requirements
 
-``lock`` asks pip once what it would install (constraints.txt holds), for this Python and platform,
-and writes a file for each extra. With them nothing but the files of these hashes is installed:
+``lock`` asks pip once what it would install, for this Python and platform, and writes a file for
+each extra. Versions are those of constraints.txt; of what that does not name, those of this
+environment, or else of the files before, so that pip has nothing to search; ``lock --newest``
+leaves these open. With the files nothing but what has these hashes is installed:
 
     python -m pip install --require-hashes -r launchers/requirements/base.txt
     python -m pip install --no-deps .
@@ -35,6 +37,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "launchers" / "requirements"
 BASE, PROJECT = "base", "memo-dist"
+_PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 _CONSTRAINTS = ROOT / "constraints.txt"
 _UNREACHABLE = re.compile(
     r"ConnectionError|Max retries|Failed to (?:establish|connect)|timed out|Name or service"
@@ -49,8 +52,26 @@ def extras() -> list[str]:
     return [BASE, *sorted(project["optional-dependencies"])]
 
 
-def resolve(names: list[str]) -> list[dict[str, Any]]:
+def held() -> dict[str, str]:
+    """{package: version} here, or in the locks, of what constraints.txt leaves open.
+
+    A resolver that may choose among all versions of 200 packages can take hours.
+    """
+    locks = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.txt"))
+    here = {dist.metadata["Name"]: dist.version for dist in distributions()}
+    found = {canonicalize_name(name): v for name, v in re.findall(_PIN, locks)}
+    found |= {canonicalize_name(name): v for name, v in here.items()}
+    named = re.findall(_PIN, _CONSTRAINTS.read_text(encoding="utf-8"))
+    taken = {PROJECT, *(canonicalize_name(name) for name, _ in named)}
+    return {name: found[name] for name in sorted(found.keys() - taken)}
+
+
+def resolve(names: list[str], versions: dict[str, str]) -> list[dict[str, Any]]:
     """What pip would install for some extras together: the entries of its report.
+
+    Args:
+        names: of the extras.
+        versions: see :func:`held`.
 
     Raises:
         CalledProcessError: pip finds no solution.
@@ -58,9 +79,11 @@ def resolve(names: list[str]) -> list[dict[str, Any]]:
     chosen = [name for name in names if name != BASE]
     project = f"{ROOT}[{','.join(chosen)}]" if chosen else str(ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+        report, pins = Path(folder) / "report.json", Path(folder) / "versions.txt"
+        pins.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-        command += ["--ignore-installed", "--report", str(report), "-c", str(_CONSTRAINTS), project]
+        command += ["--ignore-installed", "--report", str(report), "-c", str(_CONSTRAINTS)]
+        command += ["-c", str(pins), project]
         subprocess.run(command, check=True)
         found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
     return found
@@ -146,7 +169,8 @@ def licence(dist: Distribution) -> dict[str, Any]:
 def audit() -> int:
     """Run pip-audit over all locked files; returns the exit code."""
     files = [word for path in sorted(FOLDER.glob("*.txt")) for word in ("-r", str(path))]
-    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", *files]
+    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps"]
+    command += ["--format", "json", "--progress-spinner", "off", *files]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_AUDIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -159,21 +183,45 @@ def audit() -> int:
     if done.returncode and _UNREACHABLE.search(told) and "Found" not in told:
         print(f"advisories: skipped, no database can be reached: {told.strip().splitlines()[-1]}")
         return 0
-    print(told.strip())
-    return int(done.returncode != 0)
+    try:
+        rows = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        print(told.strip())
+        return int(done.returncode != 0)
+    return _tell(rows)
+
+
+def _tell(rows: list[dict[str, Any]]) -> int:
+    """Print what pip-audit found; a database that does not know the packages proves nothing.
+
+    Args:
+        rows: ``dependencies`` of its report: with ``vulns``, or with ``skip_reason``.
+    """
+    known = [row for row in rows if "skip_reason" not in row]
+    bad = [(row, found) for row in known for found in row["vulns"]]
+    for row, found in bad:
+        fixed = ", ".join(found["fix_versions"]) or "no version"
+        print(f"advisories: {row['name']} {row['version']}: {found['id']}, fixed in {fixed}")
+    if not known:
+        print(f"advisories: skipped, the database knows none of the {len(rows)} packages")
+        return 0
+    print(f"advisories: {len(bad)} for {len(known)} packages; {len(rows) - len(known)} not known")
+    return int(bool(bad))
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Locks, lists and checks what is installed.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("lock").add_argument("extras", nargs="*", help=f"of {', '.join(extras())}")
+    locking = verbs.add_parser("lock")
+    locking.add_argument("extras", nargs="*", help=f"of {', '.join(extras())}")
+    locking.add_argument("--newest", action="store_true", help="hold constraints.txt only")
     verbs.add_parser("sbom").add_argument("file", nargs="?", type=Path)
     verbs.add_parser("audit")
     options = parser.parse_args()
     if options.verb == "lock":
         names = options.extras or extras()
-        items = resolve(names)
+        items = resolve(names, {} if options.newest else held())
         for name in names:
             print(lock(items, name))
     elif options.verb == "sbom":

@@ -42,11 +42,13 @@ def check_before(config: Config) -> MemoryNeed | None:
     """
     quiet_libraries()
     from memo_dist.models.base import SCRATCH_NAME, find_base
+    from memo_dist.training.enriched import check_teacher
     from memo_dist.training.prepare import check_machine, check_training
 
     if config.memory.base != SCRATCH_NAME:
         find_base(config.memory.base)
     check_training(config)
+    check_teacher(config)
     return None if config.cluster.address else check_machine(config)
 
 

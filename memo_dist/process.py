@@ -23,6 +23,24 @@ def begin() -> None:
     gc.set_threshold(_COLLECT_AFTER)
 
 
+def end_without_memory(message: str, code: int) -> None:
+    """End with ``message`` and ``code`` where a new thread has no memory to start with.
+
+    ``Thread.start`` waits for a sign of the new thread, and for ever where that has died before
+    it could give one. The message is made now: there may be no memory for it then.
+    """
+    # https://github.com/python/cpython/issues/140746
+    line, before = f"memo-dist: {message}\n".encode(), sys.unraisablehook
+
+    def hook(event: sys.UnraisableHookArgs) -> None:
+        if issubclass(event.exc_type, MemoryError) and "thread started by" in (event.err_msg or ""):
+            os.write(2, line)
+            os._exit(code)
+        before(event)
+
+    sys.unraisablehook = hook
+
+
 @contextmanager
 def imports() -> Iterator[None]:
     """Around the large imports of a process that goes on to train: what they made is not looked

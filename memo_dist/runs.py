@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
-from memo_dist.cluster.leftovers import clean_run
+from memo_dist.cluster.leftovers import remove_abandoned
 from memo_dist.cluster.resources import usable_cores, usable_memory
 from memo_dist.config import Config, load_config, origin, stored_yaml
 from memo_dist.config.load import guarded_values
@@ -63,7 +63,6 @@ def open_run(
     created = _create(run, shared)
     try:
         with permissions.creating(shared), _locked(run, lock_seconds), _settled(run, shared):
-            clean_run(run.root)
             atomic.write_text(run.config, stored_yaml(config))
             origin.remember(run.root, guarded_values(config))
             _record_launch(run)
@@ -77,8 +76,9 @@ def open_run(
 
 @contextmanager
 def _settled(run: RunFolder, group_readable: bool) -> Iterator[None]:
-    """The run's modes hold for every file, before and after the block."""
-    permissions.settle(run.root, group_readable)
+    """The run's modes hold for every file, before and after the block; what killed launches left
+    goes in the walk before it."""
+    permissions.settle(run.root, group_readable, remove_abandoned)
     try:
         yield
     finally:

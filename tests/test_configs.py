@@ -13,6 +13,7 @@ from memo_dist.cli.main import run as run_cli
 from memo_dist.config import Config, load_config, to_yaml
 from memo_dist.config.help import describe
 from memo_dist.config.keys import key_specs
+from memo_dist.config.knowledge_schema import SWITCHES
 from memo_dist.config.load import flatten, known_keys
 from memo_dist.config.rules import check_rules, choices, lookup
 from memo_dist.config.schema import TrainConfig
@@ -246,6 +247,8 @@ def test_every_number_and_choice_has_a_bad_value():
         "scale.biographies.lr_exponent",
         "scale.reflections.lr_exponent",
         "scale.reflections.run",
+        "train.teacher",
+        "compare.lora_hypernetwork",
     }
     assert set(known_keys()) == {key for key, *_ in schema_cases()} | set(SPANNING) | free
 
@@ -356,6 +359,17 @@ def test_the_weight_of_questions_is_identity_where_they_are_trained():
     assert _hash_of(3, 0.1) != _hash_of(3, 0.5)
 
 
+def test_what_is_off_is_no_identity_and_switching_it_on_is_a_change():
+    """Runs of versions without these keys stay as they are (DEFAULT_IDENTITY holds too)."""
+    on = with_value("train.teacher", "model")
+    assert stage_hash(on, "train") != stage_hash(Config(), "train")
+    assert changed_keys(Config(), on, "train") == {"train.teacher": ("", "model")}
+    other = with_value("train.teacher_top", 5)
+    assert stage_hash(other, "train") == stage_hash(Config(), "train")
+    on.train.teacher_top = 5
+    assert stage_hash(on, "train") != stage_hash(with_value("train.teacher", "model"), "train")
+
+
 def test_the_source_of_a_vocabulary_is_identity_where_one_is_learned():
     def hash_of(base, source):
         config = with_value("memory.scratch.tokenizer", source)
@@ -374,8 +388,9 @@ def _hash_of(shards, weight):
 
 @pytest.mark.parametrize("key", known_keys())
 def test_a_key_changes_the_hash_of_exactly_its_stages(key):
-    # Not identity here: one shard does not train on questions, and no base is built.
-    unread = ("train.question_weight", "memory.scratch.tokenizer")
+    # Not identity here: one shard does not train on questions, no base is built, and what these
+    # keys belong to is off.
+    unread = ("train.question_weight", "memory.scratch.tokenizer", *SWITCHES)
     identity = key_specs(Config)[key].identity and key not in unread
     reaches = GROUP_REACHES[key.split(".")[0]] if identity else ()
     default = lookup(Config(), key)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from memo_dist.answers.characters import clean_characters
+from memo_dist.answers.text import normalise
 from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.build import build_corpus, load_chunks, load_documents, read_documents
 from memo_dist.corpus.listing import list_source
@@ -323,6 +325,12 @@ def test_characters_have_one_form_in_every_kind_of_file(tmp_path, name):
     assert document.text == "Sparkasse Veldorf office in N\u00f6rden Street"
 
 
+def test_double_width_letters_and_hyphens_are_the_plain_ones():
+    text = "Mar\u2011l \uff11\uff19\uff12\uff16, \uff2bm at \u22125 degrees, \u4eca\u65e5\uff01"
+    assert clean_characters(text) == "Mar-l 1926, Km at -5 degrees, \u4eca\u65e5\uff01"
+    assert normalise("\u22125") == normalise("-5")
+
+
 @pytest.mark.parametrize(
     ("value", "date"),
     [
@@ -335,6 +343,9 @@ def test_characters_have_one_form_in_every_kind_of_file(tmp_path, name):
         ("2031-02-30", None),
         ([], None),
         (1e300, None),
+        (1e20, None),
+        (-1e17, None),
+        (10**18, "2001-09-09"),
         (True, None),
     ],
 )

@@ -17,11 +17,11 @@ SEPARATOR = re.compile(r"^\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?$")
 
 SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 ROOTED = re.compile(
-    r"(?<![\w./<>-])(?:memo_dist|benchmarks|tests|configs|docs|kernels|launchers|slurm)/[\w./*{},<>-]+"
+    r"(?<![\w./<>-])(?:memo_dist|benchmarks|tests|configs|docs|examples|kernels|launchers|slurm)/[\w./*{},<>-]+"
 )
 MODULE = re.compile(r"(?<![\w./*<>-])[\w/*{},<>-]+\.py\b")
 PLACEHOLDER = re.compile(r"<[\w-]+>|\bNAME\b")
-CODE_FOLDERS = ("memo_dist", "benchmarks", "tests", "kernels")
+CODE_FOLDERS = ("memo_dist", "benchmarks", "examples", "tests", "kernels")
 BUILT = ("memo_dist/_configs", "memo_dist/_kernels", "memo_dist/kernels", "memo_dist/scaling/data")
 """Folders that exist only in an installed package, after a build or with a user's file."""
 GROUPS = {key.partition(".")[0] for key in known_keys()}

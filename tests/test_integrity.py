@@ -1,12 +1,14 @@
 """Damage is found where a file is read: flipped bits, zeros, torn and empty files."""
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import xxhash
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config import Config, load_config, stored_yaml
@@ -15,7 +17,8 @@ from memo_dist.io import atomic, marker
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.observability.status import StatusWriter, failure_noted, has_died, read_status
 from memo_dist.stages.state import damaged_files
-from memo_dist.training import checkpoint, saver
+from memo_dist.training import checkpoint, reporting, saver
+from memo_dist.training.examples import Examples
 
 ALONE = Ranks(0, 1, 0)
 
@@ -48,6 +51,8 @@ def test_damage_of_the_same_size_is_found_and_named(tmp_path, harm, name):
     harm(folder / name)
     assert marker.is_complete(folder)  # sizes tell nothing
     (line,) = marker.damage(folder / marker.COMPLETE)
+    assert f"{folder / name} is damaged: XXH3" in line
+    (line,) = marker.damage(folder / marker.COMPLETE, kind=marker.HASHES)
     assert f"{folder / name} is damaged: SHA-256" in line
     with pytest.raises(RunError, match=r"is damaged.*; do this"):
         marker.require_whole([folder / marker.COMPLETE], "do this")
@@ -58,6 +63,29 @@ def test_ranks_share_the_hashing(tmp_path):
     flip(folder / "weights.bin")
     found = [marker.damage(folder / marker.COMPLETE, part=(rank, 2)) for rank in range(2)]
     assert sorted(map(len, found)) == [0, 1]
+
+
+def test_both_hashes_are_those_of_the_bytes_and_a_rank_notes_its_own(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    data = os.urandom(3 * 2**20 + 5)
+    (folder / "rank-0.safetensors").write_bytes(data)
+    marker.note_hashes(folder, 0, ["rank-0.safetensors"])
+    (folder / "state.json").write_text("{}")
+    marker.mark_complete(folder)
+    row = atomic.read_json(folder / marker.COMPLETE)
+    assert row[marker.HASHES]["rank-0.safetensors"] == hashlib.sha256(data).hexdigest()
+    assert row[marker.FAST]["rank-0.safetensors"] == xxhash.xxh3_128(data).hexdigest()
+    assert row[marker.HASHES].keys() == row[marker.FAST].keys() == row["files"].keys()
+
+
+def test_a_marker_without_fast_hashes_is_compared_by_sha256(tmp_path):
+    folder = whole(tmp_path / "folder")
+    row = atomic.read_json(folder / marker.COMPLETE)
+    atomic.write_json(folder / marker.COMPLETE, {marker.HASHES: row[marker.HASHES]})
+    flip(folder / "weights.bin")
+    (line,) = marker.damage(folder / marker.COMPLETE)
+    assert "is damaged: SHA-256" in line
 
 
 def test_files_over_the_limit_are_left_alone_and_named(tmp_path, caplog):
@@ -208,6 +236,38 @@ def test_a_damaged_line_is_named(tmp_path):
             list(read(path))
 
 
+@pytest.mark.parametrize("line", [b'{"step": \n', b"\0\0\0\n", b"[2]\n"])
+def test_a_damaged_line_of_a_file_that_grows_is_named_and_a_cut_off_one_is_none(tmp_path, line):
+    for name, read in (
+        ("metrics.jsonl", reporting.last_metric_step),
+        ("metrics.jsonl", lambda path: reporting.drop_metrics_after(path, 3)),
+        ("ledger.jsonl", lambda path: list(atomic.whole_rows(path))),
+    ):
+        path = tmp_path / name
+        path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 2}\n{"step": 3')
+        with pytest.raises(DamagedFileError, match=rf"{name}, line 2, is damaged"):
+            read(path)
+        path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3')
+        read(path)
+
+
+def test_a_damaged_line_that_is_read_at_its_place_is_named(tmp_path):
+    path = tmp_path / "part-0.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": \n')
+    with path.open("rb") as stream:
+        assert atomic.row_at(stream, 0, path) == {"a": 1}
+        with pytest.raises(DamagedFileError, match=r"part-0\.jsonl, byte 9, is damaged"):
+            atomic.row_at(stream, 9, path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"\x10" + bytes(7) + b"x" * 16])
+def test_a_damaged_file_of_examples_is_named(tmp_path, data):
+    path = tmp_path / "examples.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(DamagedFileError, match=r"examples\.safetensors is damaged"):
+        Examples.load(path)
+
+
 def test_fields_that_a_record_does_not_have_are_damage(tmp_path):
     path = tmp_path / "state.json"
     atomic.write_json(path, {"step": 1})
@@ -273,7 +333,7 @@ os.kill(os.getpid(), 9)
     assert status["state"] == "running"
     assert has_died(status)
     assert not has_died({**status, "pid": os.getpid()})
-    assert not has_died({**status, "host": "elsewhere"})
+    assert not has_died({**status, "place": "0badcafe"})
 
 
 def test_a_damaged_status_does_not_hide_the_error(tmp_path):

@@ -117,6 +117,10 @@ def test_every_key_of_a_job_reaches_the_script(capsys):
         (1, "encode C --run RUN", "single-node"),
         (2, "encode C --run RUN", "ray"),
         (2, "synthesize C --run RUN", "ray"),
+        (1, "update RUN C", "single-node"),
+        (2, "update RUN C", "ray"),
+        (2, "forget RUN ID", "ray"),
+        (2, "rebalance RUN --shards 4", "ray"),
     ],
 )
 def test_the_recipe_follows_from_verb_and_nodes(nodes, verb, script, capsys):
@@ -178,6 +182,11 @@ def test_the_chain_passes_configuration_on(tmp_path, capsys):
 
 def test_local_torchrun_and_ray(capsys):
     verb = ("--", "train", "a run", "train.epochs=2")
+    for change in (("update", "RUN", "C"), ("forget", "RUN", "ID", "--why", "a reason")):
+        words = shlex.split(dry(capsys, "local", "--dry-run", "--", *change))
+        assert words == [sys.executable, "-m", "memo_dist", *change]
+        job = dry(capsys, "ray", "--dry-run", "launch.ray_address=http://h:8265", "--", *change)
+        assert f"memo_dist {change[0]} RUN" in job
     local = shlex.split(dry(capsys, "local", "--dry-run", *verb))
     assert local == [sys.executable, "-m", "memo_dist", "train", "a run", "train.epochs=2"]
     torchrun = dry(capsys, "torchrun", "--dry-run", "launch.tasks_per_node=4", *verb)

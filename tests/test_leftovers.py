@@ -32,15 +32,14 @@ def session(parent, pid, **other):
 def test_sessions_of_dead_processes_go_and_others_stay(tmp_path):
     gone = session(tmp_path, dead_pid())
     alive = session(tmp_path, os.getpid())
-    elsewhere = session(tmp_path, dead_pid(), host="another")
-    contained = session(tmp_path, dead_pid(), namespace="pid:[1]", host="another")
+    elsewhere = session(tmp_path, dead_pid(), place="0badcafe")
     unknown = tmp_path / f"{TEMP_PREFIX}x"
     unknown.mkdir()
     foreign = tmp_path / "ray"
     foreign.mkdir()
     leftovers.clean_sessions(tmp_path, TEMP_PREFIX)
     assert not gone.exists()
-    assert all(path.exists() for path in (alive, elsewhere, contained, unknown, foreign))
+    assert all(path.exists() for path in (alive, elsewhere, unknown, foreign))
 
 
 def test_a_launch_that_looks_at_a_dead_session_is_not_taken_for_a_part_of_it(tmp_path):

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,11 +101,17 @@ def test_an_error_inside_the_block_releases_it(tmp_path):
 # -- file systems without flock --------------------------------------------------------------------
 
 
-def lease_of(path, host, age):
-    """A lease that another host left."""
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(60)
+    return process.pid
+
+
+def lease_of(path, host, age, pid=1):
+    """A lease that another host or container left."""
     folder = Path(f"{path}.leases")
     folder.mkdir()
-    (folder / "sole").write_text(f'{{"host": "{host}", "pid": 1, "token": "t"}}')
+    (folder / "sole").write_text(f'{{"host": "{host}", "place": "0badcafe", "pid": {pid}}}')
     then = time.time() - age
     os.utime(folder / "sole", (then, then))
 
@@ -121,6 +129,14 @@ def test_another_hosts_lease_holds_while_it_is_touched(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_flock)
     lease_of(tmp_path / "lock", "node7", age=1.0)
     with pytest.raises(RunError, match="held by 1 on node7"):
+        file_lock(tmp_path / "lock", 0.0, busy).__enter__()
+
+
+def test_a_container_of_this_hosts_name_has_processes_of_its_own(tmp_path, monkeypatch):
+    """Its process 1 is another one, or none here: only the heartbeat tells."""
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    lease_of(tmp_path / "lock", platform.node(), age=1.0, pid=dead_pid())
+    with pytest.raises(RunError, match="held by"):
         file_lock(tmp_path / "lock", 0.0, busy).__enter__()
 
 

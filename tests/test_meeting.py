@@ -2,22 +2,27 @@
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from cli import environment
 from ports import free_ports
 from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from memo_dist.cluster import meeting, store
-from memo_dist.errors import RunError
+from memo_dist.cluster.ranks import Ranks
+from memo_dist.cluster.stop import StopFlag
+from memo_dist.errors import RunError, StoppedError
 
 SECONDS = timedelta(seconds=20)
 WORK = """
@@ -152,7 +157,7 @@ def test_a_rank_alone_opens_no_port(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     before = own_ports(os.getpid())
-    assert isinstance(store.rank_store(SECONDS), HashStore)
+    assert isinstance(store.rank_store(SECONDS, 5), HashStore)
     assert own_ports(os.getpid()) == before
 
 
@@ -162,9 +167,57 @@ def test_ranks_meet_on_one_address(monkeypatch):
     for name, value in names.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    first = store.rank_store(SECONDS)
-    assert port in own_ports(os.getpid()) - open_ports()
-    monkeypatch.setenv("RANK", "1")
-    second = store.rank_store(SECONDS)
-    threading.Timer(0.1, first.set, ("here", "yes")).start()
-    assert second.get("here") == b"yes"
+    with ThreadPoolExecutor() as pool:
+        coming = pool.submit(store.rank_store, SECONDS, 20)
+        while port not in own_ports(os.getpid()):
+            time.sleep(0.05)
+        assert port not in open_ports()
+        monkeypatch.setenv("RANK", "1")
+        second = store.rank_store(SECONDS, 20)
+        first = coming.result()
+        waiting = pool.submit(store.await_event, second, "jobs")
+        time.sleep(0.3)
+        assert not waiting.done()
+        store.announce(first, "jobs")
+        waiting.result(5)
+    threading.Timer(0.1, first.set, ("text", "yes")).start()
+    assert second.get("text") == b"yes"
+
+
+@pytest.mark.parametrize(("rank", "missing"), [("0", 1), ("1", 0)])
+def test_ranks_that_do_not_come_are_named(monkeypatch, rank: str, missing: int):
+    (port,) = free_ports()
+    names = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    started = time.monotonic()
+    with pytest.raises(RunError, match=rf"/2 ranks .*start_timeout\), rank\(s\) {missing} did not"):
+        store.rank_store(SECONDS, 1)
+    assert time.monotonic() - started < 10
+
+
+def test_a_rank_that_waits_for_others_can_be_stopped(monkeypatch):
+    (port,) = free_ports()
+    names = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    stop = StopFlag()
+    monkeypatch.setattr(store, "STOP", stop)
+    threading.Timer(0.5, setattr, (stop, "_signal", signal.SIGTERM)).start()
+    with pytest.raises(StoppedError):
+        store.rank_store(SECONDS, 60)
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "gpu"), [(5, 1, 0), (5, 8, 5), (3, 2, 1)])
+def test_each_rank_takes_its_gpu(monkeypatch, local_rank: int, visible: int, gpu: int):
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    ranks = Ranks(9, 16, local_rank)
+    ranks.take_gpu()
+    assert taken == [ranks.device] == [torch.device("cuda", gpu)]
+    assert os.environ["LOCAL_RANK"] == str(gpu)

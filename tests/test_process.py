@@ -74,3 +74,36 @@ def test_synthesis_needs_no_torch():
     code = "import sys, memo_dist.pipeline, memo_dist.cli.synthesize\n"
     code += "print({'torch', 'transformers', 'deepspeed'} & {*sys.modules})"
     assert run(code, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path):
+    """torch's libraries end the process there, with a message of their own."""
+    here = tmp_path / "here"
+    here.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$0" -m memo_dist status x', sys.executable],
+        cwd=here, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the current folder cannot be used" in done.stderr
+
+
+STARVED = """
+import threading
+from memo_dist import process
+
+class Starved(threading.Thread):
+    def _bootstrap(self):
+        raise MemoryError  # as of an allocation before the thread has given its sign
+
+process.end_without_memory("out of memory: say what", 1)
+Starved().start()
+print("never")
+"""
+
+
+def test_a_thread_that_has_no_memory_to_start_with_ends_the_process():
+    """Python's own ``Thread.start`` waits for ever: under ``ulimit -v`` a training hung."""
+    done = run(STARVED, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "memo-dist: out of memory: say what\n"

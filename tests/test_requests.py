@@ -206,6 +206,22 @@ def test_server_errors_are_retried_and_refusals_are_not(tmp_path, monkeypatch):
     assert (type(reply), len(backend.sent)) == (Failure, 1)
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "counted"),
+    [
+        (["broken", "broken", "broken"], 3),
+        (["broken", "ok"], 1),
+        (["invalid", "broken", "ok"], 2),
+        (["invalid", "broken", "broken"], 3),
+        (["fault", "broken", "refused"], 2),
+    ],
+)
+def test_broken_sends_count_until_another_makes_up_for_them(outcomes, counted):
+    rows = [Attempt("k", number, outcome, False) for number, outcome in enumerate(outcomes)]
+    rows[-1] = replace(rows[-1], final=True, text=GOOD)
+    assert reply_of(request("One."), "k", rows).attempts == counted
+
+
 def test_a_schema_can_be_told_in_the_prompt(tmp_path):
     backend = Scripted(GOOD)
     ask(tmp_path, backend, request("One."), structured="prompt")

@@ -20,7 +20,7 @@ from memo_dist.config import load_config
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.serve import consolidate
+from memo_dist.serve import consolidate, scopes
 from memo_dist.serve.batching import Batcher
 from memo_dist.serve.buffer import PendingBuffer
 from memo_dist.serve.consolidate import Consolidator
@@ -28,6 +28,7 @@ from memo_dist.serve.errors import ApiError
 from memo_dist.serve.limits import RateLimit
 from memo_dist.serve.merging import merge, passages
 from memo_dist.serve.records import CONSOLIDATING, PENDING, TRAINED, Stored
+from memo_dist.serve.scopes import ScopeMemories
 
 ZINC = "The zincworks of Falkenau melt ore."
 
@@ -57,10 +58,12 @@ def test_a_trained_text_leaves_the_buffer_and_its_file(buffer, path):
     assert b"zincworks" in content(path)
     event = buffer.request_consolidation("me")
     assert buffer.request_consolidation("me").id == event.id, "one waits already"
+    assert buffer.begin_consolidation(scopes=True) == [{}]
     batch = buffer.begin_batch()
     assert buffer.get("a").state == CONSOLIDATING
     assert buffer.search("zincworks", {}, True, 5), "until it is trained it answers"
     buffer.end_batch(batch, {})
+    buffer.end_consolidation()
     assert (buffer.get("a").state, buffer.get("a").text) == (TRAINED, "")
     assert not buffer.search("zincworks", {}, True, 5)
     assert buffer.event(event.id).state == "SUCCEEDED"
@@ -120,10 +123,10 @@ def test_what_is_deleted_during_a_batch_is_forgotten_after_it(buffer, path):
     assert event.state == "PENDING"
     assert b"zincworks" not in content(path)
     buffer.end_batch(batch, {})
-    assert buffer.to_forget() == ["a"]
+    assert [row.id for row in buffer.to_forget()] == ["a"]
     assert buffer.hidden() == {"a": ""}
     buffer.end_forget(["a"], "the run is in use")
-    assert buffer.to_forget() == ["a"]
+    assert [row.id for row in buffer.to_forget()] == ["a"]
     buffer.end_forget(["a"])
     assert not buffer.to_forget()
     assert not buffer.hidden()
@@ -207,34 +210,51 @@ def test_a_rate_limit_counts_each_caller():
 
 
 class Toy(Consolidator):
-    """A consolidation whose verbs change dictionaries in place of weights."""
+    """A consolidation whose verbs change dictionaries in place of weights: ``corpora`` by run."""
 
-    def __init__(self, run, buffer, corpus, failing=""):
+    def __init__(self, run, buffer, corpora, failing=""):
         engine = SimpleNamespace(refresh=lambda: True)
-        super().__init__(run, load_config((), []), buffer, engine)
-        self.corpus, self.failing, self.verbs = corpus, failing, []
+        config = load_config((), ["memory.base=scratch", "corpus.shards=3"])
+        super().__init__(run, config, buffer, engine, ScopeMemories(run, config, buffer.hidden))
+        self.corpora, self.failing, self.verbs = corpora, failing, []
+
+    @property
+    def corpus(self):
+        return self.corpora[self._run.root]
 
     def _verb(self, verb, *words):
         self.verbs.append(verb)
         if self.failing:
             raise RunError(self.failing)
+        if verb == "encode":
+            file, _, root, _, config = words
+            assert load_config([Path(config)]).corpus.shards == 1
+            rows = atomic.read_jsonl(Path(file))
+            self.corpora[Path(root)] = {row["id"]: row["text"] for row in rows}
+            (Path(root) / "memory").mkdir(parents=True)
+            (Path(root) / "memory" / "bank.json").touch()
+            return
+        corpus, words = self.corpora[Path(words[0])], words[1:]
         if verb == "forget":
             for name in Path(words[0].removeprefix("@")).read_text().split():
-                del self.corpus[name]
+                del corpus[name]
             return
         for option, value in zip(words[::2], words[1::2], strict=True):
             rows = [*atomic.read_jsonl(Path(value.rpartition("=")[2]))]
-            assert (option == "--replace") == (rows[0]["id"] in self.corpus)
-            self.corpus |= {row["id"]: row["text"] for row in rows}
+            assert (option == "--replace") == (rows[0]["id"] in corpus)
+            corpus |= {row["id"]: row["text"] for row in rows}
 
 
 @pytest.fixture
 def toy(tmp_path, buffer, monkeypatch):
-    corpus = {"old": "its text"}
-    monkeypatch.setattr(consolidate, "corpus_documents", lambda folder: dict(corpus))
-    monkeypatch.setattr(consolidate, "load_manifest", lambda folder: None)
-    monkeypatch.setattr(consolidate, "bank_documents", lambda manifest: dict(corpus))
-    return Toy(RunFolder(tmp_path), buffer, corpus)
+    corpora = {tmp_path: {"old": "its text"}}
+    monkeypatch.setattr(
+        consolidate, "corpus_documents", lambda folder: dict(corpora[folder.parent])
+    )
+    for room in (consolidate, scopes):
+        monkeypatch.setattr(room, "load_manifest", lambda folder: folder.parent)
+        monkeypatch.setattr(room, "bank_documents", lambda root: dict(corpora[root]))
+    return Toy(RunFolder(tmp_path), buffer, corpora)
 
 
 def test_a_consolidation_adds_replaces_and_forgets(toy, buffer):
@@ -267,6 +287,58 @@ def test_a_verb_that_fails_is_told_and_tried_again(toy, buffer):
     toy._work()
     assert toy.corpus == {"new": ZINC}
     assert {buffer.event(one.id).state for one in (gone, added)} == {"SUCCEEDED"}
+
+
+ANN, BOB = {"user_id": "ann"}, {"user_id": "bob"}
+
+
+def test_each_scope_is_trained_into_a_run_of_its_own(toy, buffer):
+    for name, scope in (("a", ANN), ("b", BOB), ("s", {})):
+        buffer.add(document(name, f"Text {name}.", scope), "me")
+    buffer.request_consolidation("me")
+    toy._work()
+    assert toy.verbs == ["update", "encode", "encode"], "the shared scope comes first"
+    assert toy.corpus == {"old": "its text", "s": "Text s."}
+    ann, bob = toy._run_of(ANN).root, toy._run_of(BOB).root
+    assert (toy.corpora[ann], toy.corpora[bob]) == ({"a": "Text a."}, {"b": "Text b."})
+    assert {buffer.get(name).state for name in "abs"} == {TRAINED}
+    buffer.add(document("a2", "Text a2.", ANN), "me")
+    buffer.request_consolidation("me")
+    toy._work()
+    assert toy.corpora[ann] == {"a": "Text a.", "a2": "Text a2."}
+    first = buffer.delete("a", "me")
+    toy._work()
+    assert toy.verbs[3:] == ["update", "forget"], "another document of ann is left"
+    last = buffer.delete("a2", "me")
+    toy._work()
+    assert toy.verbs[5:] == [], "nothing is left: the folder goes, nothing is trained"
+    assert not ann.exists()
+    assert bob.exists()
+    assert {buffer.event(one.id).state for one in (first, last)} == {"SUCCEEDED"}
+
+
+def test_a_scope_that_fails_does_not_keep_the_others_from_training(toy, buffer, monkeypatch):
+    def encode(run, batch):
+        if batch[0].id == "a":
+            raise RunError("no reflections")
+        Toy._encode(toy, run, batch)
+
+    monkeypatch.setattr(toy, "_encode", encode)
+    _, event = buffer.add(document("a", scope=ANN), "me")
+    buffer.add(document("b", scope=BOB), "me")
+    asked = buffer.request_consolidation("me")
+    with pytest.raises(RunError, match="no reflections"):
+        toy._work()
+    assert (buffer.get("a").state, buffer.get("b").state) == (PENDING, TRAINED)
+    assert buffer.event(event.id).message == buffer.event(asked.id).message == "no reflections"
+
+
+def test_texts_of_scopes_can_stay_in_the_buffer(toy, buffer):
+    toy._config.serve.scopes = "pending"
+    buffer.add(document(scope=ANN), "me")
+    buffer.request_consolidation("me")
+    toy._work()
+    assert toy.verbs == []
 
 
 def test_a_policy_begins_a_consolidation_by_itself(toy, buffer):

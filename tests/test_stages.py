@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from changes_here import write_final
 from cli import ENCODE_SECONDS, TINY, memo_dist
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
 
 from memo_dist import pipeline
 from memo_dist.answering import open_answerer
 from memo_dist.cluster.resources import Resources
 from memo_dist.config import load_config
-from memo_dist.errors import UsageError
+from memo_dist.errors import DamagedFileError, UsageError
 from memo_dist.evaluation.methods import MemoryAnswerer, memory_identity
 from memo_dist.fusion.latent.prepare import connector_job
 from memo_dist.fusion.logits.answering import gate_identity
@@ -31,18 +31,17 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.requeue import progress_mark
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.manifest import load_manifest
-from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import hash_weights
 from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT, STAGES, SYNTHESIS, TRAIN
 from memo_dist.stages.state import is_done, require, started_stages
-from memo_dist.synthesis.finish import check_reflections, finish
+from memo_dist.synthesis.finish import check_reflections, finish, finished_summary
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import run_partition_alone
 from memo_dist.synthesis.plan import UNITS, make_plan
 from memo_dist.training import checkpoint, export
+from memo_dist.training.bank_work import BankWork
 from memo_dist.training.done import pending_shards
-from memo_dist.training.job import TrainJob
 from memo_dist.training.prepare import (
     BUILT_FROM,
     HELD_OUT,
@@ -78,27 +77,6 @@ def train_here(corpus: Path, root: Path) -> None:
         base = memory_base(run, config)
         for shard in pending_shards(run, config, base):
             write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
-
-
-def write_final(job: TrainJob) -> None:
-    """What a training of a job leaves."""
-    model = AutoModelForCausalLM.from_pretrained(job.base).eval()
-    noise = torch.Generator().manual_seed(int(job.identity[:8], 16))
-    for weight in model.parameters():
-        weight.data += 0.01 * torch.randn(weight.shape, generator=noise)
-    model.save_pretrained(job.final)
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
-    ChatFormat.from_tokenizer(tokenizer).install(tokenizer)
-    tokenizer.save_pretrained(job.final)
-    probe = {}
-    for index, ids in enumerate(map(torch.tensor, job.probe)):
-        with torch.no_grad():
-            probe[f"ids.{index}"] = ids
-            probe[f"logits.{index}"] = model(input_ids=ids[None]).logits[0, -1].clone()
-    save_file(probe, job.final / "probe.safetensors")
-    atomic.write_jsonl(job.path / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
-    state = checkpoint.TrainState(1, 1, 1, 1, 1, 0.0, job.seed, job.identity, 1, 0, 1, {})
-    checkpoint.complete(job.final, state)
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +291,22 @@ def test_reflections_without_their_corpus_are_refused(run):
     (run.corpus / "documents.jsonl").unlink()
     with pytest.raises(UsageError, match=r"documents\.jsonl: \w+ then, missing now"):
         check_reflections(run)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_damaged_reflections_are_refused_by_training_and_written_anew(run, caplog, kept):
+    """Half of the lines, too: at the border of a line nothing is torn."""
+    data = run.reflections.read_bytes()
+    lines = data.splitlines(keepends=True)
+    run.reflections.write_bytes(b"".join(lines[: int(kept * len(lines))]))
+    with pytest.raises(DamagedFileError, match=r"is damaged or .*run `memo-dist synthesize`"):
+        BankWork().pending(run, config_of(run))
+    config = config_of(run)
+    plan = make_plan(run.corpus, config, generator_factory(config)())
+    assert finished_summary(run, plan) is None
+    finish(run, plan, config.synthesis)
+    assert "written anew from the finished steps" in caplog.text
+    assert run.reflections.read_bytes() == data
 
 
 def test_answers_of_another_length_are_not_used_again(run):

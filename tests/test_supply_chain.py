@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,6 +55,27 @@ def test_locked_versions_are_those_of_the_constraints():
             assert found[name].split("+")[0] == wanted[name], (path.name, name)
 
 
+def test_every_extra_has_a_lock_that_names_what_it_asks_for(supply_chain):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in supply_chain.extras():
+        path = ROOT / "launchers" / "requirements" / f"{extra}.txt"
+        assert path.exists(), f"python launchers/supply_chain.py lock ({extra})"
+        locked = dict(re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.M))
+        needs = [*project["dependencies"], *project["optional-dependencies"].get(extra, ())]
+        for need in map(supply_chain.Requirement, needs):
+            version = locked.get(supply_chain.canonicalize_name(need.name), "")
+            assert need.specifier.contains(version.split("+")[0]), (extra, str(need), version)
+
+
+def test_a_resolver_has_nothing_to_choose(supply_chain):
+    """Versions that constraints.txt leaves open are those of this environment."""
+    named = supply_chain.held().keys()
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    assert not named & set(map(supply_chain.canonicalize_name, pinned))
+    assert {"jsonschema-specifications", "multidict"} <= named
+    assert "memo-dist" not in named
+
+
 def test_the_list_of_packages_has_versions_and_licences(supply_chain):
     bom = supply_chain.sbom()
     rows = {row["name"]: row for row in bom["components"]}
@@ -63,13 +85,44 @@ def test_the_list_of_packages_has_versions_and_licences(supply_chain):
     assert bom["specVersion"] == "1.6"
 
 
+def audited(folder, source):
+    """The audit with another pip-audit."""
+    (folder / "pip_audit.py").write_text(source)
+    env = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, SCRIPT, "audit"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    return done.returncode, done.stdout
+
+
 def test_the_audit_says_why_it_is_skipped(tmp_path):
-    (tmp_path / "pip_audit.py").write_text(
-        "import sys\nsys.exit('ConnectionError: Max retries exceeded with url: /pypi')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "audit"], capture_output=True, text=True,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert "no database can be reached" in done.stdout
+    unreachable = "import sys\nsys.exit('ConnectionError: Max retries exceeded with url: /pypi')\n"
+    code, told = audited(tmp_path, unreachable)
+    assert code == 0
+    assert "no database can be reached" in told
+
+
+VULNERABLE = {"id": "CVE-1", "fix_versions": ["2.0"]}
+UNKNOWN = {"name": "b", "skip_reason": "not found"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "told"),
+    [
+        ([UNKNOWN], 0, "skipped, the database knows none of"),
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "0 for 1 packages; 0 not known"),
+        (
+            [
+                {"name": "a", "version": "1", "vulns": [VULNERABLE]},
+                {"name": "b", "skip_reason": ""},
+            ],
+            1,
+            "a 1: CVE-1, fixed in 2.0\nadvisories: 1 for 1 packages; 1 not known",
+        ),
+    ],
+)
+def test_the_audit_counts_what_the_database_knows(tmp_path, rows, code, told):
+    report = json.dumps({"dependencies": rows})
+    source = f"import sys\nprint({report!r})\nprint('No known vulnerabilities', file=sys.stderr)\n"
+    found = audited(tmp_path, f"{source}sys.exit({code})\n")
+    assert found[0] == code
+    assert told in found[1]

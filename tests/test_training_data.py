@@ -142,9 +142,16 @@ def test_held_out_wordings_leave_their_fact_trained():
     trained_facts = [r.fact for r in trained]
     assert all(trained_facts.count(r.fact) == 2 for r in wordings)
     assert all(r.parent is not None for r in wordings), "the first wording stays"
-    assert sum(r.kind == "abstain" for r in held) == 7  # half of 15
+    assert sum(r.kind == "abstain" for r in held) == 4  # of 15: few, so what a calibration needs
     assert split_held_out(rows, 8, seed=1)[1] == held
     assert split_held_out(rows, 8, seed=2)[1] != held
+
+
+@pytest.mark.parametrize(("questions", "held_out"), [(3, 1), (8, 4), (40, 10), (400, 64)])
+def test_most_abstention_questions_are_trained(questions: int, held_out: int):
+    rows = [reflection(f"Who is {i}?", ABSTAIN_ANSWER, "abstain") for i in range(questions)]
+    trained, held = split_held_out(rows, 64, seed=1)
+    assert (len(trained), len(held)) == (questions - held_out, held_out)
 
 
 def test_every_epoch_holds_every_example_once_and_ranks_share_the_step():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 
 import pytest
-from cli import memo_dist, tiny_corpus
+from cli import command, environment, memo_dist, tiny_corpus
 
 from memo_dist.cluster.placement import plan_placement
 from memo_dist.cluster.resources import Resources
@@ -13,8 +15,16 @@ from memo_dist.config import load_config
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config
+from memo_dist.runs import open_run
+from memo_dist.training import memory_check
 from memo_dist.training.memory_check import beside_ranks, planned_need, shards_in_memory
-from memo_dist.training.memory_need import GIB, ModelShape, training_need
+from memo_dist.training.memory_need import (
+    GIB,
+    RANK_ADDRESSES,
+    RAY_ADDRESSES,
+    ModelShape,
+    training_need,
+)
 
 P = 1_000_000_000
 SHAPE = ModelShape(
@@ -69,6 +79,14 @@ def test_lora_and_frozen_layers_have_states_for_what_is_trained():
     frozen = need(trained_layers=2)
     assert frozen.device["optimizer"] == 12 * 2 * SHAPE.layer_parameters
     assert frozen.device["parameters"] == 2 * P
+
+
+def test_an_anchor_needs_a_copy_of_a_trained_output_layer():
+    copy_and_gradient = (2 + 4) * SHAPE.vocabulary * SHAPE.hidden
+    assert need(anchor_kl=1.0).device["anchor"] == copy_and_gradient
+    assert "anchor" not in need().device
+    assert "anchor" not in need(anchor_kl=1.0, trained_layers=2).device
+    assert "anchor" not in need(adapter_rank=8, anchor_kl=1.0).device
 
 
 def test_offload_moves_states_to_the_host(tmp_path):
@@ -142,6 +160,40 @@ def test_driver_and_ray_count_where_they_run_here():
     have = Resources(1, 0, found.device_bytes + beside_ranks(config) - 1)
     with pytest.raises(UsageError, match=r"driver and Ray 1\.2 GiB, this machine has"):
         shards_in_memory(config, found, plan_placement(config, have), have)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "beyond"), [("process", RANK_ADDRESSES), ("ray", RAY_ADDRESSES)]
+)
+def test_too_little_address_space_is_refused_before_a_thread_waits_in_it(
+    monkeypatch, launcher, beyond
+):
+    config = load_config([], ["memory.base=scratch", f"cluster.launcher={launcher}"])
+    found, have = planned_need(config, 1, gpu=False), Resources(1, 0, 100 * GIB)
+    placement = plan_placement(config, have)
+    limits = [found.device_bytes + beyond, None]
+    monkeypatch.setattr(memory_check, "address_limit", lambda: limits[0])
+    shards_in_memory(config, found, placement, have)
+    limits[0] -= 1
+    with pytest.raises(UsageError, match=r"ulimit -v gives each process .*train\.micro_batch_tok"):
+        shards_in_memory(config, found, placement, have)
+    limits[0] = None
+    shards_in_memory(config, found, placement, have)
+
+
+def test_under_ulimit_v_training_ends_with_the_limit_and_the_key(tmp_path):
+    run = tmp_path / "run"
+    with open_run(run, load_config([], ["memory.base=scratch"]), "auto"):
+        pass
+    words = shlex.join(command("train", run, "cluster.launcher=process"))
+    limited = f"ulimit -v {int(1.5 * 2**20)} && exec {words}"
+    done = subprocess.run(
+        ["sh", "-c", limited], capture_output=True, text=True, timeout=120, env=environment()
+    )
+    assert done.returncode == 2, done.stderr
+    assert "ulimit -v gives each process 1.50 GiB of address space" in done.stderr
+    assert "train.micro_batch_tokens" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_dry_run_and_run_tell_the_need_and_refuse_what_cannot_fit(tmp_path):

@@ -115,7 +115,9 @@ def test_kills_leave_a_bank_that_answers_and_the_same_command_ends_it(run, chang
         assert run.memory == run.generations
         after = Bank.load(run.memory, run.trained_reflections, verify=True).answer([QUESTION])
         assert [a.text for a in after] == [a.text for a in before]
-    update(run, corpus)
+    launched = ("launch", "local", "--", "update", run.root, corpus)
+    done = memo_dist(*launched, seconds=ENCODE_SECONDS)
+    assert done.returncode == 0, done.stderr
     assert state(run) == state(changed)
 
 

@@ -1,8 +1,9 @@
 """One form for characters that look alike or show nothing: for documents, questions and answers.
 
 Unicode Normalization Form C (https://unicode.org/reports/tr15/), ligatures as their letters,
-spaces of any width as a space, and no invisible characters: soft hyphens, zero-width and
-direction marks, variation selectors, tags, control characters.
+letters and digits of double width as the plain ones, hyphens and minus signs as ``-``, spaces of
+any width as a space, and no invisible characters: soft hyphens, zero-width and direction marks,
+variation selectors, tags, control characters.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ _INVISIBLE = re.compile(
 )
 _JOINER = re.compile("(?<![\u0590-\u1fff\u2190-\uffff\U00010000-\U0010ffff])[\u200c\u200d]")
 """Zero-width joiners after Latin, Greek or Cyrillic letters; other scripts and emoji need them."""
-_PRESENTATION = re.compile("[\ufb00-\ufdff\ufe70-\ufefc]+")
+_PRESENTATION = re.compile("[\ufb00-\ufdff\ufe70-\ufefc\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]+")
+_HYPHEN = re.compile("[\u2010\u2011\u2212]")
 _SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _LINE_END = re.compile("\r\n|[\r\x85\u2028\u2029]")
 _BREAK = re.compile("[\x0b\x0c]")
@@ -37,5 +39,6 @@ def clean_characters(text: str) -> str:
     text = _BREAK.sub("\n\n", _LINE_END.sub("\n", text))
     text = _JOINER.sub("", _INVISIBLE.sub("", text))
     text = _SPACE.sub(" ", _SURROGATE.sub("\ufffd", text))
+    text = _HYPHEN.sub("-", text)
     text = _PRESENTATION.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return unicodedata.normalize("NFC", text)

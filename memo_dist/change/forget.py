@@ -32,7 +32,7 @@ from memo_dist.errors import RunError, UsageError, suggest
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import load_manifest
-from memo_dist.memory.tombstones import Tombstone, add_tombstones
+from memo_dist.memory.tombstones import Tombstone, add_tombstones, load_tombstones
 from memo_dist.stages.records import EXPORT
 from memo_dist.stages.state import require
 from memo_dist.synthesis.stages import check_revisable
@@ -113,6 +113,7 @@ def forget(run: RunFolder, config: Config, patterns: Sequence[str], why: str) ->
     exact = replace(config, update=replace(config.update, policy="retrain"))
     done = renew(run, exact, changes)
     clean = time.time() - pending.started
+    cleared = {**clear_derived(run), **cleared}  # the old bank has answered meanwhile
     cleared |= clear_rest(run, config, pending.fingerprints)
     base = run.memory_shard(0)
     found, searched = search(run.root, pending.fingerprints, base)
@@ -156,8 +157,7 @@ def _begin(
     ids = sorted(documents)
     _check(run, config, ids)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    stones = [Tombstone.of(name, documents[name], stamp) for name in ids]
-    add_tombstones(run.generations, stones)
+    stones = _withhold(run, documents, stamp)
     texts = {one.id: f"{one.title}\n{one.text}" for one in iter_documents(run.corpus)}
     others = [text for name, text in texts.items() if name not in ids]
     pending = Pending(
@@ -180,6 +180,20 @@ def _begin(
     return pending
 
 
+def _withhold(run: RunFolder, documents: Mapping[str, str], stamp: str) -> list[Tombstone]:
+    """The documents' tombstones, sorted by id; those that are not there yet are written."""
+    there = load_tombstones(run.generations)
+    known = {name: one for one in there for name in documents if one.means(name, documents[name])}
+    new = {
+        name: Tombstone.of(name, digest, stamp)
+        for name, digest in documents.items()
+        if name not in known
+    }
+    if new:
+        add_tombstones(run.generations, new.values())
+    return [one for _, one in sorted({**known, **new}.items())]
+
+
 def _check(run: RunFolder, config: Config, ids: Sequence[str]) -> None:
     """Refuse before anything is written what could not be ended."""
     if load_corpus_manifest(run.corpus).left_out:
@@ -188,7 +202,15 @@ def _check(run: RunFolder, config: Config, ids: Sequence[str]) -> None:
             " which would take the place of those that go: remove the documents from the source"
             " and run `memo-dist update RUN CORPUS`"
         )
-    for entry in load_manifest(run.memory).shards:
+    manifest = load_manifest(run.memory)
+    bank, corpus = bank_documents(manifest), corpus_documents(run.corpus)
+    other = [n for n in ids if n in bank and n in corpus and bank[n] != corpus[n]]
+    if other:
+        raise UsageError(
+            f"{other[0]} is another revision in the corpus than in the memory, so words of the"
+            f" memory's revision could not be searched for: end the update of {run.root} first"
+        )
+    for entry in manifest.shards:
         if entry.documents and {row.id for row in entry.documents} <= set(ids):
             raise UsageError(
                 f"shard {entry.id} would have no document left: encode the remaining documents"

@@ -20,6 +20,7 @@ from memo_dist.errors import MemoDistError
 from memo_dist.io import atomic
 from memo_dist.io.generations import link_file, link_folder
 from memo_dist.io.hashing import hash_file
+from memo_dist.io.marker import HASHES
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import load_manifest
 from memo_dist.memory.tombstones import forgotten, load_tombstones
@@ -55,7 +56,7 @@ def verify(run: RunFolder, config: Config, receipts: Sequence[Receipt]) -> Itera
     run = run.pin()
     yield _consistent(run)
     claim = "every file has the SHA-256 that its marker names"
-    yield Check(claim, "\n       ".join(damaged_files(run)))
+    yield Check(claim, "\n       ".join(damaged_files(run, kind=HASHES)))
     manifest = load_manifest(run.memory)
     bank, corpus = bank_documents(manifest), corpus_documents(run.corpus)
     other = [name for name, digest in bank.items() if corpus.get(name) != digest]

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -73,6 +74,7 @@ def memo_dist() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     process.begin()
+    process.end_without_memory(_out_of_memory(), EXIT_FAILED)
     guard_streams()
     verb = VERBS.get(sys.argv[1]) if sys.argv[1:] else None
     if verb is not None and verb.saves:
@@ -87,6 +89,7 @@ def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code (see memo_dist.errors)."""
     try:
         _check_text(arguments)
+        _check_folder()
         # ctx.exit's code comes back as the value; verbs return nothing.
         code = memo_dist.main(arguments, prog_name="memo-dist", standalone_mode=False)
     except click.ClickException as error:
@@ -113,7 +116,7 @@ def run(arguments: list[str]) -> int:
 
 def _out_of_memory() -> str:
     return (
-        f"out of memory: process {os.getpid()} got no more (limit {memory_limit()}, or ulimit -v);"
+        f"out of memory: process {os.getpid()} got no more (limit: {memory_limit()});"
         " lower evaluate.batch_size, memory.loaded_gb, train.micro_batch_tokens or cluster.workers,"
         " or give it more memory"
     )
@@ -131,6 +134,20 @@ def _check_text(arguments: list[str]) -> None:
         except UnicodeEncodeError:
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
             raise UsageError(f"argument {number} is not valid UTF-8: '{shown}'") from None
+
+
+def _check_folder() -> None:
+    """Refuse a current folder that is gone: libraries end the process where they need it.
+
+    Raises:
+        UsageError: says so.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the current folder cannot be used ({error.strerror}): change to another one (cd)"
+        ) from None
 
 
 def _say(message: str, code: int) -> int:

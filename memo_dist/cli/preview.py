@@ -41,6 +41,8 @@ def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None
     on a laptop.
     """
     dry_check(config.memory.base)
+    if config.train.teacher:
+        dry_check(config.train.teacher, "train.teacher")
     check_training(config)
     check_open(RunFolder(run_folder), config)
     with tempfile.TemporaryDirectory(prefix="memo-preview-") as name:

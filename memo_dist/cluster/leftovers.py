@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from memo_dist.cluster import guard
 from memo_dist.cluster.resources import memory_limit, oom_counters
 from memo_dist.errors import DamagedFileError
-from memo_dist.io import atomic
+from memo_dist.io import atomic, processes
 
 OWNER = "owner.json"
 """In the folder of a Ray session: which process made it."""
@@ -21,7 +20,7 @@ OWNER = "owner.json"
 
 def claim(folder: Path) -> None:
     """Write into a folder which process it belongs to."""
-    atomic.write_json(folder / OWNER, {**_place(), "pid": os.getpid()})
+    atomic.write_json(folder / OWNER, {"place": processes.here(), "pid": os.getpid()})
 
 
 def start_guard(folder: Path) -> subprocess.Popen[bytes]:
@@ -44,24 +43,20 @@ def clean_sessions(parent: Path, prefix: str) -> None:
                 guard.end_session(str(folder), settle=0.0)
 
 
-def clean_run(root: Path) -> None:
-    """Remove the temporary files in a run whose process is dead; called by its only writer."""
-    for path in root.rglob(f"{atomic.TEMP_PREFIX}*"):
-        pid = atomic.temp_owner(path.name)
-        if pid is None or Path(f"/proc/{pid}").exists():
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+def remove_abandoned(path: str) -> bool:
+    """Remove a temporary file or folder of a run whose process is dead; whether it was one.
+
+    Called by the run's only writer.
+    """
+    if not atomic.is_abandoned(path.rpartition("/")[2]):
+        return False
+    if Path(path).is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
+    return True
 
 
 def _is_dead(owner: Path) -> bool:
     row = atomic.read_json(owner)
-    here = {name: row[name] for name in _place()} == _place()
-    return here and not Path(f"/proc/{row['pid']}").exists()
-
-
-def _place() -> dict[str, str]:
-    """Where process ids mean what they mean here."""
-    return {"host": platform.node(), "namespace": str(Path("/proc/self/ns/pid").readlink())}
+    return processes.is_dead(row["place"], row["pid"])

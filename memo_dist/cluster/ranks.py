@@ -46,8 +46,23 @@ class Ranks:
 
     @property
     def device(self) -> torch.device:
-        """Where this rank computes, as DeepSpeed will choose it: for use before that."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else _CPU
+        """Where this rank computes.
+
+        Modulo the visible GPUs: `srun --gpus-per-task 1` numbers the ranks of a machine from 0 and
+        shows each of them one GPU.
+        """
+        if not torch.cuda.is_available():
+            return _CPU
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+
+    def take_gpu(self) -> None:
+        """Make this rank's GPU the current one, for torch, NCCL and DeepSpeed alike.
+
+        DeepSpeed reads LOCAL_RANK for it, so that gets the place among the visible GPUs.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.device)
+            os.environ["LOCAL_RANK"] = str(self.device.index)
 
     def barrier(self) -> None:
         """Wait until every rank is here (the process group's timeout is the deadline)."""
@@ -81,8 +96,7 @@ class Ranks:
         """
         if self.world == 1:
             return text
-        nccl = torch.distributed.get_backend() == "nccl"
-        device = torch.device("cuda", self.local_rank) if nccl else torch.device("cpu")
+        device = self.device if torch.distributed.get_backend() == "nccl" else _CPU
         data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
         size = torch.tensor([len(data)], device=device)
         torch.distributed.broadcast(size, src=0)

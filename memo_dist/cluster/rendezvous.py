@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from memo_dist.cluster.stop import STOP
@@ -99,14 +100,20 @@ def _await_all(meeting: Path, world: int, seconds: float) -> None:
         if STOP():
             raise STOP.error("nothing was trained yet; run the same command again")
         if time.monotonic() >= deadline:
-            names = sorted((name.removesuffix(".json") for name in missing), key=int)
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise RunError(
-                f"{world - len(missing)}/{world} ranks are there after {seconds:.0f} s"
-                f" (cluster.start_timeout), rank(s) {shown} did not come: see the log of their"
-                f" nodes; is {meeting} on a file system that all nodes share?"
-            )
+            ranks = [int(name.removesuffix(".json")) for name in missing]
+            hint = f"; is {meeting} on a file system that all nodes share?"
+            raise ranks_missing(ranks, world, seconds, hint)
         time.sleep(0.2)
+
+
+def ranks_missing(missing: Sequence[int], world: int, seconds: float, hint: str = "") -> RunError:
+    """What to say of ranks that did not come within ``seconds``."""
+    names = sorted(missing)
+    shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
+    return RunError(
+        f"{world - len(names)}/{world} ranks are there after {seconds:.0f} s"
+        f" (cluster.start_timeout), rank(s) {shown} did not come: see the log of their nodes{hint}"
+    )
 
 
 def free_port() -> int:

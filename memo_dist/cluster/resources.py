@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ def usable_memory() -> int:
     return memory
 
 
+def address_limit() -> int | None:
+    """Bytes of address space that each process may have (``ulimit -v``); None: no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 def oom_counters() -> list[Path]:
     """Files of this process' cgroups that count processes killed for want of memory."""
     found = (folder / name for folder in _cgroup_folders() for name in _COUNTERS)
@@ -98,7 +105,9 @@ def memory_limit() -> str:
     """How much memory this process may use, and who says so, for people."""
     limit, machine = usable_memory(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     whose = "the cgroup's limit" if limit < machine else "the machine's memory"
-    return f"{limit / 2**30:.2f} GiB, {whose}"
+    addresses = address_limit()
+    also = "" if addresses is None else f"; ulimit -v {addresses / 2**30:.2f} GiB a process"
+    return f"{limit / 2**30:.2f} GiB, {whose}{also}"
 
 
 def object_store_bytes() -> int:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from datetime import timedelta
 
-from torch._C._distributed_c10d import HashStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
+from memo_dist.cluster.rendezvous import ranks_missing
+from memo_dist.cluster.stop import STOP
 from memo_dist.errors import RunError
 
 LOOPBACK = "127.0.0.1"
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+_ATTEMPT, _POLL = 5.0, 0.2  # seconds
 
 
 def listening_store(host: str, port: int, world: int, timeout: timedelta) -> TCPStore:
@@ -52,17 +56,82 @@ def listening_store(host: str, port: int, world: int, timeout: timedelta) -> TCP
     )
 
 
-def rank_store(timeout: timedelta) -> Store:
-    """The store of the rank environment: rank 0 opens it, unless torchrun's agent has.
+def rank_store(timeout: timedelta, seconds: float) -> Store:
+    """The store of the rank environment, once all ranks have come to it.
+
+    Rank 0 opens it, unless torchrun's agent has; the agent keeps it when it starts ranks again, so
+    each attempt has keys of its own.
+
+    Args:
+        timeout: of one of its calls, later on.
+        seconds: how long to wait for the ranks.
 
     Raises:
-        RunError: rank 0 cannot open it.
+        RunError: rank 0 cannot open it, or ranks did not come; says have and want.
+        StoppedError: a stop was requested meanwhile.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     agents = os.environ.get(_AGENT_STORE) == str(True)
     if world == 1 and not agents:
         return HashStore()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    deadline = time.monotonic() + seconds
     if rank == 0 and not agents:
-        return listening_store(host, port, world, timeout)
-    return TCPStore(host, port, world, is_master=False, timeout=timeout)
+        opened = listening_store(host, port, world, timeout)
+    else:
+        opened = _connected(host, port, world, deadline, seconds)
+        opened.set_timeout(timeout)
+    store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", opened)
+    _await_all(store, rank, world, deadline, seconds)
+    return store
+
+
+def announce(store: Store, event: str) -> None:
+    """Let the ranks go on that wait for ``event`` in :func:`await_event`."""
+    store.set(f"event/{event}", "")
+
+
+def await_event(store: Store, event: str) -> None:
+    """Wait for another rank's :func:`announce`, as long as that rank works.
+
+    A collective would end such a wait after its timeout, however well the other rank gets on.
+
+    Raises:
+        RunError: the store is gone, and so is the rank that keeps it.
+        StoppedError: a stop was requested meanwhile.
+    """
+    try:
+        while not store.check([f"event/{event}"]):
+            _check_stop()
+            time.sleep(_POLL)
+    except RuntimeError as error:
+        raise RunError("rank 0 is gone before it sent the training; see its log") from error
+
+
+def _connected(host: str, port: int, world: int, deadline: float, seconds: float) -> TCPStore:
+    """Connect in short attempts: torch's own wait can be neither stopped nor explained."""
+    while True:
+        _check_stop()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ranks_missing([0], world, seconds, f"; nothing answers at {host}:{port}")
+        try:
+            attempt = timedelta(seconds=max(0.1, min(_ATTEMPT, left)))
+            return TCPStore(host, port, world, is_master=False, timeout=attempt)
+        except RuntimeError:  # torch's errors of the network and of stores are its children
+            time.sleep(_POLL)
+
+
+def _await_all(store: Store, rank: int, world: int, deadline: float, seconds: float) -> None:
+    store.set(f"here/{rank}", "")
+    missing = list(range(world))
+    while missing := [other for other in missing if not store.check([f"here/{other}"])]:
+        _check_stop()
+        if time.monotonic() >= deadline:
+            raise ranks_missing(missing, world, seconds)
+        time.sleep(_POLL)
+
+
+def _check_stop() -> None:
+    if STOP():
+        raise STOP.error("nothing was trained yet; run the same command again")

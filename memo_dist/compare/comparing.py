@@ -204,6 +204,7 @@ def _shared_key(plan: Plan) -> str:
         plan.reader.identity,
         [asdict(question) for question in plan.questions],
         {k: v for k, v in asdict(config.compare).items() if k not in ("prices", "machine")},
+        asdict(config.train),
         asdict(config.fusion),
         asdict(config.protocol),
         executive,

@@ -12,10 +12,10 @@ from memo_dist.answering import Options
 from memo_dist.answering.modes import EXECUTIVE_IDENTITY
 from memo_dist.answers.answer import Answer
 from memo_dist.compare import retrieval
+from memo_dist.compare.forgetting import untouched
 from memo_dist.compare.method import (
     Corpus,
     Cost,
-    Forgetting,
     Make,
     Method,
     NotRunError,
@@ -75,7 +75,8 @@ class MemoryMethod:
             self._answerer = answering.open_answerer(run, config, self._mode, options)
         except UsageError as error:
             raise NotRunError(str(error)) from error
-        return memory_cost(run, self._setting.config.generator.model)
+        cost = memory_cost(run, self._setting.config.generator.model)
+        return replace(cost, forgetting=untouched(self._setting))
 
     def answer(self, questions: Sequence[str]) -> list[Reply]:
         """See :meth:`memo_dist.compare.method.Method.answer`."""
@@ -167,13 +168,8 @@ def memory_cost(run: RunFolder, generator: str) -> Cost:
         stored_bytes=stored,
         priced_model=generator if spent.tokens else "",
         update_share=1.0 / max(1, len(entries)),
-        forgetting=_nothing_forgotten(),
         details={"shards": len(entries), "training known": bool(shards)},
     )
-
-
-def _nothing_forgotten() -> Forgetting:
-    return Forgetting("none asked", 0, 0, 0, "the backbone's files are not changed")
 
 
 def _decided(mode: str, setting: Setting) -> list[Any]:

@@ -29,6 +29,7 @@ class Row:
 
 _RETRIEVAL = "memo_dist.compare.retrieval"
 _MEMORIES = "memo_dist.compare.memories"
+_WEIGHTS = "memo_dist.compare.weights"
 METHODS: Mapping[str, Row] = {
     "closed_book": Row(_RETRIEVAL, "closed_book", "the reader without documents"),
     "oracle": Row(_RETRIEVAL, "oracle", "the reader with the gold documents: an upper bound"),
@@ -37,6 +38,16 @@ METHODS: Mapping[str, Row] = {
     "dense": Row(_RETRIEVAL, "dense", "retrieval by vectors"),
     "hybrid": Row(_RETRIEVAL, "hybrid", "BM25 and vectors, joined by reciprocal rank"),
     "graph": Row(_RETRIEVAL, "graph", "retrieval by PageRank over entities (after HippoRAG)"),
+    "sft": Row(_WEIGHTS, "sft", "the reader fine-tuned on the reflections"),
+    "sft_documents": Row(_WEIGHTS, "sft_documents", "the reader fine-tuned on the documents"),
+    "lora": Row(_WEIGHTS, "lora", "LoRA of the reader on the reflections"),
+    "lora_documents": Row(_WEIGHTS, "lora_documents", "LoRA of the reader on the documents"),
+    "distilled_lora": Row(
+        _WEIGHTS, "distilled_lora", "LoRA taught by the reader with the passage before it"
+    ),
+    "doc_to_lora": Row(
+        "memo_dist.compare.doc_to_lora", "doc_to_lora", "adapters made by a hypernetwork"
+    ),
     "memory": Row(_MEMORIES, "direct", "the memory alone"),
     "memory_protocol": Row(_MEMORIES, "protocol", "an executive that questions the memory"),
     "memory_logits": Row(_MEMORIES, "logits", "a backbone mixed with the memory's logits"),

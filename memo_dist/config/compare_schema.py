@@ -23,3 +23,6 @@ class CompareConfig:
     judge: str = key("none", choices=("none", "executive"), identity=False)
     """Judge of the answers, in addition to the exact metrics: ``executive`` (the model of that
     group), or ``none``."""
+    lora_hypernetwork: str = key("", identity=False)
+    """Hypernetwork of the method ``doc_to_lora``: the name of an entry point of the group
+    ``memo_dist.hypernetworks``; empty: none, and the method is not run."""

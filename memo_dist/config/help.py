@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from memo_dist.config import (
     compare_schema,
     fusion_schema,
+    knowledge_schema,
     model_schema,
     scale_schema,
     schema,
@@ -23,6 +24,7 @@ _SCHEMAS = (
     fusion_schema,
     scale_schema,
     serve_schema,
+    knowledge_schema,
     compare_schema,
 )
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from memo_dist.config.keys import KeySpec, key_specs
 from memo_dist.config.model_schema import BUILT_IN, EndpointConfig
 from memo_dist.config.scale_rules import scale_rules
-from memo_dist.config.schema import Config
+from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
 
@@ -190,6 +190,7 @@ def _train(config: Config) -> Iterator[str]:
             yield f"train.{key} needs measurements of recall: set train.eval_minutes or eval_steps"
     if train.select == "recall" and not measured:
         yield "train.select='recall' needs train.eval_minutes or train.eval_steps"
+    yield from _knowledge(train)
     if not train.lora_targets:
         yield "train.lora_targets=[] leaves nothing to adapt; write [all-linear]"
     rows = max(1, train.batch_tokens // train.micro_batch_tokens)
@@ -197,6 +198,21 @@ def _train(config: Config) -> Iterator[str]:
         yield (
             f"cluster.workers={config.cluster.workers} must divide the {rows} rows of a step"
             " (train.batch_tokens / train.micro_batch_tokens)"
+        )
+
+
+def _knowledge(train: TrainConfig) -> Iterator[str]:
+    if train.replay == 1:
+        yield "train.replay=1 must be below 1: some tokens must be of reflections"
+    for key in ("anchor_kl", "replay_text"):
+        if getattr(train, key) and not train.replay:
+            yield f"train.{key}={getattr(train, key)} needs other text: set train.replay=0.1"
+    if train.teacher and train.source == "documents":
+        yield f"train.teacher={train.teacher} labels answers: set train.source=reflections"
+    if train.held_out_questions and not (train.eval_steps or train.eval_minutes):
+        yield (
+            f"train.held_out_questions={train.held_out_questions} needs train.eval_minutes or"
+            " train.eval_steps"
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from memo_dist.config.compare_schema import CompareConfig
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.keys import key
+from memo_dist.config.knowledge_schema import KnowledgeConfig
 from memo_dist.config.model_schema import ExecutiveConfig, GeneratorConfig, ProtocolConfig
 from memo_dist.config.scale_schema import ScaleConfig
 from memo_dist.config.serve_schema import ServeConfig
@@ -176,7 +177,7 @@ class MemoryConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(KnowledgeConfig):
     """Training a shard memory."""
 
     source: str = key("reflections", choices=("reflections", "documents"))

@@ -65,5 +65,13 @@ class ServeConfig:
     """Number of pending documents at which ``serve.consolidate=after`` begins."""
     consolidate_at: str = key("03:00", identity=False)
     """Local time of ``serve.consolidate=nightly``, as HH:MM."""
+    scopes: str = key("trained", choices=("trained", "pending"), identity=False)
+    """Texts of a scope: ``trained``: a consolidation trains weights of the scope's own below
+    RUN/serve/scopes; ``pending``: they stay in the buffer."""
+    scopes_loaded: int = key(50, at_least=1, identity=False)
+    """Maximum number of scopes whose weights are in memory; the one used longest ago is evicted."""
+    scopes_asked: int = key(8, at_least=1, identity=False)
+    """Maximum number of scopes that one question is put to: ``user_id`` alone names all scopes of
+    the user; the ones last written to are asked."""
     log_questions: bool = key(False, identity=False)
     """Write questions into the log; by default the log holds neither questions nor texts."""

@@ -9,8 +9,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from memo_dist.config.keys import key_specs
+from memo_dist.config.knowledge_schema import OFF_BY_DEFAULT, SWITCHES
 from memo_dist.config.load import flatten
 from memo_dist.config.model_schema import BUILT_IN
+from memo_dist.config.rules import lookup
 from memo_dist.config.schema import Config, CorpusConfig
 from memo_dist.io.hashing import hash_value
 from memo_dist.stages import records
@@ -44,13 +46,16 @@ def stage_keys(config: Config, stage: str) -> dict[str, Any]:
     flat = flatten({group: tree[group] for group in records.stage(stage).groups})
     specs = key_specs(Config)
     read = {_QUESTION_WEIGHT: trains_questions(config), _TOKENIZER: _builds_base(config)}
+    read |= {key: bool(lookup(config, switch)) for key, switch in SWITCHES.items()}
     without = [key for key, is_read in read.items() if not is_read]
     return {key: value for key, value in flat.items() if specs[key].identity and key not in without}
 
 
 def stage_hash(config: Config, stage: str) -> str:
-    """SHA-256 over :func:`stage_keys`."""
-    return hash_value(stage_keys(config, stage))
+    """SHA-256 over :func:`stage_keys`; what is switched off counts as if there were no switch."""
+    off = [key for key in OFF_BY_DEFAULT if not lookup(config, key)]
+    keys = stage_keys(config, stage)
+    return hash_value({key: value for key, value in keys.items() if key not in off})
 
 
 def changed_keys(old: Config, new: Config, stage: str) -> dict[str, tuple[Any, Any]]:

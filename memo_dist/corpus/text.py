@@ -137,7 +137,7 @@ def readable_date(value: Any) -> str | None:
 def _epoch_date(value: float) -> str | None:
     """A number of seconds or smaller units since 1970, where it falls between 1980 and 2100."""
     for unit in (1, 10**3, 10**6, 10**9):
-        with suppress(ValueError, OverflowError):
+        with suppress(ValueError, OSError, OverflowError):  # OSError: from 1e18 on, by the platform
             day = datetime.fromtimestamp(value / unit, UTC).date()
             if _EPOCH_YEARS[0] <= day.year < _EPOCH_YEARS[1]:
                 return day.isoformat()

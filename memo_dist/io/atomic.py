@@ -8,41 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from memo_dist.errors import DamagedFileError
+from memo_dist.io import processes
 
 TEMP_PREFIX = ".tmp-"
-_TEMP = re.compile(r"\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-.*")
+_TEMP = re.compile(r"\.tmp-(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-.*")
 Record = TypeVar("Record")
 
 
 def temp_prefix() -> str:
-    """How the names of this process' temporary files begin, see :func:`temp_owner`."""
-    return f"{TEMP_PREFIX}{_host()}-{os.getpid()}-"
+    """How the names of this process' temporary files begin, see :func:`is_abandoned`."""
+    return f"{TEMP_PREFIX}{processes.here()}-{os.getpid()}-"
 
 
-def temp_owner(name: str) -> int | None:
-    """The process on this machine whose temporary file has this name; None: not known."""
+def is_abandoned(name: str) -> bool:
+    """Whether a file has the name of a temporary one whose process has ended."""
     found = _TEMP.fullmatch(name)
-    return int(found["pid"]) if found and found["host"] == _host() else None
-
-
-@cache
-def _host() -> str:
-    """A short mark of this machine and its processes' name space, to tell whose ids are whose."""
-    try:
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # no /proc
-        space = ""
-    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+    return found is not None and processes.is_dead(found["place"], found["pid"])
 
 
 def fsync_folder(folder: Path) -> None:
@@ -181,14 +169,14 @@ def as_record(values: dict[str, Any], source: Path | str, make: Callable[..., Re
         raise DamagedFileError.of(source, f"it does not hold what it should ({error})") from None
 
 
-def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parse_line(line: bytes, path: Path, place: str) -> dict[str, Any]:
     """The object in a line; the words for an error are made only where there is one."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        value = parse_json(line, f"{path}, line {number},")  # raises
+        value = parse_json(line, f"{path}, {place},")  # raises
     return value  # type: ignore[no-any-return]
 
 
@@ -201,7 +189,29 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield _parse_line(line, path, number)
+                yield _parse_line(line, path, f"line {number}")
+
+
+def row_at(stream: BinaryIO, offset: int, path: Path) -> dict[str, Any]:
+    """The object of the line that begins at a byte of an open JSON-lines file.
+
+    Raises:
+        DamagedFileError: there is none.
+    """
+    stream.seek(offset)
+    return _parse_line(stream.readline(), path, f"byte {offset}")
+
+
+def whole_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line of a file that grows, and its object, without a last one that a kill cut off.
+
+    Raises:
+        DamagedFileError: a line is no JSON object; names it.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.endswith(b"\n"):
+                yield line, _parse_line(line, path, f"line {number}")
 
 
 def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
@@ -213,7 +223,7 @@ def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
     offset = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            yield offset, _parse_line(line, path, number)
+            yield offset, _parse_line(line, path, f"line {number}")
             offset += len(line)
 
 

@@ -2,7 +2,8 @@
 
 ``<path>.leases/`` holds one file a holder, with its host and process: ``sole``, or
 ``shared-<host>-<process>-<number>``. A holder touches its file every :data:`BEAT_SECONDS`. A lease
-is over when its process has ended, as far as that can be seen (on the same host), or when it was
+is over when its process has ended, as far as that can be seen (on the same host,
+in the same container), or when it was
 not touched for :data:`STALE_SECONDS` by the clock of the file system, which all hosts share.
 """
 
@@ -16,7 +17,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from memo_dist.io import atomic
+from memo_dist.io import atomic, processes
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0
@@ -33,7 +34,12 @@ class Lease:
         mine = f"{platform.node()}-{os.getpid()}-{next(_numbers)}"
         self._mine = self._folder / (f"shared-{mine}" if shared else _SOLE)
         self._shared = shared
-        self._row = {"host": platform.node(), "pid": os.getpid(), "token": secrets.token_hex(8)}
+        self._row = {
+            "host": platform.node(),
+            "place": processes.here(),
+            "pid": os.getpid(),
+            "token": secrets.token_hex(8),
+        }
         self._ended = threading.Event()
 
     def take(self) -> bool:
@@ -110,8 +116,8 @@ def _read(path: Path) -> dict[str, object] | None:
 
 
 def _is_over(path: Path, row: dict[str, object] | None, now: float) -> bool:
-    if row and row["host"] == platform.node():
-        return not Path(f"/proc/{row['pid']}").exists()
+    if row and row.get("place") == processes.here():
+        return processes.is_dead(row["place"], row["pid"])
     try:
         return now - path.stat().st_mtime > STALE_SECONDS
     except FileNotFoundError:

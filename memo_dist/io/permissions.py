@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,17 +43,26 @@ def make_folder(path: Path, group_readable: bool) -> None:
         path.mkdir(exist_ok=True)
 
 
-def settle(root: Path, group_readable: bool) -> None:
+def settle(
+    root: Path, group_readable: bool, removed: Callable[[str], bool] = lambda path: False
+) -> None:
     """Give everything below ``root`` the modes of the run; what belongs to others stays.
 
     Files of an earlier version, of a library that has modes of its own, and of a cluster's workers
     become like all others; so does everything when ``run.group_readable`` changes.
+
+    Args:
+        root: the run.
+        group_readable: ``run.group_readable``.
+        removed: called before with each entry below ``root``, in the same walk; True: it is gone.
     """
     closed = mask(group_readable)
-    for folder, _, names in os.walk(root):
+    for folder, folders, names in os.walk(root):
         _set(folder, 0o777 & ~closed, _SHARED_BITS)
-        for name in names:
-            _set(f"{folder}/{name}", 0o666 & ~closed, 0)
+        folders[:] = [name for name in folders if not removed(f"{folder}/{name}")]
+        for path in (f"{folder}/{name}" for name in names):
+            if not removed(path):
+                _set(path, 0o666 & ~closed, 0)
 
 
 def _set(path: str, mode: int, kept: int) -> None:

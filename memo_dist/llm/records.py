@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,11 +69,17 @@ def reply_of(request: Request, key: str, history: Sequence[Attempt]) -> Reply | 
     last = history[-1]
     if last.outcome != "ok":
         raw = next((row.text for row in reversed(history) if row.text), "")
-        tried = len(history) if last.outcome == "broken" else answered(history)
-        return Failure(key, last.reason, raw, tried, total_usage(history))
+        return Failure(key, last.reason, raw, sends(history), total_usage(history))
     value = None if request.schema is None else value_of(last.text, request.schema)
     usage = total_usage(history)
-    return Response(key, last.text, value, last.finish_reason, usage, answered(history))
+    return Response(key, last.text, value, last.finish_reason, usage, sends(history))
+
+
+def sends(history: Sequence[Attempt]) -> int:
+    """Sends that a reply took. A broken one that a later one made up for is not counted: a server
+    that was restarted changes nothing that is written."""
+    broken = takewhile(lambda row: row.outcome == "broken", reversed(history))
+    return answered(history) + len([*broken])
 
 
 def answered(history: Sequence[Attempt]) -> int:

@@ -16,7 +16,7 @@ from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
 from memo_dist.memory.familiarity import FILE_NAME as FAMILIARITY_FILE
 from memo_dist.memory.familiarity import Familiarity
-from memo_dist.memory.loading import Memories, Voice, load_memories
+from memo_dist.memory.loading import AdapterShards, Memories, SharedBases, Voice, load_memories
 from memo_dist.memory.manifest import (
     CONFIDENCE,
     QUESTION_LIKELIHOOD,
@@ -111,6 +111,7 @@ class Bank:
         verify: bool = True,
         loaded_gb: float = 0.0,
         hashed_gb: float = 0.0,
+        bases: SharedBases | None = None,
     ) -> Bank:
         """Load the bank in ``folder`` (``RUN/memory``).
 
@@ -123,6 +124,7 @@ class Bank:
             loaded_gb: GiB of shard weights kept loaded (``memory.loaded_gb``); 0: what the
                 device has room for.
             hashed_gb: larger files are not hashed (``memory.hashed_gb``); 0: all are.
+            bases: to share the base of adapters with other banks; see :meth:`release`.
 
         Raises:
             UsageError: the bank is incomplete or of a kind that cannot answer on its own.
@@ -136,17 +138,16 @@ class Bank:
                 require_bank(manifest, folder, hashed_gb)
 
         with checked_while(check):
-            return cls._loaded(manifest, folder, reflections, max_answer_tokens, device, loaded_gb)
+            memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb, bases)
+            return cls._of(manifest, folder, reflections, memories)
 
     @classmethod
-    def _loaded(  # noqa: PLR0913
+    def _of(
         cls,
         manifest: BankManifest,
         folder: Path,
         reflections: Path | None,
-        max_answer_tokens: int,
-        device: str,
-        loaded_gb: float,
+        memories: Sequence[Memories],
     ) -> Bank:
         trained = {entry.id: entry.reflections_hash for entry in manifest.shards}
         known = load_sources(reflections, trained) if reflections and reflections.exists() else {}
@@ -154,19 +155,25 @@ class Bank:
             _shard(manifest.shard_folder(folder, entry.id), entry.id, known.get(entry.id))
             for entry in manifest.shards
         ]
-        memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb)
         bank = cls(shards, memories, manifest.composition)
         bank.withheld = Withheld.of_bank(folder, manifest)
         return bank
 
     @classmethod
-    def of_run(cls, run: RunFolder, config: Config, sources: bool = True) -> Bank:
+    def of_run(
+        cls,
+        run: RunFolder,
+        config: Config,
+        sources: bool = True,
+        bases: SharedBases | None = None,
+    ) -> Bank:
         """Load the bank of a run with its configuration.
 
         Args:
             run: the run.
             config: ``memory.max_answer_tokens``, ``memory.loaded_gb`` and ``memory.hashed_gb``.
             sources: answers name the documents behind them.
+            bases: see :meth:`load`.
 
         Raises:
             UsageError, RunError: see :meth:`load`.
@@ -178,7 +185,14 @@ class Bank:
             config.memory.max_answer_tokens,
             loaded_gb=config.memory.loaded_gb,
             hashed_gb=config.memory.hashed_gb,
+            bases=bases,
         )
+
+    def release(self) -> None:
+        """Take the bank's adapters off a base that it shares; it cannot be asked afterwards."""
+        for memory in self._memories:
+            if isinstance(memory, AdapterShards):
+                memory.release()
 
     def answer(
         self, questions: Sequence[str], batch_size: int = 16, nearest: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -117,6 +118,62 @@ class StreamedShard:
         return {}
 
 
+class SharedBases:
+    """Bases in memory under the adapters of several banks; each base is loaded once.
+
+    Not safe for threads: whoever shares it runs one call of these banks at a time.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[str, Any] = {}
+        self._banks = 0
+
+    def prefix(self) -> str:
+        """A prefix for adapter names that no other bank has."""
+        self._banks += 1
+        return f"bank-{self._banks}-"
+
+    def holds(self, weights_hash: str) -> bool:
+        """Whether the base with these weights is loaded."""
+        return weights_hash in self._models
+
+    def attach(self, weights_hash: str, adapters: Mapping[str, Path], fresh: Any | None) -> Any:
+        """The PEFT model of a base, with further adapters (folder by name) on it.
+
+        Args:
+            weights_hash: of the base.
+            adapters: at least one.
+            fresh: the loaded base; None: :meth:`holds` it.
+        """
+        model = self._models.get(weights_hash) if fresh is None else fresh
+        found = _with_adapters(model, adapters)
+        self._models[weights_hash] = found
+        return found
+
+    def detach(self, weights_hash: str, names: Sequence[str]) -> None:
+        """Remove adapters; the last one takes the base along."""
+        model = self._models[weights_hash]
+        if set(model.peft_config) <= set(names):
+            del self._models[weights_hash]
+            return
+        with warnings.catch_warnings():  # PEFT tells which adapter is active now: rows name theirs
+            warnings.simplefilter("ignore", UserWarning)
+            for name in names:
+                model.delete_adapter(name)
+
+
+def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
+    """A base, or a PEFT model, with adapters (folder by name) added."""
+    from peft import PeftModel
+
+    for name, folder in adapters.items():
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+    return model
+
+
 class AdapterShards:
     """Shards of kind adapter on one base: questions to all adapters in the same batches.
 
@@ -126,63 +183,84 @@ class AdapterShards:
 
     streams = False
 
-    def __init__(self, memory: ShardMemory, shards: Sequence[int]) -> None:
-        """``memory`` holds a PEFT model whose adapters are named by :func:`adapter_name`."""
-        self._memory, self.shards = memory, tuple(shards)
+    def __init__(
+        self, memory: ShardMemory, names: Mapping[int, str], release: Callable[[], None]
+    ) -> None:
+        """``memory`` holds a PEFT model with an adapter of the given name for each shard;
+        ``release`` takes these off a base that others use."""
+        self._memory, self._names, self._release = memory, dict(names), release
+        self.shards = tuple(names)
 
     @classmethod
-    def load(
-        cls, base: Path, folders: Mapping[int, Path], max_answer_tokens: int, device: str = "auto"
+    def load(  # noqa: PLR0913
+        cls,
+        base: Path | None,
+        folders: Mapping[int, Path],
+        max_answer_tokens: int,
+        device: str = "auto",
+        weights_hash: str = "",
+        bases: SharedBases | None = None,
     ) -> AdapterShards:
         """Load the base once and every adapter onto it.
 
         Args:
-            base: folder of the base model.
+            base: folder of the base model; None: ``bases`` holds it.
             folders: PEFT folder (safetensors) by shard, at least one.
             max_answer_tokens: longest generated answer.
             device: a torch device, or ``auto``.
+            weights_hash: of the base.
+            bases: to share the base with other banks; None: this bank has one of its own.
 
         Raises:
             UsageError: the base or an adapter cannot be loaded.
         """
-        from peft import PeftModel
-
-        first, *others = sorted(folders)
-        name = adapter_name(first)
+        shared = bases or SharedBases()
+        prefix = shared.prefix() if bases else ""
+        names = {shard: prefix + adapter_name(shard) for shard in sorted(folders)}
+        adapters = {names[shard]: folders[shard] for shard in names}
         every = ", ".join(map(str, folders.values()))
-        with refusing(f"the adapters {every} cannot be loaded on '{base}'", "export them again"):
-            tokenizer = load_tokenizer(folders[first])
-            frozen = load_frozen(base, device)
-            model: Any = PeftModel.from_pretrained(frozen, folders[first], adapter_name=name)
-            for shard in others:
-                model.load_adapter(folders[shard], adapter_name=adapter_name(shard))
-        return cls(ShardMemory(model, tokenizer, max_answer_tokens), [first, *others])
+        failure = f"the adapters {every} cannot be loaded on '{base or 'the loaded base'}'"
+        with refusing(failure, "export them again"):
+            tokenizer = load_tokenizer(folders[next(iter(names))])
+            fresh = None if base is None else load_frozen(base, device)
+            model = shared.attach(weights_hash, adapters, fresh)
+
+        def release() -> None:
+            shared.detach(weights_hash, list(adapters))
+
+        return cls(ShardMemory(model, tokenizer, max_answer_tokens), names, release)
 
     def answer(
         self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
         """See :class:`Memories`; the rows of a batch are of any adapter."""
-        return _by_adapter(self._memory.answer, asked, batch_size)
+        return self._by_adapter(self._memory.answer, asked, batch_size)
 
     def read(self, questions: Sequence[str], batch_size: int) -> dict[int, list[Reading]]:
         """See :class:`Memories`; the rows of a batch are of any adapter."""
-        return _by_adapter(self._memory.read, dict.fromkeys(self.shards, questions), batch_size)
+        return self._by_adapter(
+            self._memory.read, dict.fromkeys(self.shards, questions), batch_size
+        )
 
     def voices(self) -> dict[int, Voice]:
         """See :class:`Memories`."""
-        return {shard: Voice(self._memory, adapter_name(shard)) for shard in self.shards}
+        return {shard: Voice(self._memory, name) for shard, name in self._names.items()}
 
+    def release(self) -> None:
+        """Take the adapters off their base; the memory cannot be asked afterwards."""
+        self._release()
 
-def _by_adapter(
-    ask: Callable[[list[str], int, list[str]], list[Item]],
-    asked: Mapping[int, Sequence[str]],
-    batch_size: int,
-) -> dict[int, list[Item]]:
-    """All shards' questions in one call, each with the name of its adapter."""
-    lengths = [len(questions) for questions in asked.values()]
-    names = joined([adapter_name(shard)] * len(questions) for shard, questions in asked.items())
-    replies = ask(joined(asked.values()), batch_size, names)
-    return dict(zip(asked, parted(replies, lengths), strict=True))
+    def _by_adapter(
+        self,
+        ask: Callable[[list[str], int, list[str]], list[Item]],
+        asked: Mapping[int, Sequence[str]],
+        batch_size: int,
+    ) -> dict[int, list[Item]]:
+        """All shards' questions in one call, each with the name of its adapter."""
+        lengths = [len(questions) for questions in asked.values()]
+        names = joined([self._names[shard]] * len(rows) for shard, rows in asked.items())
+        replies = ask(joined(asked.values()), batch_size, names)
+        return dict(zip(asked, parted(replies, lengths), strict=True))
 
 
 def adapter_name(shard: int) -> str:
@@ -190,8 +268,13 @@ def adapter_name(shard: int) -> str:
     return f"shard-{shard}"
 
 
-def load_memories(
-    manifest: BankManifest, folder: Path, max_answer_tokens: int, device: str, loaded_gb: float
+def load_memories(  # noqa: PLR0913
+    manifest: BankManifest,
+    folder: Path,
+    max_answer_tokens: int,
+    device: str,
+    loaded_gb: float,
+    bases: SharedBases | None = None,
 ) -> list[Memories]:
     """What answers for each shard of the bank in ``folder``; see ``Bank.load`` for the rest."""
     paths = {entry.id: manifest.shard_folder(folder, entry.id) for entry in manifest.shards}
@@ -200,8 +283,9 @@ def load_memories(
     full = {shard: path for shard, path in paths.items() if kinds[shard] == "full"}
     memories: list[Memories] = []
     if adapters:
-        base = base_folder(manifest, folder)
-        memories.append(AdapterShards.load(base, adapters, max_answer_tokens, device))
+        known = manifest.base.weights_hash
+        base = None if bases and bases.holds(known) else base_folder(manifest, folder)
+        memories.append(AdapterShards.load(base, adapters, max_answer_tokens, device, known, bases))
     where = answering_device(device)
     sizes = {shard: loaded_bytes(path, where) for shard, path in full.items()}
     kept = choose_loaded(sizes, int(loaded_gb * 2**30) or _room(where))

@@ -99,6 +99,21 @@ class Reader:
         )
 
     @torch.inference_mode()
+    def surprise(self, prompt: Messages, text: str) -> tuple[float, int]:
+        """How unlikely a text is as the answer to a prompt.
+
+        Returns:
+            (summed cross-entropy of its tokens in nats, number of its tokens).
+        """
+        before = self.render(prompt)
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = torch.tensor([[*before, *tokens]], device=self._model.device)
+        logits = self._model(input_ids=ids, use_cache=False).logits[0, len(before) - 1 : -1]
+        targets = ids[0, len(before) :]
+        nats = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return float(nats), len(tokens)
+
+    @torch.inference_mode()
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Generation]:
         pad = self._tokenizer.pad_token_id
         ids, mask = padded(prompts, pad, self._model.device, left=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from memo_dist.errors import DamagedFileError, InterruptedRunError, StoppedError
-from memo_dist.io import atomic
+from memo_dist.io import atomic, processes
 
-_OF_A_MOMENT = ("state", "time", "host", "pid")
+_OF_A_MOMENT = ("state", "time", "host", "place", "pid")
 
 
 class StatusWriter:
@@ -29,7 +29,9 @@ class StatusWriter:
 
         A running stage names its process: it cannot write another status when it is killed.
         """
-        who = {"host": platform.node(), "pid": os.getpid()} if state == "running" else {}
+        who: dict[str, Any] = {}
+        if state == "running":
+            who = {"host": platform.node(), "place": processes.here(), "pid": os.getpid()}
         atomic.write_json(self._status, {"state": state, "time": time.time(), **values, **who})
 
     def metric(self, **values: Any) -> None:
@@ -63,9 +65,9 @@ def note_failure(folder: Path, error: str, stopped: bool = False) -> None:
 
 def has_died(status: Mapping[str, Any]) -> bool:
     """Whether a stage that says it is running was killed on this machine."""
-    if status.get("state") != "running" or status.get("host") != platform.node():
-        return False
-    return not Path(f"/proc/{status['pid']}").exists()
+    return status.get("state") == "running" and processes.is_dead(
+        status.get("place"), status.get("pid")
+    )
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:

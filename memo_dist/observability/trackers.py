@@ -9,7 +9,6 @@ and steps that a resume repeats are not sent twice. Logins come from the environ
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -219,10 +218,7 @@ def _steps_after(path: Path, step: int) -> Iterator[tuple[int, dict[str, float]]
     """(step, numbers) of the file's complete lines beyond ``step``, in order."""
     if not path.exists():
         return
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            return
-        row = json.loads(line)
+    for _, row in atomic.whole_rows(path):
         if row.get("step", 0) > step:
             skipped = ("step", "time")
             yield (

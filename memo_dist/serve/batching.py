@@ -6,19 +6,23 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from memo_dist.answering import Answered
 from memo_dist.errors import MemoDistError
 
+Asked = TypeVar("Asked")
+"""What a question is: a text, or a text and whose memory is meant."""
+
 
 @dataclass(frozen=True)
-class _Waiting:
-    question: str
+class _Waiting(Generic[Asked]):
+    question: Asked
     future: asyncio.Future[Answered]
     since: float
 
 
-class Batcher:
+class Batcher(Generic[Asked]):
     """Collects questions, and answers up to ``size`` of them in one call of a thread.
 
     While a batch runs, the next one fills; a batch that is not full waits for others until its
@@ -27,14 +31,14 @@ class Batcher:
 
     def __init__(
         self,
-        answer: Callable[[Sequence[str]], list[Answered]],
+        answer: Callable[[Sequence[Asked]], list[Answered]],
         size: int,
         wait: float,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         """``answer`` is called by one thread at a time; ``on_batch`` hears the sizes."""
         self._answer, self._size, self._wait, self._on_batch = answer, size, wait, on_batch
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Waiting[Asked]] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "memo-answers")
         self._task: asyncio.Task[None] | None = None
 
@@ -43,7 +47,7 @@ class Batcher:
         """Questions that are in no batch yet."""
         return self._queue.qsize()
 
-    async def ask(self, question: str) -> Answered:
+    async def ask(self, question: Asked) -> Answered:
         """The answer to one question.
 
         Raises:
@@ -71,7 +75,7 @@ class Batcher:
                 self._on_batch(len(batch))
                 await self._work(batch)
 
-    async def _collect(self) -> list[_Waiting]:
+    async def _collect(self) -> list[_Waiting[Asked]]:
         batch = [await self._queue.get()]
         until = batch[0].since + self._wait
         while len(batch) < self._size:
@@ -84,7 +88,7 @@ class Batcher:
                 break
         return batch
 
-    async def _work(self, batch: Sequence[_Waiting]) -> None:
+    async def _work(self, batch: Sequence[_Waiting[Asked]]) -> None:
         try:
             found = await self._call([row.question for row in batch])
         except MemoDistError as error:
@@ -101,11 +105,11 @@ class Batcher:
                 if not row.future.done():
                     row.future.set_result(answered)
 
-    async def _call(self, questions: Sequence[str]) -> list[Answered]:
+    async def _call(self, questions: Sequence[Asked]) -> list[Answered]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._answer, questions)
 
 
-def _fail(row: _Waiting, error: Exception) -> None:
+def _fail(row: _Waiting[Any], error: Exception) -> None:
     if not row.future.done():
         row.future.set_exception(error)

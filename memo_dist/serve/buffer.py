@@ -6,6 +6,7 @@ whole or not there.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -163,26 +164,54 @@ class PendingBuffer(BufferFile):
 
     # -- consolidation -----------------------------------------------------------------------------
 
-    def begin_batch(self) -> list[Stored]:
-        """Documents of the shared scope to train now: those of a batch that was begun, or all.
+    def begin_consolidation(self, scopes: bool) -> list[Scope]:
+        """The scopes that have documents to train, the shared one first.
 
-        They stay in the buffer until :meth:`end_batch`.
+        Args:
+            scopes: others than the shared one, too.
         """
         with self._transaction():
-            begun = self._select("WHERE state=? ORDER BY id", (CONSOLIDATING,))
+            self._db.execute(
+                "UPDATE events SET state=?, updated=? WHERE kind='CONSOLIDATE' AND state=?",
+                (RUNNING, time.time(), WAITING),
+            )
+            rows = self._db.execute(
+                "SELECT DISTINCT scope FROM documents WHERE state IN (?,?)",
+                (PENDING, CONSOLIDATING),
+            ).fetchall()
+        found: list[Scope] = [json.loads(text) for (text,) in sorted(rows)]
+        return sorted((one for one in found if scopes or not one), key=bool)
+
+    def end_consolidation(self, failed: str = "") -> None:
+        """Every scope of :meth:`begin_consolidation` had its turn; ``failed``: why one was not
+        trained."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE events SET state=?, message=?, updated=? WHERE kind='CONSOLIDATE' "
+                "AND state=?",
+                (FAILED if failed else SUCCEEDED, failed, time.time(), RUNNING),
+            )
+
+    def begin_batch(self, scope: Scope | None = None) -> list[Stored]:
+        """Documents of one scope to train now: those of a batch that was begun, or all.
+
+        They stay in the buffer until :meth:`end_batch`.
+
+        Args:
+            scope: exactly this one; None: the shared one.
+        """
+        exact = json_text(scope or {})
+        with self._transaction():
+            begun = self._select("WHERE state=? AND scope=? ORDER BY id", (CONSOLIDATING, exact))
             if begun:
                 return begun
-            batch = self._select("WHERE state=? AND scope='{}' ORDER BY id", (PENDING,))
+            batch = self._select("WHERE state=? AND scope=? ORDER BY id", (PENDING, exact))
             for row in batch:
                 self._db.execute(
                     "UPDATE documents SET state=?, submitted=1 WHERE id=?",
                     (CONSOLIDATING, row.id),
                 )
                 self._set_events(row.id, row.version, RUNNING)
-            self._db.execute(
-                "UPDATE events SET state=?, updated=? WHERE kind='CONSOLIDATE' AND state=?",
-                (RUNNING, time.time(), WAITING),
-            )
             return batch
 
     def end_batch(
@@ -208,18 +237,13 @@ class PendingBuffer(BufferFile):
                     self._purge(row.id)
                     self._remember(row.id, row.version, "TRAINED", sha256_text(row.text), "")
                 self._set_events(row.id, row.version, FAILED if reason else SUCCEEDED, reason)
-            self._db.execute(
-                "UPDATE events SET state=?, message=?, updated=? WHERE kind='CONSOLIDATE' "
-                "AND state=?",
-                (FAILED if failed else SUCCEEDED, failed, time.time(), RUNNING),
-            )
             self._forget_words()
         self._checkpoint()
 
-    def to_forget(self) -> list[str]:
-        """Ids of deleted documents that the memory may have."""
+    def to_forget(self) -> list[Stored]:
+        """Deleted documents that a memory may have, those of a scope together."""
         with self._lock:
-            return [row.id for row in self._select("WHERE state=? ORDER BY id", (DELETING,))]
+            return self._select("WHERE state=? ORDER BY scope, id", (DELETING,))
 
     def end_forget(self, names: Sequence[str], failed: str = "") -> None:
         """The documents are forgotten; or not yet: then they stay hidden, and it is tried again."""
@@ -271,13 +295,25 @@ class PendingBuffer(BufferFile):
             ).fetchall()
         return {str(name) for (name,) in rows}
 
-    def waiting(self) -> int:
-        """Number of documents of the shared scope that wait to be trained."""
+    def waiting(self, scopes: bool = False) -> int:
+        """Number of documents that wait to be trained, of the shared scope or (``scopes``) all."""
         with self._lock:
             (number,) = self._db.execute(
-                "SELECT count(*) FROM documents WHERE state=? AND scope='{}'", (PENDING,)
+                "SELECT count(*) FROM documents WHERE state=? AND (? OR scope='{}')",
+                (PENDING, scopes),
             ).fetchone()
         return int(number)
+
+    def scopes_within(self, scope: Scope, limit: int) -> list[Scope]:
+        """The scopes that have all entities of ``scope``, the last written ones first."""
+        where, values = _of_scope(scope)
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT scope FROM documents d WHERE state<>? AND {where} "  # noqa: S608
+                "GROUP BY scope ORDER BY max(updated) DESC, scope LIMIT ?",
+                (GONE, *values, limit),
+            ).fetchall()
+        return [json.loads(text) for (text,) in rows]
 
     def texts(self) -> int:
         """Number of documents whose text is in the buffer, of every scope."""

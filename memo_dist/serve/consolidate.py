@@ -1,4 +1,5 @@
-"""From the buffer into the weights: runs ``update`` and ``forget`` beside the server.
+"""From the buffer into the weights: runs ``update`` and ``forget`` beside the server, and
+``encode`` for the first weights of a scope.
 
 The verbs run as processes of their own: they train, and the server's process only answers. What
 they were asked for stands in the buffer, so that after a crash the next server asks them the same
@@ -15,12 +16,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.pending import Pending
+from memo_dist.config import origin, to_yaml
+from memo_dist.config.load import guarded_values
 from memo_dist.config.schema import Config
 from memo_dist.errors import EXIT_STOPPED, EXIT_USAGE, MemoDistError, RunError, StoppedError
 from memo_dist.io import atomic
@@ -28,9 +32,11 @@ from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import load_manifest
 from memo_dist.serve.buffer import PendingBuffer
+from memo_dist.serve.buffer_file import json_text
 from memo_dist.serve.engine import Engine
-from memo_dist.serve.keys import VARIABLE
+from memo_dist.serve.keys import VARIABLE, Scope
 from memo_dist.serve.records import Stored
+from memo_dist.serve.scopes import ScopeMemories
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +58,16 @@ class Consolidator:
     """A thread that brings the memory to the state of the buffer."""
 
     def __init__(
-        self, run: RunFolder, config: Config, buffer: PendingBuffer, engine: Engine
+        self,
+        run: RunFolder,
+        config: Config,
+        buffer: PendingBuffer,
+        engine: Engine,
+        scopes: ScopeMemories,
     ) -> None:
         """Of all processes that serve a run, the one that holds the lock file works."""
         self._run, self._config, self._buffer, self._engine = run, config, buffer, engine
+        self._scopes = scopes
         self._folder = run.root / "serve"
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -110,7 +122,8 @@ class Consolidator:
     def _due(self) -> bool:
         if self._buffer.consolidation_requested():
             return True
-        settings, waiting = self._config.serve, self._buffer.waiting()
+        settings = self._config.serve
+        waiting = self._buffer.waiting(settings.scopes == "trained")
         if settings.consolidate == "after":
             return waiting >= settings.consolidate_after
         today = time.strftime("%Y%m%d")
@@ -123,48 +136,81 @@ class Consolidator:
         return time.strftime("%H:%M") >= self._config.serve.consolidate_at
 
     def _forget(self) -> None:
-        names = self._buffer.to_forget()
-        known = {
-            **corpus_documents(self._run.corpus),
-            **bank_documents(load_manifest(self._run.memory)),
-        }
-        begun = Pending.load(self._run.generations)
+        for scope, rows in _by_scope(self._buffer.to_forget()):
+            names = [row.id for row in rows]
+            try:
+                if scope and not self._kept(scope, names):
+                    self._scopes.remove(scope)
+                else:
+                    self._forget_in(self._run_of(scope), names)
+            except (RunError, StoppedError) as error:
+                self._buffer.end_forget(names, _line(str(error)))
+                raise
+            self._engine.refresh()
+            self._buffer.end_forget(names)
+
+    def _kept(self, scope: Scope, names: Sequence[str]) -> bool:
+        """Whether a scope's weights hold another document than these."""
+        return bool(self._scopes.documents(scope).keys() - set(names))
+
+    def _forget_in(self, run: RunFolder, names: Sequence[str]) -> None:
+        known = {**corpus_documents(run.corpus), **bank_documents(load_manifest(run.memory))}
+        begun = Pending.load(run.generations)
         known |= {one.id: "" for one in begun.documents} if begun else {}
         there = [name for name in names if name in known]
-        try:
-            if there:
-                with self._work_folder() as folder:
-                    atomic.write_text(folder / "ids", "".join(f"{name}\n" for name in there))
-                    self._verb("forget", f"@{folder / 'ids'}", "--why", WHY)
-        except (RunError, StoppedError) as error:
-            self._buffer.end_forget(names, _line(str(error)))
-            raise
-        self._engine.refresh()
-        self._buffer.end_forget(names)
+        if there:
+            with self._work_folder() as folder:
+                atomic.write_text(folder / "ids", "".join(f"{name}\n" for name in there))
+                self._verb("forget", str(run.root), f"@{folder / 'ids'}", "--why", WHY)
 
     def _train(self) -> None:
-        batch = self._buffer.begin_batch()
-        if not batch:
-            self._buffer.end_batch(batch, {})
-            return
+        failed: list[str] = []
+        for scope in self._buffer.begin_consolidation(self._config.serve.scopes == "trained"):
+            try:
+                self._train_scope(scope)
+            except RunError as error:  # the other scopes are trained all the same
+                failed.append(_line(str(error)))
+        self._buffer.end_consolidation(failed[0] if failed else "")
+        if failed:
+            raise RunError(failed[0])
+
+    def _train_scope(self, scope: Scope) -> None:
+        batch, run = self._buffer.begin_batch(scope), self._run_of(scope)
         try:
-            self._update(batch)
+            if scope and not self._scopes.trained(scope):
+                self._encode(run, batch)
+            else:
+                self._update(run, batch)
         except StoppedError:
             raise  # the batch stays begun, the next server continues it
-        except RunError as error:
+        except MemoDistError as error:
             self._buffer.end_batch(batch, {}, _line(str(error)))
-            raise
+            raise RunError(str(error)) from error
         self._engine.refresh()  # first: else neither buffer nor memory would answer
-        trained = bank_documents(load_manifest(self._run.memory))
+        trained = bank_documents(load_manifest(run.memory))
         reason = "the corpus did not take it: see corpus/quarantine.jsonl of a run over the text"
         refused = {row.id: reason for row in batch if row.id not in trained}
         self._buffer.end_batch(batch, refused)
 
-    def _update(self, batch: Sequence[Stored]) -> None:
-        known = corpus_documents(self._run.corpus)
+    def _encode(self, run: RunFolder, batch: Sequence[Stored]) -> None:
+        """The first weights of a scope."""
+        # A file given by --config counts as named by the caller: only what may be so is written.
+        origin.check(guarded_values(self._scopes.config))
+        with self._work_folder() as folder:
+            atomic.write_text(folder / "config.yaml", to_yaml(self._scopes.config))
+            atomic.write_jsonl(folder / "added.jsonl", map(_row, batch))
+            try:
+                self._verb("encode", str(folder / "added.jsonl"), "--run", str(run.root),
+                           "--config", str(folder / "config.yaml"))  # fmt: skip
+            except RunError:
+                shutil.rmtree(run.root, ignore_errors=True)  # it may hold texts deleted since
+                raise
+
+    def _update(self, run: RunFolder, batch: Sequence[Stored]) -> None:
+        known = corpus_documents(run.corpus)
         fresh = [row for row in batch if row.id not in known]
         with self._work_folder() as folder:
-            words: list[str] = []
+            words = [str(run.root)]
             if fresh:
                 atomic.write_jsonl(folder / "added.jsonl", map(_row, fresh))
                 words += ["--add", str(folder / "added.jsonl")]
@@ -173,6 +219,9 @@ class Consolidator:
                 atomic.write_jsonl(file, [_row(row)])
                 words += ["--replace", f"{row.id}={file}"]
             self._verb("update", *words)
+
+    def _run_of(self, scope: Scope) -> RunFolder:
+        return self._scopes.run(scope) if scope else self._run
 
     @contextmanager
     def _work_folder(self) -> Iterator[Path]:
@@ -186,14 +235,14 @@ class Consolidator:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _verb(self, verb: str, *words: str) -> None:
-        """Run ``memo-dist VERB RUN ...`` to its end.
+        """Run ``memo-dist VERB WORDS`` to its end.
 
         Raises:
             RunError: it failed; the message is the last line that it wrote.
             StoppedError: the server stops, the verb was stopped, or another process writes into
                 the run (as a verb does whose server was killed); it is tried again.
         """
-        command = [sys.executable, "-m", "memo_dist", verb, str(self._run.root), *words]
+        command = [sys.executable, "-m", "memo_dist", verb, *words]
         env = {name: value for name, value in os.environ.items() if name != VARIABLE}
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
@@ -222,6 +271,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _by_scope(rows: Iterable[Stored]) -> Iterator[tuple[Scope, list[Stored]]]:
+    """Rows whose scopes stand together, scope by scope."""
+    for _, found in groupby(rows, key=lambda row: json_text(row.scope)):
+        same = list(found)
+        yield same[0].scope, same
 
 
 def _row(row: Stored) -> dict[str, str]:

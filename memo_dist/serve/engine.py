@@ -15,6 +15,7 @@ from memo_dist.errors import UsageError
 from memo_dist.io.generations import current_number, held
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
+from memo_dist.memory.loading import SharedBases
 from memo_dist.memory.manifest import FILE_NAME, BankManifest, load_manifest
 from memo_dist.models.loading import load_tokenizer
 from memo_dist.serve.hidden import Hidden, Hides
@@ -32,6 +33,7 @@ class Generation:
         answerers: by mode; they share the bank.
         tokenizer: of the memory.
         documents: {id: content hash} of what it was trained on.
+        bank: what the answerers share.
         users: calls that are using it.
         retired: another generation has taken its place.
     """
@@ -41,6 +43,7 @@ class Generation:
     answerers: dict[str, Answerer]
     tokenizer: Any
     documents: dict[str, str]
+    bank: Bank
     users: int = 0
     retired: bool = False
 
@@ -49,18 +52,22 @@ class Generation:
         for answerer in self.answerers.values():
             answerer.close()
         self.answerers.clear()
+        self.bank.release()
 
 
 class Engine:
     """Answers from the generation that holds; threads may share it."""
 
-    def __init__(self, run: RunFolder, config: Config, hides: Hides) -> None:
+    def __init__(
+        self, run: RunFolder, config: Config, hides: Hides, bases: SharedBases | None = None
+    ) -> None:
         """Check the modes; nothing is loaded before :meth:`refresh`.
 
         Args:
             run: its bank answers.
             config: ``serve.modes`` names the modes.
             hides: see :class:`Hidden`.
+            bases: to share the base of adapters with other engines.
 
         Raises:
             UsageError: a mode is unknown, or the executive that it needs is not configured.
@@ -68,6 +75,7 @@ class Engine:
         for mode in config.serve.modes:
             check_mode(mode, config)
         self._run, self._config, self._hides = run, config, hides
+        self._bases = bases
         self._holds: Generation | None = None
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -153,7 +161,7 @@ class Engine:
             raise UsageError(f"{run.root} has no memory yet; `memo-dist encode` makes one")
         with ExitStack() as opened, held(run.memory, FILE_NAME):
             manifest = load_manifest(run.memory)
-            bank = Bank.of_run(run, self._config)
+            bank = Bank.of_run(run, self._config, bases=self._bases)
             if bank.withheld is not None:
                 bank.withheld = Hidden(bank.withheld, self._hides)
             options = Options(bank=bank, batch_size=self._config.serve.batch_size)
@@ -165,4 +173,4 @@ class Engine:
             tokenizer = load_tokenizer(first)
             documents = {row.id: row.hash for entry in manifest.shards for row in entry.documents}
             opened.pop_all()  # each answerer holds the generation itself
-        return Generation(run.pinned or 0, manifest, answerers, tokenizer, documents)
+        return Generation(run.pinned or 0, manifest, answerers, tokenizer, documents, bank)

@@ -242,7 +242,7 @@ async def _found(
     service: Service, caller: Caller, query: str, scope: Scope
 ) -> list[dict[str, Any]]:
     """Results of a search; ``score`` is a confidence, or the fraction of words that are held."""
-    reply = await service.ask(caller, query, "", {})
+    reply = await service.ask(caller, query, "", scope)
     passages = await service.search_pending(caller, query, scope)
     rows = []
     if reply.source == MEMORY:

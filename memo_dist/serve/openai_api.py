@@ -121,9 +121,9 @@ async def _answers(
     body: ChatRequest | CompletionRequest,
     most: int | None,
 ) -> list[_Choice]:
-    mode, stops = _mode(service, body.model), body.stops()
+    mode, stops, scope = _mode(service, body.model), body.stops(), body.scope()
     started = time.monotonic()
-    replies = await asyncio.gather(*(service.ask(caller, q, mode, {}) for q in questions))
+    replies = await asyncio.gather(*(service.ask(caller, q, mode, scope) for q in questions))
     seconds = time.monotonic() - started
     return [
         _choice(service, question, reply, stops, most, seconds)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from memo_dist.serve.errors import ApiError, invalid
+from memo_dist.serve.keys import clean_scope
 
 _MAX_STOPS = 4
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -70,6 +71,14 @@ class Common(BaseModel):
     logit_bias: dict[str, float] | None = None
     user: str | None = None
 
+    def scope(self) -> dict[str, str]:
+        """Whose memories are asked, beside the shared ones.
+
+        Raises:
+            ApiError: 400; a wrong name.
+        """
+        return {}
+
     def stops(self) -> list[str]:
         """Texts at which an answer ends.
 
@@ -130,6 +139,10 @@ class ChatRequest(Common):
             raise unsupported("response_format", "a response_format other than text")
         if self.modalities not in (None, ["text"]):
             raise unsupported("modalities", "a modality other than text")
+
+    def scope(self) -> dict[str, str]:
+        """See :meth:`Common.scope`: ``metadata`` may name a user, an agent, an app and a run."""
+        return clean_scope(self.metadata or {})
 
     def question(self) -> str:
         """The last turn of the user.

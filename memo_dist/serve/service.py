@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from memo_dist.answering import Answered
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import DOCUMENTS, iter_documents
 from memo_dist.errors import RunError, UsageError
@@ -27,6 +28,7 @@ from memo_dist.serve.keys import Caller, Scope
 from memo_dist.serve.merging import Passage, Reply, merge, passages
 from memo_dist.serve.metrics import Metrics
 from memo_dist.serve.records import PENDING, TRAINED, Change, Event, Stored
+from memo_dist.serve.scopes import ScopeMemories, most_confident
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +56,13 @@ class Service:
         folder = run.root / "serve"
         self.buffer = PendingBuffer(folder / BUFFER_FILE, config.serve.max_pending)
         self.engine = Engine(run, config, self.buffer.hidden)
-        self._consolidator = Consolidator(run, config, self.buffer, self.engine)
-        self._batchers: dict[str, Batcher] = {}
+        self.scopes = ScopeMemories(run, config, self.buffer.hidden)
+        self._consolidator = Consolidator(run, config, self.buffer, self.engine, self.scopes)
+        self._batchers: dict[str, Batcher[str]] = {}
+        settings = config.serve
+        self._scoped = Batcher(
+            self.scopes.answer, settings.batch_size, settings.batch_wait_ms / 1000
+        )
         self.draining = False
 
     @property
@@ -81,6 +88,8 @@ class Service:
         watch = self.metrics.watch
         watch("generation", "Generation that answers.", lambda: self.engine.number)
         watch("pending_documents", "Documents in the buffer.", self.buffer.texts)
+        watch("loaded_scopes", "Scopes whose weights are loaded.", lambda: self.scopes.loaded)
+        watch("scope_loads", "Times that a scope's weights were loaded.", lambda: self.scopes.loads)
         watch("queued_questions", "Questions in no batch yet.",
               lambda: sum(one.waiting for one in self._batchers.values()))  # fmt: skip
         self._consolidator.start()
@@ -91,6 +100,8 @@ class Service:
         await asyncio.to_thread(self._consolidator.stop)
         for batcher in self._batchers.values():
             await batcher.close()
+        await self._scoped.close()
+        self.scopes.close()
         self.engine.close()
         self.buffer.close()
 
@@ -103,7 +114,7 @@ class Service:
             caller: needs the right ``read``.
             question: what is asked.
             mode: of ``serve.modes``; "": the first one.
-            scope: whose pending texts are searched, beside the shared ones.
+            scope: whose pending texts and weights answer too, beside the shared ones.
 
         Raises:
             ApiError: a wrong question, mode or scope; 503 and 504.
@@ -121,7 +132,9 @@ class Service:
         found = asyncio.to_thread(self._passages, question, scope)
         try:
             async with asyncio.timeout(self.config.serve.answer_seconds):
-                pending, answered = await asyncio.gather(found, self._batchers[mode].ask(question))
+                pending, shared, scoped = await asyncio.gather(
+                    found, self._batchers[mode].ask(question), self._of_scopes(scope, question)
+                )
         except TimeoutError:
             raise ApiError(504, "timeout", "no answer within serve.answer_seconds") from None
         except UsageError as error:
@@ -129,9 +142,18 @@ class Service:
         except RunError as error:
             raise ApiError(503, "unavailable", "the memory cannot answer now",
                            retry_after=5) from error  # fmt: skip
-        reply = merge(mode, answered, pending)
+        reply = merge(mode, most_confident(shared, scoped), pending)
         self.metrics.answers.labels(mode, reply.source).inc()
         return reply
+
+    async def _of_scopes(self, scope: Scope, question: str) -> list[Answered]:
+        """What the weights of the scopes say that have all entities of ``scope``."""
+        if not scope:
+            return []
+        most = self.config.serve.scopes_asked
+        scopes = await asyncio.to_thread(self.buffer.scopes_within, scope, most)
+        asked = [one for one in scopes if self.scopes.trained(one)]
+        return await asyncio.gather(*(self._scoped.ask((one, question)) for one in asked))
 
     async def search_pending(self, caller: Caller, question: str, scope: Scope) -> list[Passage]:
         """What the buffer holds about a question, within a scope alone.
@@ -214,7 +236,7 @@ class Service:
             there = await asyncio.to_thread(self._with_text, there)
         kept = there.metadata if metadata is None else metadata
         document = _document(name, title or there.title, text, kept, there.scope)
-        known = self._known(name)
+        known = self._known(name, there.scope)
         done = await asyncio.to_thread(self.buffer.replace, document, caller.name, known)
         self._consolidator.wake()
         return done
@@ -228,7 +250,8 @@ class Service:
         caller.need("delete")
         there = await self._visible(caller, name)
         caller.need_scope(there.scope)
-        event = await asyncio.to_thread(self.buffer.delete, name, caller.name, self._known(name))
+        known = self._known(name, there.scope)
+        event = await asyncio.to_thread(self.buffer.delete, name, caller.name, known)
         self._consolidator.wake()
         return event
 
@@ -300,7 +323,7 @@ class Service:
     # -- events ------------------------------------------------------------------------------------
 
     async def consolidate(self, caller: Caller) -> Event:
-        """Have the pending documents of the shared scope trained.
+        """Have the pending documents trained, those of the shared scope first.
 
         Raises:
             ApiError: 403.
@@ -367,8 +390,10 @@ class Service:
                 return text, False
             return str(loaded.tokenizer.decode(ids[:most], skip_special_tokens=True)), True
 
-    def _known(self, name: str) -> str:
-        """Content hash under which the memory has a document; "": it does not."""
+    def _known(self, name: str, scope: Scope | None = None) -> str:
+        """Content hash under which the memory (of a scope) has a document; "": it does not."""
+        if scope:
+            return self.scopes.documents(scope).get(name, "")
         with self.engine.using() as loaded:
             return loaded.documents.get(name, "")
 
@@ -378,8 +403,9 @@ class Service:
 
     def _with_text(self, row: Stored) -> Stored:
         """Title and text from the corpus of the run, where it is there."""
-        if (self.run.corpus / DOCUMENTS).exists():
-            for one in iter_documents(self.run.corpus):
+        run = self.scopes.run(row.scope) if row.scope else self.run
+        if (run.corpus / DOCUMENTS).exists():
+            for one in iter_documents(run.corpus):
                 if one.id == row.id:
                     return dataclasses.replace(row, title=one.title, text=one.text)
         return row
@@ -394,13 +420,18 @@ class Service:
         return written[offset : offset + limit]
 
     def _receipt(self, event: Event) -> dict[str, Any]:
-        folder = self.run.generations / "receipts"
+        run = self.scopes.run(event.scope) if event.scope else self.run
+        folder = run.generations / "receipts"
         for path in sorted(folder.glob("*.json"), reverse=True):
             values = atomic.read_json(path)
             if any(row["id"] == event.document for row in values["documents"]):
                 return dict(values)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.created))
-        cleared = {"pending buffer": "text and words overwritten; the memory never had them"}
+        trained = any(row.kind == "TRAINED" for row in self.buffer.history(event.document))
+        buffer = "text and words overwritten" + ("" if trained else "; the memory never had them")
+        cleared = {"pending buffer": buffer}
+        if trained:
+            cleared["scope"] = "no document was left: its weights, texts and reflections removed"
         return {"documents": [{"id": event.document}], "time": when, "cleared": cleared}
 
 

@@ -103,11 +103,19 @@ TRAIN = Stage(
     done=("train/shard-*/final/COMPLETE",),
     status="train/shard-*",
     progress=("train/shard-*/checkpoints/*/COMPLETE", "train/shard-*/final/COMPLETE"),
-    texts=("train/shard-*/held-out.jsonl", "train/shard-*/too-long.jsonl"),
+    texts=(
+        "train/shard-*/held-out.jsonl",
+        "train/shard-*/held-out-questions.jsonl",
+        "train/shard-*/too-long.jsonl",
+    ),
     encoded=(
         "train/shard-*/examples.safetensors",
+        "train/shard-*/replay.safetensors",
+        "train/shard-*/soft.safetensors",
+        "train/shard-*/soft/*.safetensors",
         "train/shard-*/job.json",
         "train/shard-*/activations.npy",
+        "train/shard-*/anchor.npy",
         "train/shard-*/checkpoints/**/*",
         "train/shard-*/final/*",
         "train/base/*",
@@ -115,6 +123,7 @@ TRAIN = Stage(
     hashed=(
         "train/base/COMPLETE",
         "train/shard-*/activations.json",
+        "train/shard-*/anchor.json",
         "train/shard-*/checkpoints/*/COMPLETE",
         "train/shard-*/final/COMPLETE",
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from memo_dist.errors import UsageError
-from memo_dist.io.marker import damage
+from memo_dist.io.marker import FAST, damage
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.stages.records import STAGES, Stage
 
@@ -58,16 +58,17 @@ def progress_files(run: RunFolder) -> list[Path]:
     return sorted(files(run, (pattern for stage in STAGES for pattern in stage.progress)))
 
 
-def damaged_files(run: RunFolder, limit_gb: float = 0.0) -> Iterator[str]:
+def damaged_files(run: RunFolder, limit_gb: float = 0.0, kind: str = FAST) -> Iterator[str]:
     """What is wrong with the files that the markers of all stages name, a line each.
 
     Args:
         run: the run.
         limit_gb: larger files (GiB) are not hashed, which is logged; 0: all are.
+        kind: the hash to compare, see :func:`memo_dist.io.marker.damage`.
     """
     for marker in sorted(files(run, (pattern for stage in STAGES for pattern in stage.hashed))):
         try:
-            yield from damage(marker, limit_gb)
+            yield from damage(marker, limit_gb, kind=kind)
         except UsageError as error:
             yield str(error)
 

@@ -5,6 +5,7 @@ Memory: the driver holds all reflections at once, about one kilobyte each.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS, load_manifest
-from memo_dist.errors import UsageError
+from memo_dist.errors import DamagedFileError, UsageError
 from memo_dist.io.atomic import as_record, read_json, read_jsonl, write_json, write_jsonl
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.marker import HASHES
@@ -28,6 +29,8 @@ from memo_dist.synthesis.stages import SCHEMA_VERSION
 from memo_dist.synthesis.types import Reflection, in_force
 from memo_dist.synthesis.worker import FAILED, part_path, quarantine_path
 from memo_dist.synthesis.yields import Rejections, check_yield, notes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,29 @@ def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
         check_settings(manifest["settings"], plan.settings, run.root)
         if whole:
             return summary
+        logger.warning(
+            "%s is not the file that the synthesis wrote: it is written anew from the finished"
+            " steps, nothing is asked again",
+            run.reflections,
+        )
     marker.unlink()
     return None
+
+
+def require_reflections(run: RunFolder) -> None:
+    """Refuse a ``reflections.jsonl`` that is not the one that the synthesis wrote.
+
+    Raises:
+        DamagedFileError: says how it is written anew.
+    """
+    then = read_json(marker_path(run))["summary"]["fingerprint"]
+    now = hash_file(run.reflections) if run.reflections.exists() else "missing"
+    if now != then:
+        raise DamagedFileError(
+            f"{run.reflections} is damaged or was changed: SHA-256 {now[:16]}, its synthesis wrote"
+            f" {then[:16]}; bring it back from a copy, or run `memo-dist synthesize` with the same"
+            " corpus again: it writes the file anew from its finished steps"
+        )
 
 
 def check_reflections(run: RunFolder) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 from memo_dist.config.steps import StepName
 from memo_dist.corpus.manifest import CHUNKS
 from memo_dist.errors import RunError
+from memo_dist.io.atomic import jsonl_offsets
 from memo_dist.io.hashing import short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.plan import (
@@ -76,12 +76,8 @@ def _located(
 ) -> Iterator[tuple[_Place, Reflection]]:
     for name in earlier:
         for partition in range(plan.partitions):
-            offset = 0
-            with part_path(run, name, partition).open("rb") as stream:
-                for line in stream:
-                    row = Reflection.from_json(json.loads(line))
-                    yield _Place(name, partition, offset), row
-                    offset += len(line)
+            for offset, row in jsonl_offsets(part_path(run, name, partition)):
+                yield _Place(name, partition, offset), Reflection.from_json(row)
 
 
 def _check(

@@ -32,7 +32,7 @@ from memo_dist.corpus.manifest import (
 )
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.errors import RunError, UsageError
-from memo_dist.io.atomic import jsonl_offsets
+from memo_dist.io.atomic import jsonl_offsets, row_at
 from memo_dist.io.hashing import hash_file, hash_value, short_hash
 from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.types import Generator, Unit
@@ -212,6 +212,7 @@ class UnitReader:
     """Reads the documents and chunks of units from the corpus files, by byte offset."""
 
     def __init__(self, corpus: Path, seed: int) -> None:
+        self._corpus = corpus
         self._documents = (corpus / DOCUMENTS).open("rb")
         self._chunks = (corpus / CHUNKS).open("rb")
         self._seed = seed
@@ -225,14 +226,14 @@ class UnitReader:
 
     def read(self, spec: UnitSpec) -> Unit:
         """The unit of ``spec``, its seed derived from run.seed and the unit's content."""
-        documents = []
-        for _, offset in spec.documents:
-            self._documents.seek(offset)
-            documents.append(Document.from_json(json.loads(self._documents.readline())))
-        chunks = []
-        for offset in spec.chunks:
-            self._chunks.seek(offset)
-            chunks.append(Chunk.from_json(json.loads(self._chunks.readline())))
+        documents = [
+            Document.from_json(row_at(self._documents, offset, self._corpus / DOCUMENTS))
+            for _, offset in spec.documents
+        ]
+        chunks = [
+            Chunk.from_json(row_at(self._chunks, offset, self._corpus / CHUNKS))
+            for offset in spec.chunks
+        ]
         seed = int(short_hash([self._seed, spec.id]), 16) >> 1  # fits a signed 64-bit integer
         return Unit(spec.id, spec.shard, tuple(documents), tuple(chunks), seed)
 

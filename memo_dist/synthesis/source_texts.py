@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from memo_dist.corpus.manifest import DOCUMENTS
 from memo_dist.corpus.sections import Sections, folders
 from memo_dist.corpus.types import Document
-from memo_dist.io.atomic import jsonl_offsets
+from memo_dist.io.atomic import jsonl_offsets, row_at
 from memo_dist.synthesis.coverage import chunk_span
 from memo_dist.synthesis.types import Reflection
 
@@ -26,9 +25,10 @@ class SourceTexts:
 
     def __init__(self, corpus: Path) -> None:
         """Index ``documents.jsonl`` of the corpus folder."""
-        self._stream = (corpus / DOCUMENTS).open("rb")
+        self._path = corpus / DOCUMENTS
+        self._stream = self._path.open("rb")
         self._documents: OrderedDict[str, tuple[Document, Sections]] = OrderedDict()
-        rows = jsonl_offsets(corpus / DOCUMENTS)
+        rows = jsonl_offsets(self._path)
         self._offsets: dict[str, int] = {row["id"]: offset for offset, row in rows}
 
     def __enter__(self) -> SourceTexts:
@@ -57,8 +57,8 @@ class SourceTexts:
     def _document(self, name: str) -> tuple[Document, Sections]:
         found = self._documents.get(name)
         if found is None:
-            self._stream.seek(self._offsets[name])
-            document = Document.from_json(json.loads(self._stream.readline()))
+            row = row_at(self._stream, self._offsets[name], self._path)
+            document = Document.from_json(row)
             found = self._documents[name] = document, Sections(document)
             if len(self._documents) > _KEPT:
                 self._documents.popitem(last=False)

@@ -6,7 +6,6 @@ after a kill at any moment does the missing units, and writes the same part file
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 
 from memo_dist.config.steps import StepName
 from memo_dist.errors import RunError
-from memo_dist.io.atomic import read_jsonl, write_jsonl
+from memo_dist.io.atomic import read_jsonl, row_at, write_jsonl
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.llm.requests import OpenRequest
@@ -254,8 +253,7 @@ def _at(
     path = part_path(run, step, partition)
     if path not in files:
         files[path] = stack.enter_context(path.open("rb"))
-    files[path].seek(offset)
-    return Reflection.from_json(json.loads(files[path].readline()))
+    return Reflection.from_json(row_at(files[path], offset, path))
 
 
 def planned_step(job: PartitionJob, generator: Generator) -> AnyStep:

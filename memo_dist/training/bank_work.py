@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
@@ -11,9 +13,12 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.base import SCRATCH_NAME, BaseModel, resolve_base
 from memo_dist.stages.records import SYNTHESIS
 from memo_dist.stages.state import require
+from memo_dist.synthesis.finish import require_reflections
 from memo_dist.training.done import pending_shards
+from memo_dist.training.enriched import check_teacher
 from memo_dist.training.examples import Examples
 from memo_dist.training.job import TrainJob, make_plan, rows_per_step, total_steps
+from memo_dist.training.memory_check import check_addresses, planned_need
 from memo_dist.training.model import use_bf16
 from memo_dist.training.prepare import check_training, memory_base, place_bank, prepare_job
 from memo_dist.training.rank_entry import memory_rank
@@ -38,16 +43,22 @@ class BankWork:
         return f"train shard {number}"
 
     def check(self, config: Config, world: int) -> None:
-        """Base, DeepSpeed file, rows of a step, and precision."""
+        """Base, DeepSpeed file, teacher, rows of a step, precision, and address space."""
         if config.memory.base != SCRATCH_NAME:
             resolve_base(config.memory.base)
         check_training(config)
+        check_teacher(config)
         rows_per_step(config.train, world)
         use_bf16(config.train.precision)
+        gpu = torch.cuda.is_available()
+        need = planned_need(config, world, gpu)
+        if need is not None:
+            check_addresses(config, need, gpu)
 
     def pending(self, run: RunFolder, config: Config) -> list[int]:
         """Shards that are not trained, in order."""
         require(run, SYNTHESIS)
+        require_reflections(run)
         self._base = memory_base(run, config)
         return pending_shards(run, config, self._base)
 

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from memo_dist.training.chunked import Soft
 from memo_dist.training.examples import Examples
+from memo_dist.training.extras import Extras
+from memo_dist.training.loss import Anchor
 
 AHEAD = 4
 """Rows that are ready before they are needed."""
@@ -27,6 +30,8 @@ class Row:
         keep: int64 [trained], positions whose logits predict a trained token.
         targets: int64 [trained], those tokens.
         counts: fp32 [trained], what each of them counts in the loss; None: 1.
+        soft: distributions that take the place of the targets; None: none.
+        anchor: where the base's own distribution has a loss too; None: nowhere.
     """
 
     inputs: torch.Tensor
@@ -35,12 +40,15 @@ class Row:
     keep: torch.Tensor
     targets: torch.Tensor
     counts: torch.Tensor | None = None
+    soft: Soft | None = None
+    anchor: Anchor | None = None
 
     @property
     def loss_inputs(self) -> tuple[Any, ...]:
         """The arguments of :class:`memo_dist.training.loss.RowModel`, in its order."""
         return (
             self.inputs, self.position_ids, self.lengths, self.keep, self.targets, self.counts,
+            self.soft, self.anchor,
         )  # fmt: skip
 
     def to(self, device: torch.device) -> Row:
@@ -59,7 +67,9 @@ class Row:
             change, (self.inputs, self.position_ids, self.keep, self.targets)
         )
         counts = None if self.counts is None else change(self.counts)
-        return Row(inputs, positions, self.lengths, keep, targets, counts)
+        soft = None if self.soft is None else Soft(*map(change, self.soft))
+        anchor = None if self.anchor is None else Anchor(*map(change, self.anchor))
+        return Row(inputs, positions, self.lengths, keep, targets, counts, soft, anchor)
 
 
 def pack_row(
@@ -67,6 +77,7 @@ def pack_row(
     indices: Sequence[int] | np.ndarray,
     activations: np.ndarray | None = None,
     question_weight: float = 1.0,
+    extras: Extras | None = None,
 ) -> Row:
     """Concatenate examples into one row.
 
@@ -79,6 +90,7 @@ def pack_row(
         activations: [total tokens, width], what frozen layers make of ``examples.ids``; given,
             they take the place of token ids.
         question_weight: what a trained token of a question counts against one of an answer.
+        extras: what some examples have beside their tokens.
     """
     if not len(indices):
         return _empty_row(activations)
@@ -98,10 +110,45 @@ def pack_row(
         weights = np.where(answered, 1.0, question_weight).astype(np.float32)
         counts = torch.from_numpy(weights)
     kept = torch.from_numpy(where)
+    soft = anchor = None
+    if extras is not None:
+        owners = np.repeat(chosen, lengths)[where]
+        soft = _soft(extras, owners, positions[where] - examples.prompts[owners], ids[kept])
+        anchor = _anchor(extras, owners, flat[where] - 1)
     return Row(
         inputs[None], torch.from_numpy(positions)[None], lengths.tolist(), kept - 1, ids[kept],
-        counts,
+        counts, soft, anchor,
     )  # fmt: skip
+
+
+def _soft(
+    extras: Extras, owners: np.ndarray, places: np.ndarray, targets: torch.Tensor
+) -> Soft | None:
+    """The teacher's distributions of the trained tokens of a row; None: it has none of them."""
+    if extras.soft is None:
+        return None
+    has, ids, chances = extras.soft.of(owners, places)
+    if not has.any():
+        return None
+    weight = np.where(has, extras.soft_weight, 0.0).astype(np.float32)
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    untaught = torch.from_numpy(~has)[:, None]
+    return Soft(
+        torch.from_numpy(1.0 - weight),
+        torch.where(untaught, targets[:, None], tokens),
+        torch.from_numpy(chances * weight[:, None]),
+    )
+
+
+def _anchor(extras: Extras, owners: np.ndarray, places: np.ndarray) -> Anchor | None:
+    """Where replayed tokens of a row are held near the base; None: nowhere."""
+    if extras.anchor is None:
+        return None
+    at = np.flatnonzero(owners >= extras.first_replayed)
+    if not len(at):
+        return None
+    hidden = as_tensor(extras.anchor[places[at] - extras.first_token])
+    return Anchor(torch.from_numpy(at), hidden)
 
 
 def as_tensor(activations: np.ndarray) -> torch.Tensor:
@@ -127,7 +174,17 @@ def full_row(tokens: int, like: Row) -> Row:
     positions = torch.arange(tokens)
     targets = torch.zeros(tokens - 1, dtype=torch.int64)
     counts = None if like.counts is None else torch.ones(tokens - 1)
-    return Row(inputs, positions[None], [tokens], positions[:-1], targets, counts)
+    soft = anchor = None
+    if like.soft is not None:
+        soft = Soft(*(_repeated(part, tokens - 1) for part in like.soft))
+    if like.anchor is not None:
+        anchor = Anchor(positions[:-1], _repeated(like.anchor.hidden, tokens - 1))
+    return Row(inputs, positions[None], [tokens], positions[:-1], targets, counts, soft, anchor)
+
+
+def _repeated(values: torch.Tensor, times: int) -> torch.Tensor:
+    """The first row of a tensor, ``times`` times."""
+    return values[:1].expand(times, *values.shape[1:]).contiguous()
 
 
 def prefetched(
@@ -135,12 +192,13 @@ def prefetched(
     rows: Iterable[np.ndarray],
     activations: np.ndarray | None = None,
     question_weight: float = 1.0,
+    extras: Extras | None = None,
 ) -> Iterator[Row]:
     """Rows in order, packed up to :data:`AHEAD` early by a thread of its own."""
     waiting = iter(rows)
 
     def prepared(indices: np.ndarray) -> Row:
-        return pack_row(examples, indices, activations, question_weight).pinned()
+        return pack_row(examples, indices, activations, question_weight, extras).pinned()
 
     with ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
         ready = [pool.submit(prepared, row) for row in _first(waiting, AHEAD)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import Store
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.store import LOOPBACK, rank_store
@@ -115,12 +116,20 @@ def engine_config(train: TrainConfig, bf16: bool, rows_per_rank: int) -> dict[st
     return merged
 
 
-def init_distributed(backend: str, timeout: timedelta = _TIMEOUT) -> None:
+def init_distributed(backend: str, seconds: float, timeout: timedelta = _TIMEOUT) -> Store | None:
     """Make the process group of the rank environment, and join DeepSpeed to it.
 
     Args:
         backend: ``nccl`` or ``gloo``.
-        timeout: of a collective, and of the wait for the other ranks.
+        seconds: how long to wait for the other ranks.
+        timeout: of a collective.
+
+    Returns:
+        The store in which the ranks met; None where they had joined before.
+
+    Raises:
+        RunError: ranks did not come; says have and want.
+        StoppedError: a stop was requested meanwhile.
 
     DeepSpeed's CPU backend would compile a shared-memory op at this point (108 s measured on two
     cores), and a kill during it leaves a lock on which every later start hangs; gloo's own
@@ -131,18 +140,18 @@ def init_distributed(backend: str, timeout: timedelta = _TIMEOUT) -> None:
 
     # https://github.com/pytorch/pytorch/issues/189245
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    store = None
     if not torch.distributed.is_initialized():
         if os.environ.get("MASTER_ADDR") == LOOPBACK and Path("/sys/class/net/lo").exists():
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         ranks = Ranks.from_environment()
+        ranks.take_gpu()
+        store = rank_store(timeout, seconds)
         torch.distributed.init_process_group(
-            backend,
-            store=rank_store(timeout),
-            rank=ranks.rank,
-            world_size=ranks.world,
-            timeout=timeout,
+            backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=timeout
         )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return store
 
 
 class Engine:

@@ -9,7 +9,6 @@ the file into memory, so that a million examples cost them no more than the page
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,14 +20,19 @@ import numpy as np
 from safetensors.numpy import save
 
 from memo_dist.answers.text import with_bridge
-from memo_dist.errors import UsageError
+from memo_dist.errors import DamagedFileError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import stable_modulo
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.synthesis.types import Reflection
 
+_FEW_ABSTAIN = 4  # of each class, what fit_calibration needs
 _HOLD_OUT_BUCKETS = 1 << 32
-_DTYPES: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, Any] = {
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class Examples:
         """int32 ids of one example."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
+    def answers(self) -> list[np.ndarray]:
+        """int32 ids of each example's answer."""
+        return [self.tokens(n)[self.prompts[n] :] for n in range(len(self))]
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """Some of the examples, copied, in the given order."""
         parts = [self.tokens(int(index)) for index in indices]
@@ -80,6 +88,25 @@ class Examples:
         chosen = np.asarray(indices)
         lengths = self.prompts[chosen], self.untrained[chosen]
         return Examples(np.concatenate(parts), starts, *lengths)
+
+    def part(self, first: int, last: int) -> Examples:
+        """Examples ``first`` to ``last`` (half open), as views."""
+        start, stop = self.starts[first], self.starts[last]
+        rows = slice(first, last)
+        return Examples(
+            self.ids[start:stop],
+            self.starts[first : last + 1] - start,
+            self.prompts[rows],
+            self.untrained[rows],
+        )
+
+    def followed_by(self, others: Examples) -> Examples:
+        """These examples and then those of ``others``."""
+        starts = np.concatenate([self.starts, others.starts[1:] + self.starts[-1]])
+        names = ("ids", "prompts", "untrained")
+        joined = (np.concatenate([getattr(self, n), getattr(others, n)]) for n in names)
+        ids, prompts, untrained = joined
+        return Examples(ids, starts, prompts, untrained)
 
     def answers_only(self) -> Examples:
         """The same examples, of which the answers are what counts."""
@@ -93,25 +120,30 @@ class Examples:
     @classmethod
     def load(cls, path: Path) -> Examples:
         """The inverse of :meth:`save`; the arrays are read-only views of the file."""
-        return cls(**_mapped(path))
+        return cls(**mapped(path))
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray]:
+def mapped(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, mapped into memory.
 
     The format (github.com/huggingface/safetensors) is 8 bytes of header length (little endian),
     a JSON header with dtype, shape and offsets of each array, and the arrays themselves.
+
+    Raises:
+        DamagedFileError: it is none.
     """
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-    mapped = {}
+        if size > path.stat().st_size:
+            raise DamagedFileError.of(path, f"it has no header of {size} bytes")
+        header = atomic.parse_json(stream.read(size), path)
+    arrays = {}
     for name, entry in header.items():
         offset = 8 + size + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
         array_in_file = np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, shape)
-        mapped[name] = array_in_file.view(np.ndarray)
-    return mapped
+        arrays[name] = array_in_file.view(np.ndarray)
+    return arrays
 
 
 def tokenize(
@@ -163,12 +195,14 @@ def split_held_out(
     """Hold out one wording of some facts, and some abstention questions, for calibration.
 
     A fact is eligible when at least three wordings of it exist, so that it stays well trained.
-    The choice is by hash of the reflection's id, hence stable when others are added.
+    The choice is by hash of the reflection's id, hence stable when others are added. Abstention
+    questions are few and teach more than they measure, so most of them are trained.
 
     Args:
         reflections: all reflections of a shard.
         facts: at most this many wordings and as many abstention questions, and never more than a
-            fifth of the eligible facts or half of the abstention questions.
+            fifth of the eligible facts or a quarter of the abstention questions (half of them
+            where they are fewer than sixteen, so that four can be held out).
         seed: changes the choice.
 
     Returns:
@@ -188,6 +222,6 @@ def split_held_out(
     )
     abstain = sorted((row for row in rows if row.kind == "abstain"), key=order)
     held = eligible[: min(facts, len(eligible) // 5)]
-    held += abstain[: min(facts, len(abstain) // 2)]
+    held += abstain[: min(facts, max(len(abstain) // 4, min(_FEW_ABSTAIN, len(abstain) // 2)))]
     out = {row.id for row in held}
     return [r for r in rows if r.id not in out], [r for r in rows if r.id in out]

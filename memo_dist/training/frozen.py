@@ -20,15 +20,12 @@ import torch
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.config.schema import TrainConfig
-from memo_dist.io import atomic
-from memo_dist.io.marker import HASHES, damage, hashes
 from memo_dist.training.attention import borders
-from memo_dist.training.batch import pack_row
 from memo_dist.training.examples import Examples
 from memo_dist.training.packing import rows_in_order
+from memo_dist.training.states import empty, fill, kept_states
 
 FILE = "activations.npy"
-MARKER = "activations.json"
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +68,9 @@ class FrozenLayers:
 
     def of(self, examples: Examples, row_tokens: int, device: torch.device) -> np.ndarray:
         """Activations [total tokens, width] of examples, held in memory."""
-        out = _empty(self.decoder, len(examples.ids))
+        out = empty(self.decoder, len(examples.ids))
         for indices in rows_in_order(examples.lengths, row_tokens):
-            self._fill(out, examples, indices, device)
+            fill(out, self.run, examples, indices, device)
         return out
 
     def keep(  # noqa: PLR0913
@@ -82,8 +79,7 @@ class FrozenLayers:
     ) -> np.ndarray:  # fmt: skip
         """Activations of all training examples as a read-only map of a file.
 
-        Ranks share the rows. Collective: a marker that rank 0 writes last tells a later start
-        that the file is whole.
+        Collective, see :func:`memo_dist.training.states.kept_states`.
 
         Args:
             folder: of the shard.
@@ -94,48 +90,10 @@ class FrozenLayers:
             identity: of the training; a file of another one is replaced.
             on_row: called after each row with the fraction that is done.
         """
-        path, marker = folder / FILE, folder / MARKER
-        if not _is_whole(marker, identity, ranks, device):
-            ranks.barrier()  # every rank has looked before rank 0 begins
-            if ranks.is_first:
-                marker.unlink(missing_ok=True)
-                like = _empty(self.decoder, 0)
-                shape = (len(examples.ids), like.shape[1])
-                np.lib.format.open_memmap(path, "w+", like.dtype, shape).flush()
-            ranks.barrier()
-            out = np.lib.format.open_memmap(path, "r+")
-            rows = rows_in_order(examples.lengths, row_tokens)
-            for done, indices in enumerate(rows[ranks.rank :: ranks.world]):
-                self._fill(out, examples, indices, device)
-                on_row((done + 1) * ranks.world / len(rows))
-            out.flush()
-            ranks.barrier()
-            if ranks.is_first:
-                values = {"job": identity, "tokens": len(examples.ids)}
-                atomic.write_json(marker, {**values, HASHES: hashes(folder, [FILE])})
-        ranks.barrier()
-        kept: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
-        return kept
-
-    def _fill(
-        self, out: np.ndarray, examples: Examples, indices: range, device: torch.device
-    ) -> None:
-        row = pack_row(examples, indices).to(device)
-        hidden = self.run(row.inputs, row.position_ids, row.lengths)[0].cpu()
-        start, stop = examples.starts[indices.start], examples.starts[indices.stop]
-        bits = hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden
-        out[start:stop] = bits.numpy()
-
-
-def _is_whole(marker: Path, identity: str, ranks: Ranks, device: torch.device) -> bool:
-    """Whether there are undamaged activations of this training; collective."""
-    lost = not marker.exists() or atomic.read_json(marker).get("job") != identity
-    if not lost and ranks.is_first:
-        lines = damage(marker)
-        if lines:
-            _log.warning("%s; the frozen layers run again", "; ".join(lines))
-        lost = bool(lines)
-    return not ranks.any([lost], device)[0]
+        return kept_states(
+            folder / FILE, empty(self.decoder, 0), self.run, examples, row_tokens, ranks, device,
+            identity, on_row,
+        )  # fmt: skip
 
 
 def split_frozen(
@@ -213,9 +171,3 @@ def _drop_final_norm(part: Any) -> None:
     """The final norm belongs to the part above: the last child named like one goes."""
     name = [name for name, _ in part.named_children() if "norm" in name][-1]
     setattr(part, name, torch.nn.Identity())
-
-
-def _empty(decoder: Any, tokens: int) -> np.ndarray:
-    weight = decoder.get_input_embeddings().weight
-    kind = np.int16 if weight.dtype == torch.bfloat16 else np.float32
-    return np.empty((tokens, decoder.config.hidden_size), kind)

@@ -94,6 +94,8 @@ class TrainJob:
         identity: hash of everything that decides the result (stage hash, base weights, examples).
         threads: intra-op threads of a rank (CPU).
         resume: ``auto``, ``must``, or the folder of one of this training's own checkpoints.
+        replayed: number of the last examples, which are replay.
+        soft: file of a teacher's labels; empty: none.
     """
 
     folder: str
@@ -105,6 +107,8 @@ class TrainJob:
     identity: str
     threads: int
     resume: str = "auto"
+    replayed: int = 0
+    soft: str = ""
 
     @property
     def path(self) -> Path:
@@ -123,8 +127,9 @@ class TrainJob:
 
     @property
     def working_files(self) -> tuple[Path, ...]:
-        """What the frozen layers have computed, kept for all epochs."""
-        return self.path / "activations.json", self.path / "activations.npy"
+        """What fixed weights have computed, kept for all epochs."""
+        names = ("activations.json", "activations.npy", "anchor.json", "anchor.npy")
+        return tuple(self.path / name for name in names)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a worker process."""

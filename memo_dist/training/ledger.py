@@ -115,10 +115,7 @@ def lineage(folder: Path, job: str) -> Lineage:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line.endswith(b"}")]
+    return [row for _, row in atomic.whole_rows(path)] if path.exists() else []
 
 
 def _end_last_line(path: Path) -> None:

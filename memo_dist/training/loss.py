@@ -3,18 +3,19 @@
 With a vocabulary of 152,000 tokens the logits of 4,096 positions are 2.5 GB in fp32, and their
 softmax and gradient as much again. Here the output layer and the cross-entropy are one
 function that works through the positions in chunks and keeps only the gradients of its inputs
-(the idea of Liger Kernel, arXiv 2410.10989, whose own kernel is used on GPUs where it is
-installed).
+(:mod:`memo_dist.training.chunked`); on GPUs Liger's kernel is used where it is installed.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
+from memo_dist.errors import UsageError
 from memo_dist.training.attention import borders
+from memo_dist.training.chunked import AnchorRule, Soft, TargetRule, linear_loss
 
 Want = Literal["loss", "hits", "logits"]
 
@@ -22,61 +23,21 @@ _CHUNK_FLOATS = 1 << 23
 _FEWEST, _MOST = 64, 4096
 
 
+class Anchor(NamedTuple):
+    """Positions at which the memory is held near the base (``train.anchor_kl``).
+
+    Attributes:
+        at: int64 [anchored], places among the positions with loss.
+        hidden: [anchored, width], what the base's output layer gets there.
+    """
+
+    at: torch.Tensor
+    hidden: torch.Tensor
+
+
 def chunk_rows(vocabulary: int) -> int:
     """Positions whose logits exist at once: about 32 MiB of fp32, at least 64 positions."""
     return max(_FEWEST, min(_MOST, _CHUNK_FLOATS // vocabulary))
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    """sum of -log softmax(hidden @ weight^T)[target]; gradients are made in the forward pass.
-
-    The gradient of a chunk's logits is softmax - one_hot(target), which is at hand while the
-    logits are; keeping the two products of it instead spares a second pass over the chunk, and
-    under ZeRO 3 the backward pass needs no weight.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0913
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        targets: torch.Tensor,
-        counts: torch.Tensor | None,
-        chunk: int,
-    ) -> torch.Tensor:
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(targets), chunk):
-            part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = (part @ weight.t()).float()
-            log_sum = logits.logsumexp(1, keepdim=True)
-            nats = log_sum - logits.gather(1, wanted)
-            count = None if counts is None else counts[start : start + chunk, None]
-            total += (nats if count is None else nats * count).sum()
-            if grad_hidden is None and grad_weight is None:
-                continue
-            slope = logits.sub_(log_sum).exp_()
-            slope.scatter_add_(1, wanted, torch.full_like(log_sum, -1.0))
-            if count is not None:
-                slope *= count
-            if grad_hidden is not None:
-                torch.mm(slope.to(weight.dtype), weight, out=grad_hidden[start : start + chunk])
-            if grad_weight is not None:
-                grad_weight.addmm_(slope.t(), part.float())
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight.dtype
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        if grad_hidden is not None:
-            grad_hidden = grad_hidden * outer[0].to(grad_hidden.dtype)
-        if grad_weight is not None:
-            grad_weight = grad_weight.mul_(outer[0]).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
 
 
 def linear_cross_entropy(
@@ -84,6 +45,7 @@ def linear_cross_entropy(
     weight: torch.Tensor,
     targets: torch.Tensor,
     counts: torch.Tensor | None = None,
+    soft: Soft | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of an output layer, summed over positions, in nats.
 
@@ -93,15 +55,16 @@ def linear_cross_entropy(
         targets: int64 [positions].
         counts: fp32 [positions], what each position counts; None: 1. Liger's kernel knows no such
             weights, so with them the chunks below work on GPUs too.
+        soft: distributions that take the place of single targets; None: none.
 
     Returns:
         fp32 scalar. At no time more than ``chunk_rows(vocabulary)`` rows of logits exist.
     """
-    liger = _liger() if hidden.is_cuda and counts is None else None
+    liger = _liger() if hidden.is_cuda and counts is None and soft is None else None
     if liger is not None and len(targets):
         return liger(reduction="sum", accum_dtype=torch.float32)(weight, hidden, targets)  # type: ignore[no-any-return]
     chunk = chunk_rows(len(weight))
-    return _LinearCrossEntropy.apply(hidden, weight, targets, counts, chunk)  # type: ignore[no-any-return,no-untyped-call]
+    return linear_loss(hidden, weight, TargetRule(targets, counts, soft), chunk)
 
 
 @functools.cache
@@ -120,28 +83,52 @@ class TrainedHead(torch.nn.Linear):
     gathered around a module's forward, so the loss must be computed inside it.
     """
 
+    base_weight: torch.Tensor | None
+    anchor_kl = 0.0
+
     @classmethod
     def of(cls, head: torch.nn.Linear) -> TrainedHead:
         """The same layer, sharing its weight."""
         new = cls(head.in_features, head.out_features, bias=False, device="meta")
         new.weight = head.weight
+        new.register_buffer("base_weight", None, persistent=False)
         return new
 
-    def forward(
+    def hold_to_base(self, anchor_kl: float) -> None:
+        """Add ``anchor_kl`` times the divergence from the base, as the weights are now.
+
+        A layer that is trained keeps a copy of its weight; a frozen one is the base's itself.
+        """
+        self.anchor_kl = anchor_kl
+        if self.weight.requires_grad:
+            self.base_weight = self.weight.detach().clone()
+
+    def forward(  # noqa: PLR0913
         self,
         hidden: torch.Tensor,
         targets: torch.Tensor | None = None,
         want: Want = "logits",
         counts: torch.Tensor | None = None,
+        soft: Soft | None = None,
+        anchor: Anchor | None = None,
     ) -> torch.Tensor:
         """Logits; or the summed loss; or whether each target has the largest logit (bool)."""
         if want == "logits" or targets is None:
             return super().forward(hidden)
         if want == "loss":
-            return linear_cross_entropy(hidden, self.weight, targets, counts)
+            nats = linear_cross_entropy(hidden, self.weight, targets, counts, soft)
+            return nats if anchor is None else nats + self._from_base(hidden, anchor)
         chunk = chunk_rows(self.out_features)
         parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
         return torch.cat([super(TrainedHead, self).forward(h).argmax(1) == t for h, t in parts])
+
+    def _from_base(self, hidden: torch.Tensor, anchor: Anchor) -> torch.Tensor:
+        base = self.weight.detach() if self.base_weight is None else self.base_weight
+        rule = AnchorRule(anchor.hidden, base)
+        chosen = hidden.index_select(0, anchor.at)
+        return self.anchor_kl * linear_loss(
+            chosen, self.weight, rule, chunk_rows(self.out_features)
+        )
 
 
 class RowModel(torch.nn.Module):
@@ -166,6 +153,8 @@ class RowModel(torch.nn.Module):
         keep: torch.Tensor,
         targets: torch.Tensor,
         counts: torch.Tensor | None = None,
+        soft: Soft | None = None,
+        anchor: Anchor | None = None,
         want: Want = "loss",
     ) -> torch.Tensor:
         """What ``want`` names, at the positions ``keep`` of one packed row.
@@ -177,26 +166,71 @@ class RowModel(torch.nn.Module):
             keep: int64 [kept], positions whose next token is a target.
             targets: int64 [kept].
             counts: fp32 [kept], what the loss at each position counts; None: 1.
+            soft: distributions instead of single targets; None: none.
+            anchor: where the base's own distribution has a loss too; None: nowhere.
             want: the loss summed over ``keep`` (fp32 scalar), hits (bool [kept]), or logits
                 ([kept, vocabulary]).
         """
-        name = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-        row = {name: inputs, "position_ids": position_ids, "use_cache": False}
-        row |= borders(lengths, inputs.device)
+        row = _row(inputs, position_ids, lengths)
         if not self._own_head:
             logits = self.model(**row, logits_to_keep=keep).logits[0]
-            return _from_logits(logits, targets, want, counts)
-        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        hidden = base.get_decoder()(**row).last_hidden_state[0].index_select(0, keep)
-        return base.get_output_embeddings()(hidden, targets, want, counts)  # type: ignore[no-any-return]
+            return _from_logits(logits, targets, want, counts, soft)
+        hidden = self.decoder(**row).last_hidden_state[0].index_select(0, keep)
+        return self._base_model().get_output_embeddings()(  # type: ignore[no-any-return]
+            hidden, targets, want, counts, soft, anchor
+        )
+
+    def base_states(
+        self, inputs: torch.Tensor, position_ids: torch.Tensor, lengths: list[int]
+    ) -> torch.Tensor:
+        """What the output layer gets: [1, tokens, width] of one packed row."""
+        row = _row(inputs, position_ids, lengths)
+        hidden: torch.Tensor = self.decoder(**row).last_hidden_state
+        return hidden
+
+    @property
+    def decoder(self) -> Any:
+        """The model without its output layer."""
+        return self._base_model().get_decoder()
+
+    def hold_to_base(self, anchor_kl: float) -> None:
+        """Add a loss that holds the model near its weights of now, where a row has an anchor.
+
+        Args:
+            anchor_kl: weight of the divergence (:class:`AnchorRule`).
+
+        Raises:
+            UsageError: the model's logits are not plain products of its last states.
+        """
+        if not self._own_head:
+            raise UsageError(
+                f"train.anchor_kl={anchor_kl:g} needs a base whose logits are a plain product, and"
+                f" {type(self.model).__name__} scales or caps them; write train.anchor_kl=0"
+            )
+        self._base_model().get_output_embeddings().hold_to_base(anchor_kl)
+
+    def _base_model(self) -> Any:
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+
+def _row(inputs: torch.Tensor, position_ids: torch.Tensor, lengths: list[int]) -> dict[str, Any]:
+    name = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+    row = {name: inputs, "position_ids": position_ids, "use_cache": False}
+    return row | borders(lengths, inputs.device)
 
 
 def _from_logits(
-    logits: torch.Tensor, targets: torch.Tensor, want: Want, counts: torch.Tensor | None
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    want: Want,
+    counts: torch.Tensor | None,
+    soft: Soft | None = None,
 ) -> torch.Tensor:
     if want == "logits":
         return logits
     if want == "hits":
         return logits.argmax(1) == targets
+    if soft is not None:
+        return TargetRule(targets, counts, soft)(logits.float(), slice(None), False)[0].sum()
     nats = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     return (nats if counts is None else nats * counts).sum()

@@ -6,7 +6,7 @@ import torch
 
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.rendezvous import started_as_rank
-from memo_dist.cluster.resources import Resources
+from memo_dist.cluster.resources import Resources, address_limit
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.models.base import SCRATCH_NAME, find_base
@@ -14,6 +14,8 @@ from memo_dist.models.scratch import scratch_model_config
 from memo_dist.training.memory_need import (
     DRIVER_BYTES,
     GIB,
+    RANK_ADDRESSES,
+    RAY_ADDRESSES,
     RAY_BYTES,
     MemoryNeed,
     ModelShape,
@@ -47,6 +49,7 @@ def shards_in_memory(
     Raises:
         UsageError: not even one; says have, want, and the keys to change.
     """
+    check_addresses(config, need, placement.gpu)
     ranks = placement.ranks
     host = ranks * (need.host_bytes if placement.gpu else need.device_bytes)
     if placement.gpu:
@@ -62,10 +65,35 @@ def shards_in_memory(
     return (have.memory_bytes - beside) // host if host else placement.at_once
 
 
+def check_addresses(config: Config, need: MemoryNeed, gpu: bool) -> None:
+    """Refuse a limit of the address space that one rank will reach.
+
+    What fails there fails anywhere: a thread that cannot start makes its starter wait for ever.
+    On GPUs nothing is known of the need: CUDA reserves addresses for all memory there is.
+
+    Raises:
+        UsageError: names the limit.
+    """
+    # https://github.com/python/cpython/issues/140746
+    limit = None if gpu or config.cluster.address else address_limit()
+    beyond = RAY_ADDRESSES if _by_ray(config) else RANK_ADDRESSES
+    if limit is not None and limit < need.device_bytes + beyond:
+        raise UsageError(
+            f"ulimit -v gives each process {limit / GIB:.2f} GiB of address space, a rank takes"
+            f" {(need.device_bytes + beyond) / GIB:.2f} GiB: {need}, and {beyond / GIB:.1f} GiB"
+            " that is reserved only. Change: `ulimit -v unlimited` in the shell or job that starts"
+            f" it, or train.micro_batch_tokens below {config.train.micro_batch_tokens}"
+            + (", or cluster.launcher=process" if _by_ray(config) else "")
+        )
+
+
 def beside_ranks(config: Config) -> int:
     """Bytes on this machine beside the ranks: the driver, and Ray where it starts them here."""
-    by_ray = config.cluster.launcher in ("auto", "ray") and not started_as_rank()
-    return DRIVER_BYTES + RAY_BYTES if by_ray and not config.cluster.address else 0
+    return DRIVER_BYTES + RAY_BYTES if _by_ray(config) and not config.cluster.address else 0
+
+
+def _by_ray(config: Config) -> bool:
+    return config.cluster.launcher in ("auto", "ray") and not started_as_rank()
 
 
 def _too_large(config: Config, need: MemoryNeed, why: str) -> str:

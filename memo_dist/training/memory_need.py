@@ -16,6 +16,8 @@ Sources of the formulas:
   gradient nor optimizer state.
 - Logits: three fp32 [tokens, vocabulary] (values, log-softmax, gradient), for rows of which every
   token is trained: an upper bound where prompts are not.
+- ``train.anchor_kl``: a copy of the base's output layer where that layer is trained, and a second
+  fp32 gradient of it; nothing where it is frozen (``train.trained_layers``, LoRA).
 - Optimizer step, on a CPU: torch's foreach AdamW makes one temporary of the size of the trained
   weights (the fused one on GPUs makes none); it lives when activations are gone, so the larger of
   the two counts.
@@ -43,6 +45,9 @@ DRIVER_BYTES = 500 * 2**20
 RAY_BYTES = 750 * 2**20
 """Resident size of a local Ray (2.60): raylet, GCS, two agents, dashboard, log monitor and Ray
 Train's controller, measured as above, and the part of the object store that is used."""
+RANK_ADDRESSES, RAY_ADDRESSES = 1 * GIB, 4 * GIB
+"""Address space that one process reserves beyond the memory that it uses, alone and under Ray
+(maps of libraries, stacks and arenas of threads, the object store), measured as above."""
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4
@@ -159,6 +164,7 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
     extra = trained if adapter_rank else 0
     states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16)
     states |= _buffers(shape, zero, stage, bf16=bf16) if gpu or stage == 3 else {}
+    states |= _anchor(shape, train, bf16=bf16, frozen_head=bool(adapter_rank))
     work = _activations(shape, train, bf16=bf16)
     step = {} if gpu else {"optimizer step": _FP32 * trained // (ranks if stage else 1)}
     peak = max((work, step), key=lambda parts: sum(parts.values()))
@@ -188,6 +194,16 @@ def _states(all_: int, trained: int, ranks: int, stage: int, *, bf16: bool) -> d
         "gradients": gradient * trained // (ranks if stage >= 2 else 1),
         "optimizer": optimizer * trained // (ranks if stage >= 1 else 1),
     }
+
+
+def _anchor(
+    shape: ModelShape, train: TrainConfig, *, bf16: bool, frozen_head: bool
+) -> dict[str, int]:
+    """What holding the memory to its base takes beside the activations."""
+    if not train.anchor_kl or train.trained_layers or frozen_head:
+        return {}
+    weight = 2 if bf16 else _FP32
+    return {"anchor": (weight + _FP32) * shape.vocabulary * shape.hidden}
 
 
 def _buffers(

@@ -11,9 +11,11 @@ import torch
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.errors import UsageError
+from memo_dist.training.anchor import base_states
 from memo_dist.training.batch import Row, full_row, prefetched
 from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.examples import Examples
+from memo_dist.training.extras import Extras, SoftLabels
 from memo_dist.training.final import write_memory
 from memo_dist.training.flops import flops_per_token
 from memo_dist.training.frozen import FrozenLayers, worth_keeping
@@ -40,9 +42,9 @@ class MemoryTrainee:
         self.micro_batches = self._plan.rows_per_step // ranks.world
         self._model = _load_model(job, self._examples)
         self.flops = _flops(self._model, self._examples)
-        self.meter = load_meter(
-            job.path, Path(job.base), self._examples, job.train, job.seed, ranks
-        )
+        self._extras = self._load_extras()
+        taught = self._examples.part(0, len(self._examples) - job.replayed)
+        self.meter = load_meter(job.path, Path(job.base), taught, job.train, job.seed, ranks)
         self._activations: np.ndarray | None = None
         self._dry = _wants_dry_batch(job.train.dry_batch)
 
@@ -103,7 +105,24 @@ class MemoryTrainee:
         steps = range(step, self.steps)
         rows = (row for step in steps for row in self._plan.rank_rows(step, rank, world))
         weight = self._job.train.question_weight
-        return prefetched(self._examples, rows, self._activations, weight)
+        return prefetched(self._examples, rows, self._activations, weight, self._extras)
+
+    def _load_extras(self) -> Extras | None:
+        """A teacher's labels and the base's states; None without either.
+
+        Called before a checkpoint is read: the model is the one that the training begins with.
+        """
+        job, examples = self._job, self._examples
+        soft = SoftLabels.load(Path(job.soft)) if job.soft else None
+        if soft is None and not job.train.anchor_kl:
+            return None
+        first = len(examples) - job.replayed
+        anchor = None
+        if job.train.anchor_kl:
+            replayed = examples.part(first, len(examples))
+            anchor = base_states(job, self._model, replayed, self._ranks)
+        weight, token = job.train.teacher_weight, int(examples.starts[first])
+        return Extras(soft, weight, first, token, anchor)
 
     def loss(self, engine: Engine, row: Row) -> torch.Tensor:
         """The loss of a row; before the first one a full row is tried."""

@@ -6,7 +6,7 @@ Everything is written under ``RUN/train``; a second call with the same inputs fi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -37,9 +37,10 @@ from memo_dist.models.scratch import (
 from memo_dist.models.weight_files import StoredWeights
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
-from memo_dist.training.continued import Start, load_start, replayed
+from memo_dist.training.continued import load_start, replayed
 from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
 from memo_dist.training.documents import tokenize_documents
+from memo_dist.training.enriched import enriched
 from memo_dist.training.examples import Examples, split_held_out, tokenize
 from memo_dist.training.job import TrainJob, rows_per_step
 from memo_dist.training.memory_check import planned_need, shards_in_memory
@@ -65,12 +66,14 @@ class ShardExamples(NamedTuple):
         held: reflections held out for the calibration.
         too_long: reflections that are left out.
         probe: token ids of some questions, see ``TrainJob``.
+        reflections: those that ``trained`` is made of, with train.source=reflections.
     """
 
     trained: Examples
     held: list[Reflection]
     too_long: list[Reflection]
     probe: tuple[tuple[int, ...], ...]
+    reflections: list[Reflection]
 
 
 def memory_base(run: RunFolder, config: Config) -> BaseModel:
@@ -190,15 +193,17 @@ def prepare_job(
     """Split, tokenise and describe one shard's training."""
     folder = run.train(shard)
     made = shard_examples(run, config, shard, base)
-    made.trained.save(folder / EXAMPLES)
+    start = load_start(folder)
+    begins = base.path if start is None else run.root / start.folder
+    weights = base.weights_hash if start is None else start.weights
+    given = enriched(run, config, shard, base, (begins, weights), made.trained, made.reflections)
+    given.examples.save(folder / EXAMPLES)
     atomic.write_jsonl(folder / HELD_OUT, (row.to_json() for row in made.held))
     atomic.write_jsonl(folder / TOO_LONG, (row.to_json() for row in made.too_long))
     recipe = replace(
         resolved_recipe(config.train, base),
         question_loss="yes" if trains_questions(config) else "no",
     )
-    start = load_start(folder)
-    begins = base.path if start is None else run.root / start.folder
     job = TrainJob(
         folder=str(folder.absolute()),
         base=str(begins.absolute()),
@@ -206,8 +211,10 @@ def prepare_job(
         probe=made.probe,
         train=_with_own_file(recipe, folder),
         seed=config.run.seed,
-        identity=training_identity(config, base, folder / EXAMPLES, start),
+        identity=training_identity(config, weights, folder / EXAMPLES, given.hashes),
         threads=plan_placement(config, resources).threads,
+        replayed=given.replayed,
+        soft="" if given.soft is None else str(given.soft.absolute()),
     )
     record = current_inputs(run, config, base)[shard]
     replace(record, continued=start.weights if start else "").save(folder, job.identity)
@@ -235,7 +242,9 @@ def shard_examples(run: RunFolder, config: Config, shard: int, base: BaseModel) 
     if config.train.source == "documents":
         documents = shard_documents(run, shard)
         examples = tokenize_documents(documents, tokenizer, config.train.micro_batch_tokens)
-    return ShardExamples(examples, held, too_long, probe)
+    left_out = {row.id for row in too_long}
+    used = [row for row in trained if row.id not in left_out]
+    return ShardExamples(examples, held, too_long, probe, used)
 
 
 def trained_job(run: RunFolder, shard: int) -> TrainJob:
@@ -245,11 +254,17 @@ def trained_job(run: RunFolder, shard: int) -> TrainJob:
 
 
 def training_identity(
-    config: Config, base: BaseModel, examples: Path, start: Start | None = None
+    config: Config, weights: str, examples: Path, further: Sequence[str] = ()
 ) -> str:
-    """Hash of everything that decides the trained weights, the cluster's shape aside."""
-    begins = base.weights_hash if start is None else start.weights
-    return hash_value([stage_hash(config, "train"), begins, hash_file(examples)])
+    """Hash of everything that decides the trained weights, the cluster's shape aside.
+
+    Args:
+        config: the configuration.
+        weights: hash of those that the training begins with.
+        examples: the file of tokenised examples.
+        further: hashes of what the examples have beside their tokens.
+    """
+    return hash_value([stage_hash(config, "train"), weights, hash_file(examples), *further])
 
 
 def resolved_recipe(train: TrainConfig, base: BaseModel) -> TrainConfig:

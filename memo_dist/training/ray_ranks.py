@@ -42,4 +42,4 @@ def _join(address: str, port: int, backend: str, seconds: int) -> None:
     from memo_dist.training.deepspeed_seam import init_distributed
 
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
-    init_distributed(backend, timedelta(seconds=seconds))
+    init_distributed(backend, seconds, timedelta(seconds=seconds))

@@ -24,6 +24,8 @@ from memo_dist.training.frozen import FrozenLayers
 from memo_dist.training.packing import rows_in_order
 
 HELD_OUT = "held-out.jsonl"
+PEOPLES = "held-out-questions.jsonl"
+"""People's questions that take the place of held-out wordings (``train.held_out_questions``)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def load_meter(  # noqa: PLR0913
     """The meter of a shard: a seeded sample of its examples, and its held-out wordings.
 
     Args:
-        folder: of the shard, with ``held-out.jsonl``.
+        folder: of the shard, with ``held-out.jsonl`` or people's questions.
         base: of the base model, for its tokenizer.
         examples: the trained ones.
         train: what and how often to measure.
@@ -111,7 +113,7 @@ def load_meter(  # noqa: PLR0913
     chance = np.random.default_rng([seed, len(examples)])
     count = min(train.eval_sample, len(examples))
     chosen = np.sort(chance.choice(len(examples), count, replace=False))
-    held = folder / HELD_OUT
+    held = folder / (PEOPLES if train.held_out_questions else HELD_OUT)
     rows = [Reflection.from_json(row) for row in atomic.read_jsonl(held)] if held.exists() else []
     rows = [row for row in rows if row.kind != "abstain"][: train.eval_sample]
     held_out = None

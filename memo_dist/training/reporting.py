@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Mapping
@@ -111,12 +110,9 @@ def _peak_memory() -> int:
 
 def last_metric_step(path: Path) -> int:
     """The last step of which a metric was written; 0 without any."""
-    step = 0
-    if path.exists():
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                step = max(step, int(json.loads(line)["step"]))
-    return step
+    if not path.exists():
+        return 0
+    return max((int(row["step"]) for _, row in atomic.whole_rows(path)), default=0)
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
@@ -124,8 +120,8 @@ def drop_metrics_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+    for line, row in atomic.whole_rows(path):
+        if row["step"] > step:
             break
         kept.append(line)
     atomic.write_bytes(path, b"".join(kept))

@@ -24,12 +24,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch._C._distributed_c10d import Store
+
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.rendezvous import adopt_ranks, started_as_rank
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.cluster.stop import STOP
+from memo_dist.cluster.store import announce, await_event
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.io import permissions
@@ -41,6 +44,7 @@ from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.job import RankEntry, RankJob, Watch
 from memo_dist.training.saver import find_checkpoint
 
+_JOBS = "jobs"
 NumberedJob = tuple[int, dict[str, Any]]
 """A training's number, and its job as plain data."""
 
@@ -128,23 +132,28 @@ def train_here(work: RankedWork, root: Path, config: Config, resume: str) -> boo
         StoppedError, InterruptedRunError: a stop was requested; the state is saved.
         UsageError, RunError: what the run, the configuration or the training refuses.
     """
+    from memo_dist.training.worker import join_ranks
+
     quiet_libraries()
+    STOP.install()
     adopt_ranks(root / "train", config.cluster.start_timeout)
     ranks = Ranks.from_environment()
     config = replace(config, cluster=replace(config.cluster, workers=ranks.world))
+    if ranks.is_first:
+        work.check(config, ranks.world)
+    store = join_ranks(config.cluster.start_timeout)
+    STOP.install()  # libraries may have replaced the handlers
     if not ranks.is_first:
         logging.disable(logging.WARNING)
         with permissions.creating(config.run.group_readable):
-            for number, values in _shared([]):
+            for number, values in _shared(store, []):
                 _train(work, number, values, None)
         return False
-    work.check(config, ranks.world)
-    STOP.install()
     with open_run(root, config, resume) as run:
         have = _rank_resources(ranks)
         pending = work.pending(run, config)
         jobs = {number: work.job(run, config, number, have) for number in pending}
-        for number, values in _shared([(k, job.to_json()) for k, job in jobs.items()]):
+        for number, values in _shared(store, [(k, job.to_json()) for k, job in jobs.items()]):
             with _shown(work, number, jobs[number], ranks.world) as watch:
                 _train(work, number, values, watch)
     return True
@@ -158,13 +167,12 @@ def _rank_resources(ranks: Ranks) -> Resources:
     return Resources(cores, ranks.world if here.gpus else 0, here.memory_bytes)
 
 
-def _shared(jobs: Sequence[NumberedJob]) -> Sequence[NumberedJob]:
+def _shared(store: Store | None, jobs: Sequence[NumberedJob]) -> Sequence[NumberedJob]:
     """Rank 0's jobs, on every rank; the others wait here while it prepares them."""
-    from memo_dist.training.worker import join_ranks
-
-    join_ranks()
-    text = Ranks.from_environment().text_of_first(json.dumps(jobs))
-    STOP.install()  # libraries may have replaced the handlers
+    ranks = Ranks.from_environment()
+    if store is not None:
+        announce(store, _JOBS) if ranks.is_first else await_event(store, _JOBS)
+    text = ranks.text_of_first(json.dumps(jobs))
     return [(number, values) for number, values in json.loads(text)]
 
 

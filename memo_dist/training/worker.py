@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import Store
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import STOP
@@ -29,6 +30,8 @@ from memo_dist.training.loop import TrainingLoop
 from memo_dist.training.memory_trainee import MemoryTrainee
 from memo_dist.training.trainee import Trainee
 
+START_TIMEOUT = 180.0
+"""Seconds to wait for the other ranks where no configuration says so."""
 LOCK_TIMEOUT = 120.0
 """Seconds to wait for a rank of a killed launch to be gone before refusing to train."""
 
@@ -68,10 +71,21 @@ def run_rank(job: RankJob, load: Callable[[Ranks], Trainee], watch: Watch | None
         return TrainingLoop(job, ranks, load, watch).run()
 
 
-def join_ranks() -> None:
-    """Join the other ranks' process group; does nothing where it is joined."""
+def join_ranks(seconds: float = START_TIMEOUT) -> Store | None:
+    """Join the other ranks' process group; does nothing where it is joined.
+
+    Args:
+        seconds: how long to wait for them.
+
+    Returns:
+        The store in which they met; None where they had joined before.
+
+    Raises:
+        RunError: ranks did not come; says have and want.
+        StoppedError: a stop was requested meanwhile.
+    """
     quiet_libraries()
-    init_distributed("nccl" if torch.cuda.is_available() else "gloo")
+    return init_distributed("nccl" if torch.cuda.is_available() else "gloo", seconds)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from memo_dist.answers.text import ABSTAIN_ANSWER
+from memo_dist.synthesis.agreement import says_nothing
 from memo_dist.synthesis.clean import normalise
 from memo_dist.synthesis.prompted.reading import Passage
 from memo_dist.synthesis.prompted.reflection_builder import Author, Collector, tidy
@@ -25,7 +25,6 @@ from memo_dist.synthesis.types import Kind, Reflection
 
 ASKED = "asked already, with another answer"
 NO_ANSWER = "abstains"
-_ABSTENTIONS = frozenset({normalise(ABSTAIN_ANSWER), "not stated", "unknown", "n/a"})
 
 Make = Callable[[str, str], Reflection]
 """Builds a fact from its question and answer."""
@@ -99,7 +98,7 @@ class FactTaker:
     ) -> Reflection | None:
         """Take a fact; None (and a rejection) where no question or no answer stands."""
         answer = tidy(answer)
-        if not normalise(answer) or normalise(answer) in _ABSTENTIONS:
+        if says_nothing(answer):
             reason = NO_ANSWER if answer else "empty"
             self.found.reject(reason, {"answer": answer, "questions": [*questions]}, sources)
             return None

@@ -1,0 +1,98 @@
+"""Hidden states of examples, computed once in a training and kept in a file.
+
+Packed examples do not see each other, so what a fixed module makes of an example is the same in
+every epoch. Ranks share the rows, which have a fixed order: equal bytes whoever computes them and
+whenever. A marker that rank 0 writes last tells a later start that the file is whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memo_dist.cluster.ranks import Ranks
+from memo_dist.io import atomic
+from memo_dist.io.marker import both_hashes, damage
+from memo_dist.training.batch import pack_row
+from memo_dist.training.examples import Examples
+from memo_dist.training.packing import rows_in_order
+
+Run = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
+"""From (token ids [1, tokens], positions [1, tokens], lengths) to states [1, tokens, width]."""
+
+_log = logging.getLogger(__name__)
+
+
+def kept_states(  # noqa: PLR0913
+    file: Path, like: np.ndarray, run: Run, examples: Examples, row_tokens: int, ranks: Ranks,
+    device: torch.device, identity: str, on_row: Callable[[float], None],
+) -> np.ndarray:  # fmt: skip
+    """States of all examples as a read-only map of a file; collective.
+
+    Args:
+        file: ``.npy``; its marker is the ``.json`` beside it.
+        like: [0, width], of the dtype that is kept (int16: the bits of bf16).
+        run: the module.
+        examples: whose tokens it gets.
+        row_tokens: most tokens in a row.
+        ranks: this rank's place.
+        device: to compute on.
+        identity: of the training; a file of another one is replaced.
+        on_row: called after each row with the fraction that is done.
+    """
+    marker = file.with_suffix(".json")
+    if not _is_whole(marker, identity, ranks, device):
+        ranks.barrier()  # every rank has looked before rank 0 begins
+        if ranks.is_first:
+            marker.unlink(missing_ok=True)
+            shape = (len(examples.ids), like.shape[1])
+            np.lib.format.open_memmap(file, "w+", like.dtype, shape).flush()
+        ranks.barrier()
+        out = np.lib.format.open_memmap(file, "r+")
+        rows = rows_in_order(examples.lengths, row_tokens)
+        for done, indices in enumerate(rows[ranks.rank :: ranks.world]):
+            fill(out, run, examples, indices, device)
+            on_row((done + 1) * ranks.world / len(rows))
+        out.flush()
+        ranks.barrier()
+        if ranks.is_first:
+            values = {"job": identity, "tokens": len(examples.ids)}
+            atomic.write_json(marker, {**values, **both_hashes(file.parent, [file.name])})
+    ranks.barrier()
+    kept: np.ndarray = np.load(file, mmap_mode="r").view(np.ndarray)
+    return kept
+
+
+@torch.no_grad()
+def fill(
+    out: np.ndarray, run: Run, examples: Examples, indices: range, device: torch.device
+) -> None:
+    """Write the states of a row of examples to their places."""
+    row = pack_row(examples, indices).to(device)
+    hidden = run(row.inputs, row.position_ids, row.lengths)[0].cpu()
+    start, stop = examples.starts[indices.start], examples.starts[indices.stop]
+    bits = hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden
+    out[start:stop] = bits.numpy()
+
+
+def empty(decoder: Any, tokens: int) -> np.ndarray:
+    """Room for the states of ``tokens`` tokens of a decoder."""
+    weight = decoder.get_input_embeddings().weight
+    kind = np.int16 if weight.dtype == torch.bfloat16 else np.float32
+    return np.empty((tokens, decoder.config.hidden_size), kind)
+
+
+def _is_whole(marker: Path, identity: str, ranks: Ranks, device: torch.device) -> bool:
+    """Whether there are undamaged states of this training; collective."""
+    lost = not marker.exists() or atomic.read_json(marker).get("job") != identity
+    if not lost and ranks.is_first:
+        lines = damage(marker)
+        if lines:
+            _log.warning("%s; they are computed again", "; ".join(lines))
+        lost = bool(lines)
+    return not ranks.any([lost], device)[0]

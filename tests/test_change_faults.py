@@ -1,0 +1,158 @@
+"""What updates and deletions meet: a full disk in each phase, other writers, other revisions."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from changes_here import work_here
+from changing_corpus import SETTINGS, site, sites, state, write
+
+from memo_dist import pipeline
+from memo_dist.cli.main import run as run_command
+from memo_dist.io import atomic
+from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.bank import Bank
+from memo_dist.memory.tombstones import load_tombstones
+from memo_dist.runs import existing_run, open_run
+
+QUESTION = "When was the Orlestad pumping station opened?"
+GONE = "site-3"
+RENEWED = (
+    "corpus.next/documents.jsonl",
+    "synth/direct/manifest.json",
+    "synth/direct/part-",
+    "reflections.jsonl",
+    "train/shard-2/job.json",
+    "memory/gen-1/.building-shard-2/",
+    "memory/gen-1/bank.json",
+    "memory/CURRENT",
+)
+"""The first files of each phase of a change in shard 2, in order."""
+FORGOTTEN = (
+    "memory/tombstones.json",
+    "memory/forgetting.json",
+    *RENEWED,
+    "synth/direct/journal/part-",
+    "memory/receipts/",
+)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    work_here(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> RunFolder:
+    root = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
+        return encode(write(root / "corpus", sites()), root / "run")
+
+
+@pytest.fixture
+def run(first, tmp_path) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(first.root, tmp_path / "run")))
+
+
+def encode(corpus: Path, run: Path) -> RunFolder:
+    assert run_command(["encode", str(corpus), "--run", str(run), *SETTINGS]) == 0
+    return RunFolder(run)
+
+
+def full_disk(patch: pytest.MonkeyPatch, run: RunFolder, name: str) -> None:
+    """Let files of the run whose path begins with ``name`` find no space."""
+    write_with = atomic.write_with
+
+    def refuse(path, writer):
+        if os.path.relpath(path, run.root).startswith(name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_with(path, writer)
+
+    patch.setattr(atomic, "write_with", refuse)
+
+
+def answers(run: RunFolder) -> list[str]:
+    """What the bank that holds says now, its files verified."""
+    bank = Bank.load(run.memory, run.trained_reflections, verify=True)
+    bank.withheld = None  # random weights say nothing that could be withheld
+    return [answer.text or answer.refused for answer in bank.answer([QUESTION])]
+
+
+def fails_in_each_phase(run: RunFolder, arguments: list[str], phases, capsys) -> None:
+    """The command with a disk that is full in one phase after another, then with space."""
+    before = answers(run)
+    for name in phases:
+        with pytest.MonkeyPatch.context() as patch:
+            full_disk(patch, run, name)
+            assert run_command(arguments) == 1, name
+        said = capsys.readouterr().err
+        assert "space" in said, name
+        assert "unexpected" not in said
+        assert run.memory == run.generations or name in phases[-2:]
+        if run.memory == run.generations:
+            assert answers(run) == before, name
+    assert run_command(arguments) == 0
+
+
+def test_a_full_disk_in_each_phase_of_an_update(run, tmp_path, capsys):
+    texts = {**sites(), GONE: site(3, opened=1950)}
+    corpus = write(tmp_path / "corpus", texts)
+    fails_in_each_phase(run, ["update", str(run.root), str(corpus)], RENEWED, capsys)
+    assert state(run) == state(encode(corpus, tmp_path / "whole"))
+
+
+def test_a_full_disk_in_each_phase_of_a_deletion(run, tmp_path, capsys):
+    texts = sites()
+    del texts[GONE]
+    fails_in_each_phase(run, ["forget", str(run.root), GONE], FORGOTTEN, capsys)
+    assert state(run) == state(encode(write(tmp_path / "corpus", texts), tmp_path / "whole"))
+    assert len(load_tombstones(run.generations)) == 1
+    assert len(list((run.generations / "receipts").glob("*.json"))) == 1
+    assert not (run.generations / "forgetting.json").exists()
+    assert run_command(["verify", str(run.root)]) == 0
+
+
+def test_what_the_old_bank_answered_meanwhile_is_cleared(run, monkeypatch):
+    export = pipeline.run_export
+
+    def evaluated_meanwhile(of: RunFolder, config) -> None:
+        export(of, config)
+        atomic.write_jsonl(of.eval("meanwhile") / "results.jsonl", [{"answer": "in 1904"}])
+
+    monkeypatch.setattr(pipeline, "run_export", evaluated_meanwhile)
+    assert run_command(["forget", str(run.root), GONE]) == 0
+    assert not run.eval("meanwhile").exists()
+
+
+def test_a_run_that_is_written_is_refused_to_others(run, tmp_path, capsys):
+    corpus = write(tmp_path / "corpus", {**sites(), "site-9": site(9)})
+    before = state(run)
+    with open_run(run.root, existing_run(run.root)[1], "must"):
+        for arguments in (["update", str(run.root), str(corpus)], ["forget", str(run.root), GONE],
+                          ["rebalance", str(run.root), "--shards", "2"]):  # fmt: skip
+            assert run_command(arguments) == 2
+            assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
+    assert state(run) == before
+    assert not load_tombstones(run.generations)
+
+
+def test_a_document_in_another_revision_is_not_forgotten_halfway(run, tmp_path, capsys):
+    corpus = write(tmp_path / "corpus", {**sites(), GONE: site(3, opened=1950)})
+    update = ["update", str(run.root), str(corpus)]
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, run, "synth/direct/manifest.json")
+        assert run_command(update) == 1
+    capsys.readouterr()
+    assert run_command(["forget", str(run.root), GONE]) == 2
+    said = capsys.readouterr().err
+    assert f"{GONE} is another revision in the corpus than in the memory" in said
+    assert "end the update" in said
+    assert not load_tombstones(run.generations)
+    assert run_command(update) == 0
+    assert run_command(["forget", str(run.root), GONE]) == 0
+    assert len(load_tombstones(run.generations)) == 1
