@@ -153,6 +153,29 @@ def test_bad_choices_are_refused(root):
         plan_of(root, ["bm25"], name="cache")
 
 
+KILLED = """
+import os, signal
+from memo_dist.compare.method import Cost, Reply
+
+class Killed:
+    identity = "killed"
+    asked = 0
+
+    def prepare(self, corpus):
+        return Cost()
+
+    def answer(self, questions):
+        self.asked += 1
+        if self.asked == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Reply("Ida Brandt") for _ in questions]
+
+def make(setting):
+    return Killed()
+"""
+"""A method whose process the system ends at its second batch."""
+
+
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """The outside baseline of examples/, installed as pip would."""
@@ -165,9 +188,7 @@ def example(tmp_path, monkeypatch):
     )
     points = "[memo_dist.compare]\nnearest_sentence = nearest_sentence:make\nkilled = killed:make\n"
     (metadata / "entry_points.txt").write_text(points)
-    (site / "killed.py").write_text(
-        "import os, signal\n\ndef make(setting):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    (site / "killed.py").write_text(KILLED)
     monkeypatch.syspath_prepend(str(site))
     return site
 
@@ -184,8 +205,8 @@ def test_the_example_is_short_and_stands_in_the_table(root, example, tmp_path, c
     assert (rows["nearest_sentence"]["state"], rows["nearest_sentence"]["n"]) == ("done", 4)
     assert rows["nearest_sentence"]["right"] > 0
     assert rows["nearest_sentence"]["peak_bytes"] > 2**20
-    assert rows["killed"]["state"] == "failed"
+    assert (rows["killed"]["state"], rows["killed"]["n"]) == ("failed", 2)
     assert "SIGKILL (out of memory?)" in rows["killed"]["reason"]
     assert (rows["other"]["n"], rows["other"]["missing"], rows["other"]["right"]) == (2, 2, 1.0)
-    assert rows["other"]["money"] is None
+    assert (rows["other"]["money"], rows["other"]["prepare"]) == (None, None)
     assert "report:" in capsys.readouterr().out

@@ -128,7 +128,8 @@ def findings(result: Result) -> list[str]:
     usable = [r for r in result.rows if r.n and r.right is not None and r.method not in _UPPER]
     if not usable:
         return ["No method answered: see the reasons in the table."]
-    best = max(usable, key=lambda row: (row.right or 0.0, -(row.money or 0.0)))
+    whole = [row for row in usable if not row.missing] or usable
+    best = max(whole, key=lambda row: (row.right or 0.0, -(row.money or 0.0)))
     sentences = [_choice(result, best, usable), *_both(usable)]
     sentences += [text for one in result.breaks if (text := break_text(one, result.currency))]
     return sentences
