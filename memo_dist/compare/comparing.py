@@ -117,7 +117,10 @@ def make_plan(  # noqa: PLR0913 - the choices of the compare verb
         raise UsageError(f"the method '{doubled[0]}' is named twice")
     if not every:
         raise UsageError("--methods names no method")
-    if not name or name.startswith(".") or Path(name).name != name or name == CACHE:
+    for method in every:
+        if not _is_plain(method):
+            raise UsageError(f"the method '{method}' cannot name files: its name must be plain")
+    if not _is_plain(name) or name == CACHE:
         raise UsageError(f"'{name}' cannot name a comparison: write a plain folder name")
     for file in predictions.values():
         if not file.is_file():
@@ -128,6 +131,10 @@ def make_plan(  # noqa: PLR0913 - the choices of the compare verb
 
         check_executive(config)
     return Plan(run, config, questions, name, every, predictions, choose_reader(reader, config))
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and not name.startswith(".") and Path(name).name == name
 
 
 def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = run_apart) -> Result:

@@ -24,7 +24,7 @@ _UPPER = ("oracle",)
 def comparison_text(result: Result) -> str:
     """The table, who is better than the reference, and the break-even."""
     found = "".join(wrapped(text) + "\n" for text in findings(result))
-    parts = [_scores(result), _differences(result), _judged(result), found]
+    parts = [_scores(result), _differences(result), _forgotten(result), _judged(result), found]
     return "\n".join(part for part in parts if part.strip())
 
 
@@ -86,6 +86,19 @@ def _differences(result: Result) -> str:
         )
     note = "difference: percentage points, paired 95 % bootstrap interval; p: exact McNemar test."
     return rendered(table, 100) + note + "\n"
+
+
+def _forgotten(result: Result) -> str:
+    """Of each method that was measured, the backbone's score before and after."""
+    lines = [
+        f"{row.method}: {one.questions}: {one.right_before} of {one.n} right before,"
+        f" {one.right_after} after"
+        for row in result.rows
+        if (one := row.forgetting) is not None and one.n
+    ]
+    return "".join(
+        wrapped(line) + "\n" for line in ["Forgetting of the backbone.", *lines] if lines
+    )
 
 
 def judge_lines(result: Result) -> list[str]:
