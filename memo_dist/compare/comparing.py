@@ -15,7 +15,7 @@ from memo_dist.compare.prices import load_prices
 from memo_dist.compare.readers import DEFAULT_CONTEXT, ReaderChoice, choose_reader
 from memo_dist.compare.registry import METHODS, check_methods, origin
 from memo_dist.compare.rows import Answered, Pricing, TableRow, judged, table_row
-from memo_dist.compare.task import CACHE, Outcome, Task, replies_of
+from memo_dist.compare.task import CACHE, Outcome, Task, replies_of, run_task
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import RunError, StoppedError, UsageError
@@ -157,7 +157,9 @@ def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = ru
     shared = _shared_key(plan)
     for method in plan.methods:
         task = _task(plan, method, folder, context, shared)
-        outcomes[method] = _finished(task) or work(task, should_stop)
+        # A file of answers needs no process of its own: it loads nothing.
+        do = run_task if task.predictions is not None else work
+        outcomes[method] = _finished(task) or do(task, should_stop)
         if outcomes[method].state == "stopped" and should_stop():
             raise StoppedError("the comparison was stopped: run the same command again")
     how = Pricing(
