@@ -144,6 +144,11 @@ def findings(result: Result) -> list[str]:
     whole = [row for row in usable if not row.missing] or usable
     best = max(whole, key=lambda row: (row.right or 0.0, -(row.money or 0.0)))
     sentences = [_choice(result, best, usable), *_both(usable)]
+    if not result.breaks and len(usable) > 1:
+        sentences.append(
+            f"Cost: no break-even, because a part of the money of {result.reference} or of all"
+            " others is not known (a model without a price, or recorded replies)."
+        )
     sentences += [text for one in result.breaks if (text := break_text(one, result.currency))]
     return sentences
 
