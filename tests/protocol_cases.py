@@ -97,7 +97,13 @@ def executive(
     """A scripted executive on the loopback, in a thread; yields its base URL."""
     script = ScriptedExecutive(write_script(folder / "script.jsonl", rows))
     plan = FaultPlan.parse(list(faults))
-    played = Behaviour(faults=plan, executive=script, **behaviour)
+    with serving(Behaviour(faults=plan, executive=script, **behaviour), log) as url:
+        yield url
+
+
+@contextmanager
+def serving(played: Behaviour, log: Path | None = None) -> Iterator[str]:
+    """A server of ours on the loopback, in a thread; yields its base URL."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

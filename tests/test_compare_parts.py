@@ -156,6 +156,18 @@ def test_billed_tokens_cost_the_readers_price_and_an_unknown_price_is_no_zero(tm
         assert row.money == (None if money is None else pytest.approx(money))
 
 
+def test_a_synthesis_by_an_unpriced_model_is_not_free():
+    how = Pricing(load_prices(), "cpu", "none", 100, 0)
+    for cost, known in (
+        (Cost(seconds=9.0), True),
+        (Cost(seconds=9.0, priced_model="gpt-5.5", tokens_in=10, calls=1), True),
+        (Cost(seconds=9.0, priced_model="gpt-5.5", calls=1), False),  # recorded replies
+        (Cost(seconds=9.0, priced_model="unknown", tokens_in=10, calls=1), False),
+    ):
+        row = table_row("m", "", Outcome("k", "done", cost=cost), judged([], []), how)
+        assert (row.prepare_money is not None) is known
+
+
 def test_pairs_count_refusals_of_unanswerable_questions():
     asked = [*questions("a"), Question("u", "Who?", "", answerable=False)]
     sure = judged(asked, [Reply("gold0"), Reply("made up")]).verdicts

@@ -1,104 +1,36 @@
 """Comparisons of a tiny memory: rows that fail, resuming, an outside baseline, the files."""
 
 import json
+import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from trained_bank import train_shards, write_bank
+from compare_cases import SETTINGS, Table, install, make_root, never, plan_of
 
 from memo_dist.cli.main import run as run_cli
-from memo_dist.compare import comparing
-from memo_dist.compare.comparing import compare_methods, make_plan
-from memo_dist.compare.method import Corpus, Cost, NotRunError, Reply
+from memo_dist.compare.comparing import compare_methods
+from memo_dist.compare.method import NotRunError
 from memo_dist.compare.output import write_comparison
-from memo_dist.compare.registry import METHODS, Row
 from memo_dist.compare.task import run_task
 from memo_dist.compare.text import comparison_text
-from memo_dist.config import load_config, to_yaml
+from memo_dist.config import load_config
 from memo_dist.corpus.build import build_corpus
 from memo_dist.errors import RunError, StoppedError, UsageError
-from memo_dist.evaluation.questions import load_questions
 from memo_dist.io import atomic
-from memo_dist.io.runfolder import RunFolder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "baseline"
-FACTS = {
-    "Who founded Tarn Works?": "Ida Brandt",
-    "Where is the Quill Mill?": "Sella",
-    "What melts the sand?": "three furnaces",
-}
-TEXTS = {
-    "tarn": "Tarn Works was founded by Ida Brandt. It stands in Lind.",
-    "quill": "The Quill Mill is in Sella. Pears grow there.",
-    "glass": "What melts the sand are three furnaces. They are old.",
-}
-SETTINGS = ("memory.max_answer_tokens=12", "evaluate.bootstrap=200", "evaluate.batch_size=2")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run with a memory of three facts, and its questions."""
-    root = tmp_path_factory.mktemp("compare")
-    run = RunFolder(root / "run")
-    write_bank(run.memory, train_shards(root / "models", [FACTS], ["Who is Nobody?"]), [FACTS])
-    config = load_config((), SETTINGS)
-    run.config.write_text(to_yaml(config))
-    source = root / "corpus.jsonl"
-    atomic.write_jsonl(source, ({"id": n, "title": n, "text": t} for n, t in TEXTS.items()))
-    build_corpus(source, run.corpus, config.corpus)
-    rows = [
-        {"id": f"q{n}", "question": q, "answer": a, "supporting_ids": [doc], "type": doc}
-        for n, ((q, a), doc) in enumerate(zip(FACTS.items(), TEXTS, strict=True))
-    ]
-    rows.append({"id": "u", "question": "Who is Nobody?", "answerable": False, "type": "none"})
-    atomic.write_jsonl(root / "questions.jsonl", rows)
-    return root
+    return make_root(tmp_path_factory.mktemp("compare"))
 
 
 @pytest.fixture
 def root(made, tmp_path):
     shutil.copytree(made, tmp_path / "it")
     return tmp_path / "it"
-
-
-def plan_of(root, methods, predictions=None, name="t"):
-    run = RunFolder(root / "run")
-    reader = str(root / "models" / "shard-0")
-    questions = load_questions(root / "questions.jsonl")
-    config = load_config((), SETTINGS)
-    return make_plan(run, config, questions, name, methods, predictions or {}, reader)
-
-
-def never():
-    return False
-
-
-class Table:
-    """Answers from a table; what it does at each call is the test's."""
-
-    identity = "table"
-
-    def __init__(self, setting, act=lambda: None, prepare=lambda: None):
-        self.act, self.ready = act, prepare
-
-    def prepare(self, corpus: Corpus) -> Cost:
-        self.ready()
-        return Cost(details={"folder": corpus.folder.name})
-
-    def answer(self, questions):
-        self.act()
-        return [Reply(FACTS.get(text, "")) for text in questions]
-
-
-def install(monkeypatch, **makers):
-    """Methods of this test in the registry."""
-    rows = {name: Row(__name__, f"_{name}", "a test's") for name in makers}
-    monkeypatch.setattr(comparing, "METHODS", {**METHODS, **rows})
-    monkeypatch.setattr("memo_dist.compare.registry.METHODS", {**METHODS, **rows})
-    for name, make in makers.items():
-        monkeypatch.setattr(sys.modules[__name__], f"_{name}", make, raising=False)
 
 
 def raising(error):
@@ -132,7 +64,7 @@ def test_memory_and_reader_answer_the_same_questions(root):
         assert (folder / f"{name}.svg").read_text().startswith("<?xml")
     page = report.read_text()
     assert "What to use, why, and at what cost" in page
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "")
+    assert not re.search(r"""(src|href)=["']?http""", page), "the page needs no network"
 
 
 def test_the_same_seeds_give_the_same_table(root, monkeypatch):
@@ -221,6 +153,29 @@ def test_bad_choices_are_refused(root):
         plan_of(root, ["bm25"], name="cache")
 
 
+KILLED = """
+import os, signal
+from memo_dist.compare.method import Cost, Reply
+
+class Killed:
+    identity = "killed"
+    asked = 0
+
+    def prepare(self, corpus):
+        return Cost()
+
+    def answer(self, questions):
+        self.asked += 1
+        if self.asked == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Reply("Ida Brandt") for _ in questions]
+
+def make(setting):
+    return Killed()
+"""
+"""A method whose process the system ends at its second batch."""
+
+
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """The outside baseline of examples/, installed as pip would."""
@@ -233,9 +188,7 @@ def example(tmp_path, monkeypatch):
     )
     points = "[memo_dist.compare]\nnearest_sentence = nearest_sentence:make\nkilled = killed:make\n"
     (metadata / "entry_points.txt").write_text(points)
-    (site / "killed.py").write_text(
-        "import os, signal\n\ndef make(setting):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    (site / "killed.py").write_text(KILLED)
     monkeypatch.syspath_prepend(str(site))
     return site
 
@@ -252,8 +205,8 @@ def test_the_example_is_short_and_stands_in_the_table(root, example, tmp_path, c
     assert (rows["nearest_sentence"]["state"], rows["nearest_sentence"]["n"]) == ("done", 4)
     assert rows["nearest_sentence"]["right"] > 0
     assert rows["nearest_sentence"]["peak_bytes"] > 2**20
-    assert rows["killed"]["state"] == "failed"
+    assert (rows["killed"]["state"], rows["killed"]["n"]) == ("failed", 2)
     assert "SIGKILL (out of memory?)" in rows["killed"]["reason"]
     assert (rows["other"]["n"], rows["other"]["missing"], rows["other"]["right"]) == (2, 2, 1.0)
-    assert rows["other"]["money"] is None
+    assert (rows["other"]["money"], rows["other"]["prepare"]) == (None, None)
     assert "report:" in capsys.readouterr().out

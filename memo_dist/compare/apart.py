@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from memo_dist.compare.task import Outcome, Task, run_task, write_outcome
@@ -21,44 +25,63 @@ def run_apart(task: Task, should_stop: Callable[[], bool]) -> Outcome:
     A process that ends without an outcome (the system's out-of-memory killer, a crash of native
     code) gives the state "failed".
     """
-    before = Outcome.read(task.outcome)
-    if before is not None:
-        write_outcome(task, replace(before, state="stopped", reason="it has not ended"))
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(task, os.getpid()), name=f"compare-{task.method}", daemon=True
-    )
-    process.start()
-    asked = False
-    while process.is_alive():
-        process.join(_POLL_SECONDS)
+    process = _start(task)
+    asked, deadline = False, 0.0
+    while process.poll() is None:
         if should_stop() and not asked:
             asked = True
             process.terminate()
-            process.join(_GRACE_SECONDS)
+            deadline = time.monotonic() + _GRACE_SECONDS
+        if asked and time.monotonic() > deadline:
             process.kill()
-    process.join()
-    outcome = Outcome.read(task.outcome)
-    ended = outcome is not None and outcome.key == task.key and process.exitcode == 0
-    if outcome is not None and ended:
-        return outcome
-    found = Outcome(task.key, "stopped" if asked else "failed", _ended(process.exitcode))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+    return _outcome(task, process.returncode, asked)
+
+
+def _outcome(task: Task, code: int, asked: bool) -> Outcome:
+    """What the process has written; of one that could not, how it ended."""
+    written = Outcome.read(task.outcome)
+    own = written if written is not None and written.key == task.key else None
+    if own is not None and code == 0:
+        return own
+    known = own or Outcome(task.key, "failed")
+    found = replace(known, state="stopped" if asked else "failed", reason=_ended(code))
     write_outcome(task, found)
     return found
 
 
-def _ended(code: int | None) -> str:
-    if code is not None and code < 0:
+def _start(task: Task) -> subprocess.Popen[bytes]:
+    """A new interpreter: a forked one would share the models that this one has loaded."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-P", "-m", "memo_dist.compare.apart"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as stream:
+        stream.write(pickle.dumps((task, os.getpid())))
+    return process
+
+
+def _ended(code: int) -> str:
+    if code < 0:
         name = signal.Signals(-code).name
         memory = " (out of memory?)" if -code == signal.SIGKILL else ""
         return f"its process was ended by {name}{memory}"
     return f"its process ended with exit code {code} and no result"
 
 
-def _work(task: Task, parent: int) -> None:
+def main() -> None:
     """The process: a stop request, or the end of the parent, stops it at the next batch."""
     from memo_dist.cluster.stop import STOP
     from memo_dist.observability.logs import quiet_libraries
 
     STOP.install()
     quiet_libraries()
+    task, parent = pickle.load(sys.stdin.buffer)  # noqa: S301 - the pipe of the parent
     run_task(task, lambda: STOP() or os.getppid() != parent)
+
+
+if __name__ == "__main__":
+    main()

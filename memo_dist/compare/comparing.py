@@ -15,7 +15,7 @@ from memo_dist.compare.prices import load_prices
 from memo_dist.compare.readers import DEFAULT_CONTEXT, ReaderChoice, choose_reader
 from memo_dist.compare.registry import METHODS, check_methods, origin
 from memo_dist.compare.rows import Answered, Pricing, TableRow, judged, table_row
-from memo_dist.compare.task import CACHE, Outcome, Task, replies_of
+from memo_dist.compare.task import CACHE, Outcome, Task, replies_of, run_task
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import RunError, StoppedError, UsageError
@@ -117,7 +117,10 @@ def make_plan(  # noqa: PLR0913 - the choices of the compare verb
         raise UsageError(f"the method '{doubled[0]}' is named twice")
     if not every:
         raise UsageError("--methods names no method")
-    if not name or name.startswith(".") or Path(name).name != name or name == CACHE:
+    for method in every:
+        if not _is_plain(method):
+            raise UsageError(f"the method '{method}' cannot name files: its name must be plain")
+    if not _is_plain(name) or name == CACHE:
         raise UsageError(f"'{name}' cannot name a comparison: write a plain folder name")
     for file in predictions.values():
         if not file.is_file():
@@ -128,6 +131,10 @@ def make_plan(  # noqa: PLR0913 - the choices of the compare verb
 
         check_executive(config)
     return Plan(run, config, questions, name, every, predictions, choose_reader(reader, config))
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and not name.startswith(".") and Path(name).name == name
 
 
 def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = run_apart) -> Result:
@@ -150,7 +157,9 @@ def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = ru
     shared = _shared_key(plan)
     for method in plan.methods:
         task = _task(plan, method, folder, context, shared)
-        outcomes[method] = _finished(task) or work(task, should_stop)
+        # A file of answers needs no process of its own: it loads nothing.
+        do = run_task if task.predictions is not None else work
+        outcomes[method] = _finished(task) or do(task, should_stop)
         if outcomes[method].state == "stopped" and should_stop():
             raise StoppedError("the comparison was stopped: run the same command again")
     how = Pricing(
@@ -204,6 +213,7 @@ def _shared_key(plan: Plan) -> str:
         plan.reader.identity,
         [asdict(question) for question in plan.questions],
         {k: v for k, v in asdict(config.compare).items() if k not in ("prices", "machine")},
+        asdict(config.train),
         asdict(config.fusion),
         asdict(config.protocol),
         executive,

@@ -22,6 +22,7 @@ from memo_dist.compare.method import (
     Reply,
     Setting,
 )
+from memo_dist.config.model_schema import GeneratorConfig
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.methods import memory_identity
 from memo_dist.evaluation.report_stages import training_section
@@ -29,6 +30,7 @@ from memo_dist.evaluation.scoring import calls
 from memo_dist.io.checked_lines import LineTail
 from memo_dist.io.hashing import short_hash
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.llm.backends.make import LOCAL_KINDS
 from memo_dist.llm.spending import Spending
 from memo_dist.memory.manifest import load_manifest
 
@@ -75,7 +77,7 @@ class MemoryMethod:
             self._answerer = answering.open_answerer(run, config, self._mode, options)
         except UsageError as error:
             raise NotRunError(str(error)) from error
-        cost = memory_cost(run, self._setting.config.generator.model)
+        cost = memory_cost(run, config.generator)
         return replace(cost, forgetting=untouched(self._setting))
 
     def answer(self, questions: Sequence[str]) -> list[Reply]:
@@ -145,11 +147,12 @@ def _joined(memory: Reply, search: Reply) -> Reply:
     )
 
 
-def memory_cost(run: RunFolder, generator: str) -> Cost:
+def memory_cost(run: RunFolder, generator: GeneratorConfig) -> Cost:
     """What the run's own records tell of its making.
 
     Training seconds and trained tokens of all shards, tokens and calls of the synthesis. The
-    seconds of a synthesis by rules and of the export are not recorded and not counted.
+    seconds of a synthesis by rules and of the export are not recorded and not counted. Recorded
+    replies have no tokens: what their model was paid is then not known.
     """
     training = training_section(run)
     shards = training.shards if training else []
@@ -166,7 +169,7 @@ def memory_cost(run: RunFolder, generator: str) -> Cost:
         calls=spent.attempts,
         trained_tokens=sum(shard.trained_tokens for shard in shards),
         stored_bytes=stored,
-        priced_model=generator if spent.tokens else "",
+        priced_model="" if generator.kind in LOCAL_KINDS else generator.model or generator.kind,
         update_share=1.0 / max(1, len(entries)),
         details={"shards": len(entries), "training known": bool(shards)},
     )

@@ -184,13 +184,13 @@ def question_money(replies: Sequence[Reply], how: Pricing) -> float | None:
 
 
 def prepare_money(cost: Cost | None, how: Pricing) -> float | None:
-    """Money of a preparation; None where it is not known, or a model has no price."""
+    """Money of a preparation; None where it is not known, or a model has no price or no tokens."""
     if cost is None:
         return None
     total = how.prices.machine(how.machine).money(cost.seconds)
     if cost.priced_model:
         price = how.prices.models.get(cost.priced_model)
-        if price is None:
+        if price is None or not cost.tokens_in:
             return None
         total += price.money(cost.tokens_in, cost.tokens_out)
     return total

@@ -127,6 +127,7 @@ def run_task(task: Task, should_stop: Callable[[], bool]) -> Outcome:
 
     The outcome is written last. Replies are on the disk batch by batch.
     """
+    before = Outcome.read(task.outcome)
     working = _Working(task, should_stop)
     try:
         working.run()
@@ -137,7 +138,6 @@ def run_task(task: Task, should_stop: Callable[[], bool]) -> Outcome:
         outcome = working.ended("stopped", error)
     except Exception as error:  # whatever an outside method raises is its row
         outcome = working.ended("failed", error)
-    before = Outcome.read(task.outcome)
     if before is not None and before.key == task.key:
         outcome = replace(outcome, peak_bytes=max(outcome.peak_bytes, before.peak_bytes))
     write_outcome(task, outcome)
@@ -166,6 +166,9 @@ class _Working:
         self.identity = short_hash([method.identity, corpus_identity(documents, chunks)])
         cached = task.folder.parent / CACHE / f"{task.method}-{self.identity}"
         corpus = Corpus(documents, chunks, cached)
+        # A process that is ended from outside writes no outcome: this one tells whose replies
+        # are there.
+        write_outcome(task, self.ended("stopped", StoppedError("it has not ended")))
         known = replies_of(task.replies, task.method, self.identity)
         open_questions = [q for q in task.questions if known.get(q) is None]
         self.cost = _stored_cost(corpus.folder)
@@ -219,10 +222,14 @@ class _Working:
         replies = list(method.answer(questions))
         if len(replies) != len(questions):
             raise ValueError(f"{len(replies)} replies to {len(questions)} questions")
+        if self.task.predictions is not None:  # another system answered, on its own time
+            return replies
         share = (time.perf_counter() - started) / len(questions)
         return [reply if reply.seconds else replace(reply, seconds=share) for reply in replies]
 
     def ended(self, state: State, error: BaseException | None = None) -> Outcome:
+        if self.task.predictions is not None:  # its memory and cost are not ours
+            return Outcome(self.task.key, state, _reason(error), self.identity)
         peak = peak_bytes()
         return Outcome(self.task.key, state, _reason(error), self.identity, peak, self.cost)
 

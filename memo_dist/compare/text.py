@@ -24,7 +24,7 @@ _UPPER = ("oracle",)
 def comparison_text(result: Result) -> str:
     """The table, who is better than the reference, and the break-even."""
     found = "".join(wrapped(text) + "\n" for text in findings(result))
-    parts = [_scores(result), _differences(result), _judged(result), found]
+    parts = [_scores(result), _differences(result), _forgotten(result), _judged(result), found]
     return "\n".join(part for part in parts if part.strip())
 
 
@@ -88,6 +88,19 @@ def _differences(result: Result) -> str:
     return rendered(table, 100) + note + "\n"
 
 
+def _forgotten(result: Result) -> str:
+    """Of each method that was measured, the backbone's score before and after."""
+    lines = [
+        f"{row.method}: {one.questions}: {one.right_before} of {one.n} right before,"
+        f" {one.right_after} after"
+        for row in result.rows
+        if (one := row.forgetting) is not None and one.n
+    ]
+    return "".join(
+        wrapped(line) + "\n" for line in ["Forgetting of the backbone.", *lines] if lines
+    )
+
+
 def judge_lines(result: Result) -> list[str]:
     """What the judge said, its own errors first; empty where none was asked."""
     if result.no_judgement:
@@ -128,8 +141,14 @@ def findings(result: Result) -> list[str]:
     usable = [r for r in result.rows if r.n and r.right is not None and r.method not in _UPPER]
     if not usable:
         return ["No method answered: see the reasons in the table."]
-    best = max(usable, key=lambda row: (row.right or 0.0, -(row.money or 0.0)))
+    whole = [row for row in usable if not row.missing] or usable
+    best = max(whole, key=lambda row: (row.right or 0.0, -(row.money or 0.0)))
     sentences = [_choice(result, best, usable), *_both(usable)]
+    if not result.breaks and len(usable) > 1:
+        sentences.append(
+            f"Cost: no break-even, because a part of the money of {result.reference} or of all"
+            " others is not known (a model without a price, or recorded replies)."
+        )
     sentences += [text for one in result.breaks if (text := break_text(one, result.currency))]
     return sentences
 

@@ -90,6 +90,6 @@ def json_file(source: Path, kind: type) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{source} is not the published JSON file: {error}") from error
     if not isinstance(value, kind):
-        expected = {list: "array", dict: "object"}[kind]
+        expected = "array" if kind is list else "object"
         raise UsageError(f"{source} holds {type(value).__name__}, not an {expected}")
     return value
