@@ -23,7 +23,8 @@ from memo_dist.errors import UsageError
 from memo_dist.training.deepspeed_seam import engine_config, read_deepspeed_file, zero_stage
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-YAML_FILES = sorted(CONFIGS.rglob("*.yaml"))
+PRICES = CONFIGS / "prices.yaml"  # data of `compare`, not a configuration
+YAML_FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {PRICES})
 ZERO_FILES = sorted((CONFIGS / "deepspeed").glob("*.json"))
 STAGES = ("corpus", "synthesis", "train", "export")
 
