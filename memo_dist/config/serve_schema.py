@@ -72,6 +72,6 @@ class ServeConfig:
     """Maximum number of scopes whose weights are in memory; the one used longest ago is evicted."""
     scopes_asked: int = key(8, at_least=1, identity=False)
     """Maximum number of scopes that one question is put to: ``user_id`` alone names all scopes of
-    the user; the ones last written to are asked."""
+    the user; the ones last written to answer."""
     log_questions: bool = key(False, identity=False)
     """Write questions into the log; by default the log holds neither questions nor texts."""
