@@ -129,6 +129,17 @@ def test_want_of_memory_has_one_message(capsys, monkeypatch, error):
     assert "got no more (limit: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("limit", "told"), [(2**30, "got no more"), (None, "unexpected System")])
+def test_a_vague_error_under_a_limit_is_want_of_memory(capsys, monkeypatch, limit, told):
+    def fail(*_, **__):
+        raise SystemError("error return without exception set")
+
+    monkeypatch.setattr("memo_dist.cli.main.memo_dist.main", fail)
+    monkeypatch.setattr("memo_dist.cli.main.address_limit", lambda: limit)
+    assert run_cli(["serve", "run"]) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_a_file_system_that_becomes_read_only_is_told(capsys, tmp_path, monkeypatch):
     """As Linux makes it after errors of a disk."""
 

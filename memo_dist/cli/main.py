@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from memo_dist import process
-from memo_dist.cluster.resources import memory_limit
+from memo_dist.cluster.resources import address_limit, memory_limit
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import (
     EXIT_FAILED,
@@ -111,10 +111,16 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         return _say(_out_of_memory(), EXIT_FAILED)
     except Exception as error:
-        if any(words in str(error) for words in _NO_MEMORY):
+        if _lacks_memory(error):
             return _say(_out_of_memory(), EXIT_FAILED)
         return _say(_unexpected(error), EXIT_FAILED)
     return code if isinstance(code, int) else 0
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Under ``ulimit -v`` compiled modules also end in errors that say nothing of memory."""
+    vague = isinstance(error, SystemError | ImportError) and address_limit() is not None
+    return vague or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _out_of_memory() -> str:
