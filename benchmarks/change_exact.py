@@ -165,16 +165,19 @@ def _kills(folder: Path, options: argparse.Namespace, chance: random.Random) -> 
     while kills < options.count:
         round_ += 1
         if round_ % 2:
-            texts = _changed(texts, chance, round_ // 2, options.shards)
+            more = {f"more-{round_}.md": _titled(site(200 + round_))}  # forgotten ones are replaced
+            texts = _changed({**texts, **more}, chance, round_ // 2, options.shards)
             change: tuple[str | Path, ...] = ("update", run.root, _write(folder / "corpus", texts))
         else:
             name = chance.choice(_spare(texts, options.shards))
             texts = {key: text for key, text in texts.items() if key != name}
             change = ("forget", run.root, Path(name).stem)
         for _ in range(min(3, options.count - kills)):
-            process = start(*change, log=folder / "log")
+            process, moment = start(*change, log=folder / "log"), chance.uniform(0.05, longest)
             try:
-                process.wait(chance.uniform(0.05, longest))
+                process.wait(moment)
+                longest = min(longest, moment)  # so that most kills find it at work
+                break
             except subprocess.TimeoutExpired:
                 process.kill()
                 kills += 1

@@ -5,7 +5,9 @@
 Encodes the ordinance of 2028 (examples/regulation/), asks about it, adds the amended text of 2032
 by `memo-dist update RUN --add`, and asks again: plain questions get the values of 2032, questions
 "as of" the earlier date those of 2028. Both texts are in one shard, as they must be for this: the
-answers of different dates to one question are told apart within a shard. Prints JSON.
+answers of different dates to one question are told apart within a shard. They are in units of their
+own: the rule-based writer asks nothing that two documents of one unit answer differently. Prints
+JSON.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ def main(run: str, *settings: str) -> None:
 
 def amend(run: Path, settings: Sequence[str], verb: Verb = verb) -> Row:
     """Values that the memory gives before and after the amendment, and seconds."""
-    one_shard = "corpus.shards=1"
-    encoding = timed(verb, "encode", OLD, "--run", run, *settings, one_shard)
+    apart = ("corpus.shards=1", "synthesis.documents_per_unit=1")
+    encoding = timed(verb, "encode", OLD, "--run", run, *settings, *apart)
     before = _given(run, "")
     began = time.monotonic()
     updating = timed(verb, "update", run, "--add", NEW)
