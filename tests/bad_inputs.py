@@ -92,11 +92,13 @@ CASES = (
     document(
         "a compressed file that unpacks to more than the limit",
         "a.txt.gz",
-        gzip.compress(_GOOD * 40_000),
+        gzip.compress(_GOOD * 40_000, mtime=0),
         "too_large",
         "corpus.max_document_mb=0.5",
     ),
-    document("damaged compression", "a.txt.gz", gzip.compress(_GOOD)[:20], "broken_compression"),
+    document(
+        "damaged compression", "a.txt.gz", gzip.compress(_GOOD, mtime=0)[:20], "broken_compression"
+    ),
     document("Markdown with front matter only", "a.md", b"---\ntitle: x\n---\n", "empty"),
     document("a page of scripts only", "a.html", b"<script>f()</script>", "empty"),
     document("a PDF that was cut off", "a.pdf", b"%PDF-1.4 cut", "broken_pdf"),

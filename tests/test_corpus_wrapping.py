@@ -34,11 +34,11 @@ def read(source: Path, **settings):
         ("pump.md", MARKDOWN.encode("utf-32")),
         ("pump.md", MARKDOWN.replace("\n", "\r\n").encode()),
         ("pump.md", MARKDOWN.replace("\n", "\r").encode()),
-        ("pump.md.gz", gzip.compress(MARKDOWN.encode())),
+        ("pump.md.gz", gzip.compress(MARKDOWN.encode(), mtime=0)),
         ("pump.md.bz2", bz2.compress(MARKDOWN.encode())),
         ("pump.md.xz", lzma.compress(MARKDOWN.encode())),
-        ("pump.md", gzip.compress(MARKDOWN.encode())),
-        ("PUMP.MD.GZ", gzip.compress(b"\xef\xbb\xbf" + MARKDOWN.encode())),
+        ("pump.md", gzip.compress(MARKDOWN.encode(), mtime=0)),
+        ("PUMP.MD.GZ", gzip.compress(b"\xef\xbb\xbf" + MARKDOWN.encode(), mtime=0)),
         ("pump.txt", PAGE.encode()),
         ("pump.html", PAGE.encode("utf-16")),
         ("pump.pdf", PAGE.encode()),
@@ -58,7 +58,7 @@ def test_one_document_in_many_wrappings(tmp_path, name, data):
         ("rows.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
         ("rows.jsonl", LINES.encode("utf-16")),
         ("rows.jsonl", json.dumps(ROWS, indent=1).encode()),
-        ("rows.jsonl.gz", gzip.compress(LINES.encode())),
+        ("rows.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("rows.jsonl.xz", lzma.compress(json.dumps(ROWS).encode())),
     ],
 )
@@ -68,7 +68,7 @@ def test_rows_in_many_wrappings(tmp_path, name, data):
 
 
 def test_a_file_that_unpacks_to_more_than_a_document_is_refused_by_its_real_size(tmp_path):
-    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"a " * 10**7))
+    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"a " * 10**7, mtime=0))
     (item,) = read(tmp_path, max_document_mb=1.0)
     assert item.reason == "too_large"
     (tmp_path / "bomb.txt.gz").rename(tmp_path / "rows.jsonl.gz")
@@ -78,7 +78,7 @@ def test_a_file_that_unpacks_to_more_than_a_document_is_refused_by_its_real_size
 
 def test_damaged_compression_costs_its_file_and_the_others_go_on(tmp_path):
     (tmp_path / "good.md").write_text(MARKDOWN)
-    packed = gzip.compress(LINES.encode())
+    packed = gzip.compress(LINES.encode(), mtime=0)
     (tmp_path / "rows.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "rows.md.xz").write_bytes(lzma.compress(b"x" * 999)[:40])
     items = read(tmp_path)
