@@ -145,6 +145,10 @@ def test_what_is_printed_loads_again(tmp_path):
         ("memory.base=on", "memory.base=True must be text; put it in quotes"),
         ("memory.base=0123", "memory.base=83 must be text; put it in quotes"),
         ("memory.base=[", "is not YAML"),
+        ("memory.base=2031-02-30", "is not YAML: day is out of range"),
+        ("memory.base=!!timestamp x", "is not YAML"),
+        pytest.param("train.epochs=" + "9" * 5000, "is not YAML", id="digits"),
+        pytest.param("train.betas=" + "[" * 3000, "nested too deeply", id="brackets"),
     ],
 )
 def test_wrong_overrides(override, expected):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from memo_dist.config.shipped import shipped_config
 from memo_dist.errors import UsageError, suggest
+from memo_dist.io.yaml_text import parse_yaml
 
 _MILLION = 1e6
 _HOUR = 3600.0
@@ -87,8 +86,8 @@ def load_prices(file: str = "") -> Prices:
     """
     path = Path(file) if file else shipped_config("prices")
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        rows = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read compare.prices={path}: {error}") from error
     if not isinstance(rows, dict):
         raise UsageError(f"compare.prices={path} must hold currency, models and machines")

@@ -14,7 +14,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -28,6 +27,7 @@ from memo_dist.config.rules import check_rules, choices, lookup
 from memo_dist.config.schema import Config
 from memo_dist.errors import DamagedFileError, UsageError, suggest
 from memo_dist.io.hashing import SHORT_DIGITS, sha256_text
+from memo_dist.io.yaml_text import parse_yaml
 
 _HEADER = "# memo-dist wrote this; SHA-256 of what follows: "
 
@@ -166,8 +166,8 @@ def _text(file: Path) -> str:
 
 def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = parse_yaml(text)
+    except ValueError as error:
         raise UsageError(f"configuration file {file} is not YAML: {error}") from None
     if content is None:
         return {}
@@ -202,8 +202,8 @@ def _nested(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse_value(text: str, item: str) -> Any:
     try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
+        return parse_yaml(text) if text else ""
+    except ValueError as error:
         raise UsageError(f"override '{item}': the value is not YAML: {error}") from None
 
 

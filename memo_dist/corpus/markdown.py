@@ -7,12 +7,12 @@ import tomllib
 from datetime import date
 from typing import Any
 
-import yaml
 from markdown_it import MarkdownIt
 
 from memo_dist.corpus.html import first_heading, parse_page
 from memo_dist.corpus.parsed import Parsed, fence_mark
 from memo_dist.corpus.text import decode, readable_date
+from memo_dist.io.yaml_text import parse_yaml
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 _TOML_MATTER = re.compile(r"\+\+\+[ \t]*\n(.*?\n)?\+\+\+[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -89,8 +89,8 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
 
 def _yaml(block: str) -> Any:
     try:
-        return yaml.safe_load(block)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date like 2031-02-30
+        return parse_yaml(block)
+    except ValueError:
         return None
 
 
