@@ -11,6 +11,7 @@ import pytest
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
+from memo_dist.synthesis.dated import date_conflicts
 from memo_dist.synthesis.rules import RulesGenerator
 from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
@@ -256,6 +257,23 @@ def test_two_answers_to_one_question_are_rejected_as_ambiguous() -> None:
     result = RulesGenerator(SynthesisConfig(), 1).steps()["direct"].run(work, [])
     assert not any(item.question == "When did the Norra plant open?" for item in result.reflections)
     assert any(item.reason == "ambiguous in unit" for item in result.rejected)
+
+
+def test_answers_of_different_dates_stay_with_their_wordings() -> None:
+    old = Document("old", "Norra plant", "The Norra plant opened in 1990.", "2031-01-02")
+    new = Document("new", "Norra plant", "The Norra plant opened in 1995.", "2032-01-02")
+    asked = "When did the Norra plant open?"
+    steps = RulesGenerator(SynthesisConfig(), 1).steps()
+    result = steps["direct"].run(unit(old, new), [])
+    found = {row.answer: row for row in result.reflections if row.question == asked}
+    assert {answer: row.as_of for answer, row in found.items()} == {
+        "1990": "2031-01-02",
+        "1995": "2032-01-02",
+    }
+    reworded = steps["paraphrase"].run(unit(old, new), result.reflections).reflections
+    assert {row.parent for row in reworded} >= {row.id for row in found.values()}
+    questions = {row.question for row in date_conflicts(result.reflections, str.casefold)}
+    assert questions >= {asked, "As of 2 January 2031, when did the Norra plant open?"}
 
 
 @pytest.mark.parametrize(

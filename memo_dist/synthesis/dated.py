@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 
+from memo_dist.synthesis.rules.facts import told_apart
 from memo_dist.synthesis.rules.lexicon import MONTHS
 from memo_dist.synthesis.types import Reflection
 from memo_dist.synthesis.words import FUNCTION_WORDS
@@ -60,7 +61,7 @@ def _older(answers: dict[str, list[Reflection]]) -> list[Reflection]:
         answer: max((row.as_of for row in rows if row.as_of), default="")
         for answer, rows in answers.items()
     }
-    if not all(newest.values()) or len(set(newest.values())) < len(newest):
+    if not told_apart(newest.values()):
         return []
     latest = max(newest, key=lambda answer: newest[answer])
     return [row for answer, rows in answers.items() if answer != latest for row in rows]

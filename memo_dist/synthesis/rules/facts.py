@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,6 +43,11 @@ def unambiguous(facts: list[Fact]) -> Iterator[Fact]:
         first, *others = fact.questions
         kept = [q for q in others if len(answers[fact_key(q)]) == 1]
         yield replace(fact, questions=(first, *kept))
+
+
+def told_apart(newest: Collection[str]) -> bool:
+    """Whether dates tell which of several answers holds: the newest date of each ("": none)."""
+    return all(newest) and len(set(newest)) == len(newest)
 
 
 def fact_key(text: str) -> str:

@@ -12,7 +12,7 @@ from memo_dist.corpus.types import Chunk, Document
 from memo_dist.io.hashing import short_hash
 from memo_dist.synthesis.rules.abstain import unanswerable
 from memo_dist.synthesis.rules.collect import FactReader
-from memo_dist.synthesis.rules.facts import Fact, FactKind
+from memo_dist.synthesis.rules.facts import Fact, FactKind, told_apart
 from memo_dist.synthesis.types import (
     Kind,
     Reflection,
@@ -24,7 +24,7 @@ from memo_dist.synthesis.types import (
 )
 
 VERSION = "1"
-RULES_VERSION = "rules-4"
+RULES_VERSION = "rules-5"
 
 
 class RulesGenerator:
@@ -106,14 +106,16 @@ class ParaphraseStep:
         known = {item.id for item in inputs}
         builder = ReflectionBuilder(unit, "paraphrase", self.name)
         kept = unit_facts(unit, self.read)[0]
-        taken = _contested(kept) | {item.question for item in inputs}
+        contested = _contested(kept)
+        taken = {(item.question, item.answer) for item in inputs}
         found: list[Reflection] = []
         for document, fact in kept:
             parent = reflection_id(fact.questions[0], fact.answer, (document.id,))
             if parent not in known:
                 continue
-            others = [q for q in fact.questions[1:] if q not in taken][: self.phrasings - 1]
-            taken.update(others)
+            free = [q for q in fact.questions[1:] if q not in contested]
+            others = [q for q in free if (q, fact.answer) not in taken][: self.phrasings - 1]
+            taken.update((question, fact.answer) for question in others)
             found += [builder.fact(document, fact, question, parent) for question in others]
         return StepResult(found, [])
 
@@ -144,30 +146,56 @@ class AbstainStep:
         return StepResult(found, [])
 
 
+Answers = dict[str, dict[str, str]]
+"""Question -> answer -> newest date of the documents that give it ("": none)."""
+
+
 def _contested(facts: Iterable[tuple[Document, Fact]]) -> set[str]:
-    """Wordings that two facts of the unit share: they would have two answers."""
-    counts = Counter(question for _, fact in facts for question in set(fact.questions))
-    return {question for question, count in counts.items() if count > 1}
+    """Wordings that facts of the unit share and that no dates tell apart."""
+    counts: Counter[str] = Counter()
+    answers: Answers = {}
+    for document, fact in facts:
+        for question in set(fact.questions):
+            counts[question] += 1
+            _note(answers, question, fact.answer, document)
+    return {
+        question
+        for question, count in counts.items()
+        if count > 1 and not (len(answers[question]) == count and _one_holds(answers[question]))
+    }
+
+
+def _note(answers: Answers, question: str, answer: str, document: Document) -> None:
+    dates = answers.setdefault(question, {})
+    dates[_key(answer)] = max(dates.get(_key(answer), ""), document.date or "")
+
+
+def _one_holds(answers: dict[str, str]) -> bool:
+    """Whether one answer holds: there is only one, or cleaning dates the older ones."""
+    return len(answers) == 1 or told_apart(answers.values())
 
 
 def unit_facts(unit: Unit, read: FactReader) -> tuple[list[tuple[Document, Fact]], list[Rejected]]:
-    """The facts of a unit's documents, without questions that have two answers in the unit."""
-    answers: dict[str, set[str]] = {}
+    """The facts of a unit's documents, without questions that have two answers in the unit.
+
+    Two answers of documents with different dates stay, see :mod:`memo_dist.synthesis.dated`.
+    """
+    answers: Answers = {}
     for document in unit.documents:
         for fact in read(document).facts:
-            answers.setdefault(_key(fact.questions[0]), set()).add(_key(fact.answer))
+            _note(answers, _key(fact.questions[0]), fact.answer, document)
     kept: list[tuple[Document, Fact]] = []
     rejected: list[Rejected] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for document in unit.documents:
         rejected += read(document).rejected
         for fact in read(document).facts:
-            key = _key(fact.questions[0])
-            if len(answers[key]) > 1:
+            key, answer = _key(fact.questions[0]), _key(fact.answer)
+            if not _one_holds(answers[key]):
                 raw = f"{fact.questions[0]} -> {fact.answer}"
                 rejected.append(Rejected("ambiguous in unit", raw, (document.id,)))
-            elif key not in seen:
-                seen.add(key)
+            elif (key, answer) not in seen:
+                seen.add((key, answer))
                 kept.append((document, fact))
     return kept, rejected
 
