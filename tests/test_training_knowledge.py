@@ -318,18 +318,19 @@ def train(base, inputs, folder, world=1, **settings):
 
 def test_all_of_it_is_trained_alike_by_one_and_two_ranks_and_after_a_stop(base, inputs, tmp_path):
     """Labels, replay and anchor: two ranks at ZeRO 3, and a resume that is equal to the bit."""
-    losses, weights = train(base, inputs, tmp_path / "one")
-    assert losses[-1] < losses[0]
-    two = train(base, inputs, tmp_path / "two", 2, zero_stage=3)
+    losses, weights = train(base, inputs, tmp_path / "one", epochs=6)
+    half = len(losses) // 2  # steps differ in their share of replay: means of three epochs each
+    assert np.mean(losses[half:]) < 0.95 * np.mean(losses[:half])
+    two = train(base, inputs, tmp_path / "two", 2, zero_stage=3, epochs=6)
     assert two[0] == pytest.approx(losses, rel=1e-3)
     for name, value in weights.items():
         assert torch.allclose(two[1][name], value, atol=2e-4), name
-    job = make_job(base, inputs, tmp_path / "stopped", checkpoint_steps=2)
+    job = make_job(base, inputs, tmp_path / "stopped", checkpoint_steps=2, epochs=6)
     (job.path / STOP_REQUEST).touch()
     assert launch(job.path)[0] == [0]
     assert (job.path / "anchor.npy").exists()
     (job.path / STOP_REQUEST).unlink()
-    resumed = train(base, inputs, job.path, checkpoint_steps=2)
+    resumed = train(base, inputs, job.path, checkpoint_steps=2, epochs=6)
     assert resumed[0] == losses
     assert all(torch.equal(resumed[1][name], value) for name, value in weights.items())
     assert not (job.path / "anchor.npy").exists()
