@@ -320,7 +320,7 @@ def test_paths_outside_the_bank_are_refused(memory_folder: Path, path: str) -> N
         (lambda row: row["shards"][1].update(id=0), "shard id twice"),
         (lambda row: row["shards"][1].update(path="shard-9"), "no folder 'shard-9'"),
         (lambda row: row["shards"][0].update(extra=1), "not a bank that this version reads"),
-        (lambda row: row.pop("base"), "not a bank that this version reads"),
+        (lambda row: row.pop("base"), "has no field .base."),
         (
             lambda row: row["shards"][1].update(documents=row["shards"][0]["documents"]),
             "'doc-0' belongs to the shards 0 and 1",
