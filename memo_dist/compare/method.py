@@ -1,6 +1,6 @@
 """The interface of a compared method: a corpus is prepared once, then questions are answered.
 
-The framework (:mod:`memo_dist.compare.answering`) does the rest: it runs a method in a process of
+The framework (:mod:`memo_dist.compare.task`) does the rest: it runs a method in a process of
 its own, measures time and memory, keeps what was prepared and answered, and turns an error into a
 row that says so. Tokens are those of the method's own tokenizer or of the endpoint's usage report.
 """

@@ -37,7 +37,7 @@ def base_states(job: TrainJob, model: RankModel, replayed: Examples, ranks: Rank
         UsageError: the model's logits are no plain product of its states.
     """
     model.rows.hold_to_base(job.train.anchor_kl)
-    device = _device()
+    device = ranks.device
     rows = model.rows.to(device).eval()
     frozen = model.frozen
     if frozen is not None:
@@ -54,9 +54,3 @@ def base_states(job: TrainJob, model: RankModel, replayed: Examples, ranks: Rank
     )  # fmt: skip
     rows.train()
     return states
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
