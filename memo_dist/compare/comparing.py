@@ -24,7 +24,7 @@ from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import Comparison, compare
 from memo_dist.evaluation.statistics import holm
 from memo_dist.io.hashing import hash_file, hash_value, short_hash
-from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.runfolder import RunFolder, is_plain_name
 from memo_dist.memory.manifest import FILE_NAME
 
 QUESTIONS_PER_DAY = 1000.0
@@ -118,9 +118,9 @@ def make_plan(  # noqa: PLR0913 - the choices of the compare verb
     if not every:
         raise UsageError("--methods names no method")
     for method in every:
-        if not _is_plain(method):
+        if not is_plain_name(method):
             raise UsageError(f"the method '{method}' cannot name files: its name must be plain")
-    if not _is_plain(name) or name == CACHE:
+    if not is_plain_name(name) or name == CACHE:
         raise UsageError(f"'{name}' cannot name a comparison: write a plain folder name")
     for file in predictions.values():
         if not file.is_file():
@@ -131,10 +131,6 @@ def make_plan(  # noqa: PLR0913 - the choices of the compare verb
 
         check_executive(config)
     return Plan(run, config, questions, name, every, predictions, choose_reader(reader, config))
-
-
-def _is_plain(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and Path(name).name == name
 
 
 def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = run_apart) -> Result:

@@ -11,6 +11,7 @@ from memo_dist.compare.method import Corpus, Cost, Reply
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
+from memo_dist.io.runfolder import is_plain_name
 
 _NUMBERS = ("tokens_in", "tokens_out", "calls", "seconds")
 
@@ -59,7 +60,7 @@ def split_predictions(words: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for word in words:
         name, equals, file = word.partition("=")
-        if not equals or not file or not name or Path(name).name != name or name.startswith("."):
+        if not equals or not file or not is_plain_name(name):
             raise UsageError(f"--predictions {word}: write NAME=FILE, with a plain name")
         if name in found:
             raise UsageError(f"--predictions names '{name}' twice")

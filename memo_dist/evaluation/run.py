@@ -18,7 +18,7 @@ from memo_dist.evaluation.scoring import Scores, Verdict, compare, judge, score
 from memo_dist.evaluation.trained import Trained
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
-from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.runfolder import RunFolder, is_plain_name
 from memo_dist.observability.progress import progress
 from memo_dist.observability.status import StatusWriter
 
@@ -156,7 +156,7 @@ def _check(
         raise UsageError("there is no method to evaluate")
     if config.evaluate.batch_size < 1:
         raise UsageError(f"evaluate.batch_size is {config.evaluate.batch_size}; write 1 or more")
-    if not name or name.startswith(".") or Path(name).name != name:
+    if not is_plain_name(name):
         raise UsageError(f"'{name}' cannot name an evaluation: write a plain folder name")
 
 

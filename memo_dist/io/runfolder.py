@@ -8,6 +8,11 @@ from pathlib import Path
 from memo_dist.io.generations import current_number, generation
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name from outside can name a folder here: no path, not hidden, not empty."""
+    return bool(name) and not name.startswith(".") and Path(name).name == name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside ``RUN``; creates nothing by itself.
