@@ -5,6 +5,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
 import sampling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -63,3 +64,15 @@ def _possible(item):
     """CUDA kernels, emulated or not, have no float64: these points would only be skipped."""
     values = {str(value) for value in item.callspec.params.values()}
     return not ("torch.float64" in values and values & {"emulation", "cuda"})
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_before():
+    """A process that trains takes the variables of a rank: the next test must not find them."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    for name, value in before.items():
+        if os.environ.get(name) != value and name != "PYTEST_CURRENT_TEST":
+            os.environ[name] = value
