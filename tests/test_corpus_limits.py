@@ -117,6 +117,14 @@ def test_a_packed_table_is_refused_by_its_real_size(tmp_path):
     assert "megabytes_per_document=64" in items[-1].detail
 
 
+@pytest.mark.parametrize("megabytes", [64, 1024, 1100, 2048])
+def test_a_small_table_is_read_at_any_limit(tmp_path, megabytes):
+    source = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a"], "title": ["T"], "text": ["One thing."]}), source)
+    (document,) = read(source, megabytes_per_document=megabytes)
+    assert document.text == "One thing."
+
+
 def test_one_process_reads_many_files_and_ends_with_its_parent(tmp_path):
     read(write_three(tmp_path / "c"))
     before = reader_process._reader._process.pid

@@ -113,6 +113,9 @@ class ReaderProcess:
             return
         self.close()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Arrow's own allocator reserves 1 GiB of addresses at once: a limit near it would refuse
+        # every file. https://arrow.apache.org/docs/cpp/env_vars.html
+        environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"
         command = [sys.executable, "-P", "-m", __name__, str(limits.megabytes), str(os.getpid())]
         self._process = subprocess.Popen(
             command,
