@@ -287,6 +287,8 @@ def test_lists_of_names(override, expected):
         (["executive.kind=openai", "executive.model=m"], "executive.urls=[] must name"),
         (["executive.kind=anthropic"], "executive.model='' must name"),
         (["executive.urls=[http://me:secret@host/v1]"], "executive.urls: the URL of host carries"),
+        (["executive.urls=['http://[host/v1']"], "executive.urls: one of them is no URL"),
+        (["generator.urls=['http://host:99999/v1']"], "generator.urls: one of them is no URL"),
     ],
 )
 def test_generator_settings_that_do_not_fit_together(overrides, expected):

@@ -218,6 +218,7 @@ def test_local_torchrun_and_ray(capsys):
         ("torchrun -- encode C --run R", "torchrun starts training ranks"),
         ("torchrun launch.nodes=2 -- train RUN", "launch.rendezvous=HOST:PORT"),
         ("ray -- train RUN", "launch.ray_address=''"),
+        ("ray launch.ray_address=http://h:99999 -- train RUN", "is no URL such as"),
     ],
 )
 def test_refusals(words, expected, capsys, monkeypatch):

@@ -219,6 +219,11 @@ def test_prompts_and_keys_do_not_follow_a_redirect(status):
     assert "secret" not in str(caught.value)
 
 
+def test_a_redirect_to_no_url_is_told_too():
+    with pytest.raises(EndpointRefused, match=r"redirects to 'http://\[elsewhere'"):
+        complete(lambda _: web.Response(status=302, headers={"Location": "http://[elsewhere"}))
+
+
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 def test_a_server_that_counts_nothing_spends_the_budget_too(kind):
     def handler(body):

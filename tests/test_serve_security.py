@@ -119,6 +119,8 @@ def test_rights_and_scopes_of_keys(http):
         (b'{"question": "a"}', 403, {"Origin": "https://elsewhere.example"}),
         (b'{"question": "a"}', 403, {"Origin": "null"}),
         (b'{"question": "a"}', 421, {"Host": "elsewhere.example"}),
+        (b'{"question": "a"}', 421, {"Host": "[elsewhere"}),
+        (b'{"question": "a"}', 421, {"Host": "elsewhere:999999"}),
     ],
 )
 def test_bad_requests_are_refused_cleanly(http, content, status, headers):

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 from memo_dist.config.keys import KeySpec, key_specs
 from memo_dist.config.model_schema import BUILT_IN, EndpointConfig
@@ -17,6 +16,7 @@ from memo_dist.config.scale_rules import scale_rules
 from memo_dist.config.schema import Config, TrainConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
+from memo_dist.io.urls import read_url
 
 Rule = Callable[[Config], Iterator[str]]
 
@@ -161,7 +161,10 @@ def _is_key(name: str) -> bool:
 
 
 def _url(url: str, group: str) -> Iterator[str]:
-    parts = urlsplit(url)
+    parts = read_url(url)
+    if parts is None:
+        yield f"{group}.urls: one of them is no URL: its host or port cannot be read"
+        return
     if parts.scheme not in ("http", "https") or not parts.hostname:
         yield f"{group}.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
     if parts.username or parts.password or parts.query:

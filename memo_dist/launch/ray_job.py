@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from memo_dist.config import Config
 from memo_dist.errors import RunError, UsageError
+from memo_dist.io.urls import read_url
 from memo_dist.launch import jobs
 from memo_dist.launch.jobs import JobState
 from memo_dist.launch.verbs import VerbCall
@@ -158,13 +158,16 @@ def _client(address: str) -> Any:
     """A connected client.
 
     Raises:
+        UsageError: the address is no URL.
         RunError: nobody answers there.
     """
-    parts = urlsplit(address)
+    parts = read_url(address)
+    if parts is None or not parts.hostname:
+        raise UsageError(f"launch.ray_address={address} is no URL such as http://HEAD:8265")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         # The client itself would wait for minutes.
-        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
         return _connect(address)
     except (OSError, RuntimeError) as error:
         raise RunError(

@@ -14,9 +14,9 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from memo_dist.config.serve_schema import ServeConfig
+from memo_dist.io.urls import read_url
 from memo_dist.serve.bodies import (
     ClientGoneError,
     Message,
@@ -112,7 +112,8 @@ class Guard:
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """A page of another site that had its name point here (DNS rebinding) sends its own."""
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        parts = read_url(f"//{headers.get('host', '')}")
+        host = (parts and parts.hostname) or ""
         if self._hosts and host not in self._hosts:
             raise ApiError(421, "wrong_host", "this server does not answer under this Host; see"
                            " serve.hosts")  # fmt: skip

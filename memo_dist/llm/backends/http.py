@@ -18,6 +18,7 @@ import aiohttp
 
 from memo_dist.config.model_schema import EndpointConfig
 from memo_dist.errors import UsageError
+from memo_dist.io.urls import read_url
 from memo_dist.llm.backends.base import (
     Answer,
     BackendFault,
@@ -143,8 +144,12 @@ async def _read(response: aiohttp.ClientResponse) -> str:
 
 def _redirected(response: aiohttp.ClientResponse, name: str) -> EndpointRefused:
     """Prompts and keys go where the user said, and nowhere else."""
-    there = urlsplit(response.headers.get("Location", ""))
-    where = f"{there.scheme}://{there.hostname}{there.path}" if there.hostname else there.path
+    target = response.headers.get("Location", "")
+    there = read_url(target)
+    if there is None:
+        where = target.partition("?")[0]
+    else:
+        where = f"{there.scheme}://{there.hostname}{there.path}" if there.hostname else there.path
     return EndpointRefused(
         f"{name} answers HTTP {response.status}: it redirects to {where!r:.200}, which is not"
         " followed; name that URL"
