@@ -19,6 +19,7 @@ from memo_dist.training.batch import full_row, pack_row
 from memo_dist.training.chunked import TargetRule, linear_loss
 from memo_dist.training.continued import replayed
 from memo_dist.training.examples import Examples, split_held_out, tokenize
+from memo_dist.training.flops import flops_per_token
 from memo_dist.training.model import load_rank_model
 from memo_dist.training.packing import pack, plan_training
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate, passes, peak_lr
@@ -174,6 +175,15 @@ def test_every_epoch_holds_every_example_once_and_ranks_share_the_step():
     assert not np.array_equal(plan.order, other.order)
     assert plan.epoch(0) == 0
     assert plan.epoch(plan.steps - 1) == 2
+
+
+def test_operations_count_the_output_layer_where_it_runs(tmp_path):
+    shape = ScratchConfig(300, hidden_size=32, layers=2, heads=2, intermediate_size=64)
+    new_scratch_model(scratch_model_config(shape, 300), seed=3).save_pretrained(tmp_path)
+    model = load_rank_model(tmp_path, TrainConfig())
+    every = flops_per_token(model.rows, model.config, 10.0)
+    quarter = flops_per_token(model.rows, model.config, 10.0, model.rows.head, 0.25)
+    assert every - quarter == pytest.approx(6 * 0.75 * 300 * 32)
 
 
 def test_packed_loss_and_gradients_equal_separate_ones(chat, tmp_path):

@@ -226,6 +226,12 @@ class RowModel(torch.nn.Module):
         """The model without its output layer."""
         return self._base_model().get_decoder()
 
+    @property
+    def head(self) -> torch.nn.Parameter:
+        """The output layer's weight."""
+        weight: torch.nn.Parameter = self._base_model().get_output_embeddings().weight
+        return weight
+
     def hold_to_base(self, anchor_kl: float) -> None:
         """Add a loss that holds the model near its weights of now, where a row has an anchor.
 
