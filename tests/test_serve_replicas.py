@@ -222,7 +222,8 @@ def test_replicas_that_would_wait_for_ever_are_refused():
 
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("memo_dist.cli.options.find_spec", lambda name: name != "grpc_reflection")
+    without = {"grpc_reflection": None}
+    monkeypatch.setattr("memo_dist.cli.options.find_spec", lambda name: without.get(name, name))
     monkeypatch.setattr(
         "memo_dist.cli.serve.existing_run", lambda folder: (RunFolder(folder), None)
     )
@@ -259,7 +260,7 @@ def heard(*rows):
     answers = [
         Answered(Answer(text, 0.9, not text, sources, (0,), 0.0, 1)) for text, sources in rows
     ]
-    return Heard(1, 0, tuple(answers))
+    return Heard(0, tuple(answers))
 
 
 def test_an_answer_from_what_was_deleted_meanwhile_is_asked_for_again(tmp_path):
@@ -285,7 +286,7 @@ def test_a_dead_replica_is_replaced_and_a_deadly_question_ends(tmp_path):
     made, _ = of_replicas(tmp_path, dict, died, died, died)
     with pytest.raises(RunError, match="3 replicas ended while they answered"):
         made.answer("direct", ["a"])
-    refused = Heard(1, 0, error=UsageError("the question is too long"))
+    refused = Heard(0, error=UsageError("the question is too long"))
     made, _ = of_replicas(tmp_path, dict, refused)
     with pytest.raises(UsageError, match="too long"):
         made.answer("direct", ["a"])

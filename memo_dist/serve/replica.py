@@ -7,7 +7,6 @@ https://github.com/ray-project/ray/issues/64544
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +33,11 @@ class Heard:
     """What a replica says to a batch.
 
     Attributes:
-        process: id of the replica's process.
         generation: number of the generation that answered.
         answers: in the order of the questions; empty where there is an error.
         error: of the batch. As a value: a raised one is written into Ray's logs.
     """
 
-    process: int
     generation: int
     answers: tuple[Answered, ...] = ()
     error: MemoDistError | None = None
@@ -86,9 +83,9 @@ class Replica:
                 self._engine.refresh()
             with self._withheld(hidden), self._modes[mode], self._engine.using() as loaded:
                 answers = loaded.answerers[mode].answer(questions)
-                return Heard(os.getpid(), loaded.known.number, tuple(answers))
+                return Heard(loaded.known.number, tuple(answers))
         except MemoDistError as error:
-            return Heard(os.getpid(), self._engine.number, error=error)
+            return Heard(self._engine.number, error=error)
 
     def refresh(self) -> Heard:
         """Answer from the generation that holds, once it is loaded beside the one before."""
@@ -97,7 +94,7 @@ class Replica:
             self._engine.refresh()
         except MemoDistError as found:
             error = found
-        return Heard(os.getpid(), self._engine.number, error=error)
+        return Heard(self._engine.number, error=error)
 
     def check_health(self) -> None:
         """Called by Ray Serve: end the application of a server that was killed."""

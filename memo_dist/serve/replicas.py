@@ -286,9 +286,12 @@ class Replicas:
                 heard = response.results(timeout_s=left, return_exceptions=True)
             except TimeoutError as error:
                 heard = [error]
-            errors = [one.error for one in heard if isinstance(one, Heard) and one.error]
-            if errors:
-                raise errors[0]
+            for one in heard:
+                if isinstance(one, Heard) and one.error is not None:
+                    raise one.error
+                if isinstance(one, RayTaskError):
+                    what = type(one.cause).__name__
+                    raise RunError(f"a replica cannot load generation {number}: {what}") from one
             if all(isinstance(one, Heard) and one.generation >= number for one in heard):
                 return
             if time.monotonic() > deadline:
