@@ -4,8 +4,8 @@ at half of that load; and a server with many open connections.
     python benchmarks/serve_load.py [--run RUN] [--seconds 20] [--out FILE] [KEY=VALUE ...]
 
 Without --run a scratch memory of two shards is trained first. KEY=VALUE goes to the server, as
-`serve.replicas=2`. The server runs as a process of its
-own; `Bank.answer` is measured while no server runs. About two minutes on two idle cores.
+`serve.replicas=2`. The server runs as a process of its own; `Bank.answer` is measured while no
+server runs. About two minutes on two idle cores.
 """
 
 from __future__ import annotations
