@@ -55,9 +55,17 @@ def imports() -> Iterator[None]:
 
 
 def accelerator_environment(gpu: bool) -> dict[str, str]:
-    """Variables for a process that will import DeepSpeed: without a GPU it need not look for one,
-    and does not warn that it has found none."""
-    return {} if gpu else {"DS_ACCELERATOR": "cpu"}
+    """Variables for a process that will train.
+
+    Without a GPU DeepSpeed need not look for one, and does not warn that it has found none. With
+    one, segments that grow keep rows of other lengths from leaving memory that nothing fits into;
+    what the user has set is passed on. https://docs.pytorch.org/docs/stable/notes/cuda.html
+    """
+    if not gpu:
+        return {"DS_ACCELERATOR": "cpu"}
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    chosen = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    return {names[0]: chosen or "expandable_segments:True"}
 
 
 def leave(code: int) -> NoReturn:

@@ -107,3 +107,13 @@ def test_a_thread_that_has_no_memory_to_start_with_ends_the_process():
     done = run(STARVED, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "memo-dist: out of memory: say what\n"
+
+
+def test_a_training_on_a_gpu_gets_segments_that_grow_unless_the_user_says_otherwise(monkeypatch):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    grow = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert process.accelerator_environment(gpu=True) == grow
+    assert process.accelerator_environment(gpu=False) == {"DS_ACCELERATOR": "cpu"}
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    assert process.accelerator_environment(gpu=True)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"

@@ -16,8 +16,10 @@ from memo_dist.models.scratch import new_scratch_model, scratch_model_config, tr
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import attention, loss
 from memo_dist.training.batch import full_row, pack_row
+from memo_dist.training.chunked import TargetRule, linear_loss
 from memo_dist.training.continued import replayed
 from memo_dist.training.examples import Examples, split_held_out, tokenize
+from memo_dist.training.flops import flops_per_token
 from memo_dist.training.model import load_rank_model
 from memo_dist.training.packing import pack, plan_training
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate, passes, peak_lr
@@ -175,6 +177,15 @@ def test_every_epoch_holds_every_example_once_and_ranks_share_the_step():
     assert plan.epoch(plan.steps - 1) == 2
 
 
+def test_operations_count_the_output_layer_where_it_runs(tmp_path):
+    shape = ScratchConfig(300, hidden_size=32, layers=2, heads=2, intermediate_size=64)
+    new_scratch_model(scratch_model_config(shape, 300), seed=3).save_pretrained(tmp_path)
+    model = load_rank_model(tmp_path, TrainConfig())
+    every = flops_per_token(model.rows, model.config, 10.0)
+    quarter = flops_per_token(model.rows, model.config, 10.0, model.rows.head, 0.25)
+    assert every - quarter == pytest.approx(6 * 0.75 * 300 * 32)
+
+
 def test_packed_loss_and_gradients_equal_separate_ones(chat, tmp_path):
     examples, _ = tokenize(facts(4), chat, 512)
     shape = ScratchConfig(300, hidden_size=32, layers=2, heads=2, intermediate_size=64)
@@ -314,6 +325,37 @@ def test_a_dry_row_has_the_loss_of_real_ones(chat):
     for weight in (1.0, 0.25):
         real = pack_row(examples, [0, 1], question_weight=weight)
         assert (full_row(64, real).counts is None) == (real.counts is None)
+
+
+def test_chunks_of_a_gpus_size_give_the_same_loss_and_gradients():
+    torch.manual_seed(0)
+    hidden = torch.randn(2500, 24, requires_grad=True)
+    weight = torch.randn(311, 24, requires_grad=True)
+    rule = TargetRule(torch.randint(311, (2500,)))
+    found = []
+    for rows in (loss.chunk_rows(151_936), loss.chunk_rows(151_936, gpu=True)):
+        nats = linear_loss(hidden, weight, rule, rows)
+        found.append((nats.detach(), *torch.autograd.grad(nats, (hidden, weight))))
+    for small, large in zip(*found, strict=True):
+        assert float((small - large).norm() / small.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(("vocabulary", "width"), [(151_936, 1536), (49_152, 576), (128_256, 4096)])
+@pytest.mark.parametrize("positions", [1, 900, 1024, 4096, 5000, 16_384])
+def test_ligers_chunks_are_no_smaller_than_ours(positions, vocabulary, width):
+    """Its rule, as in fused_linear_cross_entropy_forward of liger-kernel 0.8.5."""
+    budget = loss.liger_budget(positions, vocabulary, width)
+    parts = -(-vocabulary // (budget * width))
+    rows = min(positions, 2 ** (-(-positions // parts) - 1).bit_length())
+    assert min(positions, loss.GPU_ROWS) <= rows <= 2 * loss.GPU_ROWS
+
+
+def test_the_output_layers_gradient_moves_few_bytes_on_a_gpu():
+    """Read and written in fp32 once a chunk: 1.5B of Qwen2.5, a row of 4,096 positions."""
+    gradient, positions = 151_936 * 1536 * 4, 4096
+    moved = [2 * gradient * positions / loss.chunk_rows(151_936, gpu) for gpu in (False, True)]
+    assert moved[0] > 119e9
+    assert moved[1] < 7.5e9
 
 
 def test_no_more_than_a_chunk_of_logits_exists():

@@ -23,6 +23,7 @@ from memo_dist.training.job import TrainJob, make_plan, total_steps
 from memo_dist.training.loss import RowModel
 from memo_dist.training.model import RankModel, load_rank_model, model_width, use_bf16
 from memo_dist.training.recall import load_meter
+from memo_dist.training.refusal import gpu_is_full
 from memo_dist.training.trainee import Report, StepContent
 
 
@@ -143,11 +144,7 @@ class MemoryTrainee:
             loss = engine.module(*row.loss_inputs)
             engine.backward(loss * 0.0, last=False)
         except torch.OutOfMemoryError as error:
-            raise UsageError(
-                f"a full row of train.micro_batch_tokens={train.micro_batch_tokens} does not fit"
-                " into this GPU's memory: lower it, set train.gradient_checkpointing=true, or"
-                f" use a higher train.zero_stage ({str(error).splitlines()[0]})"
-            ) from error
+            raise UsageError(gpu_is_full(train, error)) from error
 
     def write(self, engine: Engine, folder: Path) -> None:
         """Weights or adapter, tokenizer, and logits for the export's check."""
@@ -167,7 +164,8 @@ def _flops(model: RankModel, examples: Examples) -> float:
     """Floating-point operations per token, for the mean length that a token's example has."""
     lengths = examples.lengths
     mean = float((lengths**2).sum() / lengths.sum())
-    return flops_per_token(model.rows, model.config, mean)
+    share = float(examples.trained.sum() / lengths.sum())
+    return flops_per_token(model.rows, model.config, mean, model.rows.head, share)
 
 
 def _wants_dry_batch(asked: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from memo_dist.io import atomic
 from memo_dist.observability.progress import ProgressBoard, ProgressReport
 from memo_dist.observability.status import note_failure, read_status
 from memo_dist.observability.trackers import MetricsMirror
-from memo_dist.training import checkpoint
+from memo_dist.training import checkpoint, refusal
 from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class ShardTraining:
         self._oom_status: float | None = None
         self._damaged = set(job.checkpoints.glob(f"{checkpoint.DAMAGED}*"))
         self._request.unlink(missing_ok=True)
+        refusal.clear(job.path)
         self._fit = _Fit(job, config, placement, entry)
         self._mirror = MetricsMirror(job.path, f"{_run_name(job)} {label}", config.track)
         self._room: Room | None = Room(placement, config.cluster.start_timeout, label)
@@ -170,7 +172,11 @@ class ShardTraining:
         if self.done or STOP():
             self.error = None
             return
-        if self.error is None:
+        refused = refusal.refused(self.job.path)
+        refusal.clear(self.job.path)
+        if refused is not None:
+            self.error = refused
+        elif self.error is None:
             self.error = _readable(self._fit.error, self.label, self.job.path)
             if oom_kills() > self._oom_kills:
                 self.error = RunError(f"{self.error}. {_out_of_memory(self.job)}")
@@ -203,7 +209,7 @@ class _Fit(threading.Thread):
 
         place, failures = self._placement, self._config.train.max_failures
         return TorchTrainer(
-            self._entry,
+            partial(refusal.entered, self._entry, self._job.path, self._job.train),
             train_loop_config=self._job.to_json(),
             torch_config=MetRanks(
                 backend="nccl" if place.gpu else "gloo",
