@@ -18,7 +18,7 @@ import pytest
 import ray
 from protocol_cases import FACTS, OUTSIDE
 from ray import serve
-from served import ANSWER, KNOWN, begin, end, eventually, make_run
+from served import ANSWER, KNOWN, begin, end, eventually, make_run, serving
 from test_meeting import open_ports, own_ports
 
 from memo_dist.answering import Answered
@@ -47,6 +47,13 @@ def ask(client, question):
     reply = client.post("/v1/ask", json={"question": question})
     assert reply.status_code == 200, reply.text
     return reply.json()
+
+
+def expected_of(run):
+    """{question: answer, whether it abstains, sources} of the run's memory in this process."""
+    answers = Bank.of_run(run, load_config((), [], stored=run.config)).answer(ASKED)
+    rows = [(one.text, one.abstained, list(one.sources)) for one in answers]
+    return dict(zip(ASKED, rows, strict=True))
 
 
 def processes(pid, name):
@@ -79,11 +86,7 @@ def real_processes(monkeypatch):
 def test_replicas_answer_as_one_process_does_through_switch_kill_and_deletion(tmp_path):
     """One server for all: Ray and two processes that load torch take most of the time."""
     run = make_run(tmp_path)
-    config = load_config((), [], stored=run.config)
-    expected = {
-        question: (answer.text, answer.abstained, list(answer.sources))
-        for question, answer in zip(ASKED, Bank.of_run(run, config).answer(ASKED), strict=True)
-    }
+    expected = expected_of(run)
     following = run.generations / "gen-1"
     for shard in ("shard-0", "shard-1"):
         shutil.copytree(run.memory / shard, following / shard)
@@ -190,6 +193,25 @@ def test_a_killed_server_leaves_no_replica_on_a_cluster(tmp_path):
             finally:
                 server.process.kill()
         eventually(lambda: not processes(os.getpid(), "servecontroller"), 60)
+
+
+@pytest.mark.alone
+@pytest.mark.long
+@pytest.mark.usefixtures("real_processes")
+def test_replicas_come_and_go_with_the_load(tmp_path):
+    run = make_run(tmp_path)
+    words = [
+        "serve.replicas=1", "serve.max_replicas=2", "serve.replica_cpus=0.5", "serve.batch_size=1",
+        "serve.scale_up_seconds=1", "serve.scale_down_seconds=3",
+    ]  # fmt: skip
+    with (
+        serving(run, tmp_path / "log", *words) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        assert len(replicas(server)) == 1
+        with asking(http, expected_of(run)):
+            eventually(lambda: len(replicas(server)) == 2, 120)
+        eventually(lambda: len(replicas(server)) == 1, 120)
 
 
 # -- without Ray -----------------------------------------------------------------------------------
