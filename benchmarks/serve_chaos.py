@@ -194,8 +194,10 @@ def restarted(
 
 
 def kill_replicas(traffic: Traffic, seconds: float) -> None:
-    """SIGKILL for one of this benchmark's replicas again and again until the end."""
+    """SIGKILL for one of this benchmark's replicas again and again while the server is up."""
     while not traffic.stop.wait(seconds):
+        if traffic.down.is_set():
+            continue
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 title = "".join(child.cmdline()).lower().replace("_", "")

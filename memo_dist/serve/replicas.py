@@ -97,7 +97,6 @@ def deployment_options(settings: ServeConfig) -> dict[str, Any]:
         "health_check_period_s": _HEALTH_SECONDS,
         "graceful_shutdown_timeout_s": settings.drain_seconds,
         "graceful_shutdown_wait_loop_s": _POLL_SECONDS,
-        "max_constructor_retry_count": _TRIES,
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
     if most(settings) == settings.replicas:
