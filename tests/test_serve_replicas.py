@@ -107,12 +107,12 @@ def test_replicas_answer_as_one_process_does_through_switch_kill_and_deletion(tm
                 assert (reply["answer"], reply["abstained"], reply["sources"]) == expected[question]
             with asking(http, expected) as asked:
                 switch(run.generations, 1)
-                eventually(lambda: generation(http) == "1.0", 60)
+                eventually(lambda: generation(http) == "1.0", 120)
             assert asked
             with asking(http, expected) as asked:
                 victim = min(pids)
                 psutil.Process(victim).send_signal(signal.SIGKILL)
-                eventually(lambda: len(replicas(server) - {victim}) == 2, 60)
+                eventually(lambda: len(replicas(server) - {victim}) == 2, 120)
                 before = len(asked)
                 eventually(lambda: len(asked) > before + 20, 60)
             deleted_is_silent(http, run)
