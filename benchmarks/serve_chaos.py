@@ -1,12 +1,15 @@
 """A server under writes and questions that is consolidated, switched, stopped and killed.
 
     python benchmarks/serve_chaos.py [--run RUN] [--seconds 120] [--writers 4] [--out FILE]
+        [--kill-replicas SECONDS] [KEY=VALUE ...]
 
 Without --run a scratch memory is trained that cannot be consolidated: each consolidation fails, and
 the texts must wait on. With an encoded --run they are trained for real. A quarter of the time in, a
 copied generation takes over; at half the server gets SIGKILL and is started again; at three
 quarters SIGTERM, and again. At the end each writer's documents must be what was confirmed: a
 write that a kill interrupted may have happened or not. It ends with code 1 on any other state.
+KEY=VALUE goes to the server; with `serve.replicas=2` and --kill-replicas one of them gets SIGKILL
+every so many seconds, which no request may notice.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import httpx
+import psutil
 from served import ANSWER, KNOWN, Served, begin, end, make_run
 
 from memo_dist.io.generations import current_number, generation, switch
@@ -125,6 +130,8 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--askers", type=int, default=4)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--kill-replicas", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="memo-chaos-") as name:
         root = Path(name)
@@ -144,13 +151,15 @@ def storm(run: RunFolder, root: Path, options: argparse.Namespace) -> dict[str, 
 
     def started() -> Served:
         return begin(run, root / f"log-{time.time_ns()}", f"serve.port={port}",
-                     "serve.requests_per_minute=0")  # fmt: skip
+                     "serve.requests_per_minute=0", *options.settings)  # fmt: skip
 
     server = started()
     traffic = Traffic(server.url, check_answer=options.run is None)
-    with ThreadPoolExecutor(options.writers + options.askers) as pool:
+    with ThreadPoolExecutor(options.writers + options.askers + 1) as pool:
         clients = [pool.submit(traffic.write, number) for number in range(options.writers)]
         clients += [pool.submit(traffic.ask, number) for number in range(options.askers)]
+        if options.kill_replicas:
+            clients.append(pool.submit(kill_replicas, traffic, options.kill_replicas))
         try:
             time.sleep(quarter)
             another_generation(run)
@@ -182,6 +191,20 @@ def restarted(
     fresh = started()
     traffic.down.clear()
     return fresh
+
+
+def kill_replicas(traffic: Traffic, seconds: float) -> None:
+    """SIGKILL for one of this benchmark's replicas again and again while the server is up."""
+    while not traffic.stop.wait(seconds):
+        if traffic.down.is_set():
+            continue
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                title = "".join(child.cmdline()).lower().replace("_", "")
+                if title.startswith("ray::servereplica"):
+                    child.kill()
+                    traffic.counts["replicas killed"] += 1
+                    break
 
 
 def another_generation(run: RunFolder) -> None:

@@ -1,10 +1,11 @@
 """Throughput and latency of `POST /v1/ask`, and of `Bank.answer` in batches, on one memory; latency
 at half of that load; and a server with many open connections.
 
-    python benchmarks/serve_load.py [--run RUN] [--seconds 20] [--out FILE]
+    python benchmarks/serve_load.py [--run RUN] [--seconds 20] [--out FILE] [KEY=VALUE ...]
 
-Without --run a scratch memory of two shards is trained first. The server runs as a process of its
-own; `Bank.answer` is measured while no server runs. About two minutes on two idle cores.
+Without --run a scratch memory of two shards is trained first. KEY=VALUE goes to the server, as
+`serve.replicas=2`. The server runs as a process of its own; `Bank.answer` is measured while no
+server runs. About two minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="memo-load-") as name:
         run = RunFolder(options.run) if options.run else make_run(Path(name))
         found = {"bank": of_bank(run, options.seconds)}
-        with serving(run, Path(name) / "log", "serve.requests_per_minute=0") as server:
+        settings = ["serve.requests_per_minute=0", *options.settings]
+        with serving(run, Path(name) / "log", *settings) as server:
             for clients in (1, 32):
                 found[f"{clients} clients"] = of_server(server.url, clients, options.seconds)
             half = found["32 clients"]["questions/s"] / 2

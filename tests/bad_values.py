@@ -48,6 +48,8 @@ SPANNING = {
     "serve.hosts": ["https://memory.example"],
     "serve.tls_cert": "cert.pem",
     "serve.tls_key": "key.pem",
+    "serve.max_replicas": 2,
+    "serve.replica_gpus": 1.5,
     "cluster.workers": 3,
     "launch.sbatch": ["qos=high"],
     "launch.setup": ["export API_KEY=sk-1"],

@@ -30,6 +30,8 @@ def command(
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     need_extra("mcp", "mcp", "fastapi", "uvicorn", "prometheus_client")
+    if config.serve.replicas:
+        need_extra("serve-ray", "grpc_reflection")
     from memo_dist.observability.logs import quiet_libraries
     from memo_dist.serve.server import serve, serve_stdio
 

@@ -19,11 +19,14 @@ def command(run_folder: Path, config_files: tuple[Path, ...], overrides: tuple[s
     The server listens on the loopback address (keys serve.*). Any other address needs keys in the
     environment variable MEMO_DIST_SERVE_KEYS: NAME:SECRET:RIGHTS, separated by semicolons, with
     RIGHTS of read, write, delete and admin. Written documents are answered at once from a buffer
-    in RUN/serve, and trained by consolidation. The extra `serve` must be installed.
+    in RUN/serve, and trained by consolidation. The extra `serve` must be installed, and for
+    serve.replicas the extra `serve-ray`.
     """
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     need_extra("serve", "fastapi", "uvicorn", "prometheus_client")
+    if config.serve.replicas:
+        need_extra("serve-ray", "grpc_reflection")
     from memo_dist.observability.logs import quiet_libraries
     from memo_dist.serve.server import serve
 

@@ -275,6 +275,13 @@ def _serve(config: Config) -> Iterator[str]:
         yield f"serve.hosts={serve.hosts} must be host names without scheme and path"
     if bool(serve.tls_cert) is not bool(serve.tls_key):
         yield "serve.tls_cert and serve.tls_key go together: set both, or neither"
+    if serve.max_replicas and not 0 < serve.replicas <= serve.max_replicas:
+        yield (
+            f"serve.max_replicas={serve.max_replicas} needs serve.replicas between 1 and itself,"
+            f" not {serve.replicas}"
+        )
+    if serve.replica_gpus > 1 and serve.replica_gpus % 1:
+        yield f"serve.replica_gpus={serve.replica_gpus} must be a whole number above 1"
 
 
 def _scale(config: Config) -> Iterator[str]:

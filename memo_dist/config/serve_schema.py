@@ -73,5 +73,24 @@ class ServeConfig:
     scopes_asked: int = key(8, at_least=1, identity=False)
     """Maximum number of scopes that one question is put to: ``user_id`` alone names all scopes of
     the user; the ones last written to answer."""
+    replicas: int = key(0, at_least=0, identity=False)
+    """Replicas of the memory that answer, as a deployment of Ray Serve on this machine or on
+    ``cluster.address`` (extra ``serve-ray``); 0: the server's process answers itself."""
+    max_replicas: int = key(0, at_least=0, identity=False)
+    """Maximum number of replicas where Ray Serve scales them with the load; ``serve.replicas`` is
+    then the minimum. 0: the number is fixed."""
+    replica_cpus: float = key(1.0, above=0, identity=False)
+    """Cores that Ray reserves for a replica; fractions share a core."""
+    replica_gpus: float = key(0.0, at_least=0, identity=False)
+    """GPUs that Ray reserves for a replica. 0.5: two replicas share a GPU; Ray does not limit what
+    each takes of its memory. Above 1: whole numbers."""
+    target_batches: float = key(1.0, above=0, identity=False)
+    """Batches in progress per replica that autoscaling aims at."""
+    scale_up_seconds: float = key(30.0, at_least=0, identity=False)
+    """How long the load must be high before replicas are added."""
+    scale_down_seconds: float = key(600.0, at_least=0, identity=False)
+    """How long the load must be low before replicas are removed."""
+    replica_start_seconds: float = key(600.0, above=0, identity=False)
+    """Maximum time to place replicas and load the memory, and to load a new generation in all."""
     log_questions: bool = key(False, identity=False)
     """Write questions into the log; by default the log holds neither questions nor texts."""

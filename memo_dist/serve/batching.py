@@ -25,8 +25,8 @@ class _Waiting(Generic[Asked]):
 class Batcher(Generic[Asked]):
     """Collects questions, and answers up to ``size`` of them in one call of a thread.
 
-    While a batch runs, the next one fills; a batch that is not full waits for others until its
-    first question has waited for ``wait`` seconds.
+    While ``at_once`` batches run, the next one fills; a batch that is not full waits for others
+    until its first question has waited for ``wait`` seconds.
     """
 
     def __init__(
@@ -35,12 +35,15 @@ class Batcher(Generic[Asked]):
         size: int,
         wait: float,
         on_batch: Callable[[int], None] = lambda size: None,
+        at_once: int = 1,
     ) -> None:
-        """``answer`` is called by one thread at a time; ``on_batch`` hears the sizes."""
+        """``answer`` is called by ``at_once`` threads at a time; ``on_batch`` hears the sizes."""
         self._answer, self._size, self._wait, self._on_batch = answer, size, wait, on_batch
         self._queue: asyncio.Queue[_Waiting[Asked]] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, "memo-answers")
+        self._threads = ThreadPoolExecutor(at_once, "memo-answers")
+        self._free = asyncio.Semaphore(at_once)
         self._task: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -61,19 +64,27 @@ class Batcher(Generic[Asked]):
         return await waiting.future
 
     async def close(self) -> None:
-        """End the thread; questions that still wait are cancelled."""
-        if self._task is not None:
-            self._task.cancel()
+        """End the threads; questions that still wait are cancelled."""
+        for task in (self._task, *self._running):
+            if task is not None:
+                task.cancel()
         while not self._queue.empty():
             self._queue.get_nowait().future.cancel()
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def _run(self) -> None:
         while True:
+            await self._free.acquire()
             batch = [row for row in await self._collect() if not row.future.done()]
             if batch:
                 self._on_batch(len(batch))
-                await self._work(batch)
+            task = asyncio.create_task(self._work(batch))
+            self._running.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._free.release()
 
     async def _collect(self) -> list[_Waiting[Asked]]:
         batch = [await self._queue.get()]
@@ -89,6 +100,8 @@ class Batcher(Generic[Asked]):
         return batch
 
     async def _work(self, batch: Sequence[_Waiting[Asked]]) -> None:
+        if not batch:  # who asked has gone
+            return
         try:
             found = await self._call([row.question for row in batch])
         except MemoDistError as error:
@@ -107,7 +120,7 @@ class Batcher(Generic[Asked]):
 
     async def _call(self, questions: Sequence[Asked]) -> list[Answered]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._answer, questions)
+        return await loop.run_in_executor(self._threads, self._answer, questions)
 
 
 def _fail(row: _Waiting[Any], error: Exception) -> None:

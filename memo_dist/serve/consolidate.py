@@ -33,7 +33,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.manifest import load_manifest
 from memo_dist.serve.buffer import PendingBuffer
 from memo_dist.serve.buffer_file import json_text
-from memo_dist.serve.engine import Engine
+from memo_dist.serve.engine import Answering
 from memo_dist.serve.keys import VARIABLE, Scope
 from memo_dist.serve.records import Stored
 from memo_dist.serve.scopes import ScopeMemories
@@ -62,7 +62,7 @@ class Consolidator:
         run: RunFolder,
         config: Config,
         buffer: PendingBuffer,
-        engine: Engine,
+        engine: Answering,
         scopes: ScopeMemories,
     ) -> None:
         """Of all processes that serve a run, the one that holds the lock file works."""

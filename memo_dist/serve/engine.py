@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from memo_dist.answering import Answered, Answerer, Options, check_mode, open_answerer
 from memo_dist.config.schema import Config
@@ -16,11 +16,60 @@ from memo_dist.io.generations import current_number, held
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.loading import SharedBases
-from memo_dist.memory.manifest import FILE_NAME, BankManifest, load_manifest
+from memo_dist.memory.manifest import FILE_NAME, load_manifest
 from memo_dist.models.loading import load_tokenizer
 from memo_dist.serve.hidden import Hidden, Hides
 
 logger = logging.getLogger(__name__)
+
+NOT_LOADED = "the memory is not loaded"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What there is to know of a generation without its weights.
+
+    Attributes:
+        number: of the generation.
+        tokenizer: of the memory.
+        documents: {id: content hash} of what it was trained on.
+    """
+
+    number: int
+    tokenizer: Any
+    documents: dict[str, str]
+
+
+class Answering(Protocol):
+    """What answers a server's questions: an :class:`Engine`, or replicas of one."""
+
+    @property
+    def modes(self) -> list[str]:
+        """Modes that answer; the first one is the default."""
+
+    @property
+    def number(self) -> int:
+        """Number of the generation that answers; -1: none."""
+
+    @property
+    def at_once(self) -> int:
+        """Batches of one mode that are answered in parallel."""
+
+    def known(self) -> Known:
+        """Of the generation that answers.
+
+        Raises:
+            UsageError: nothing is loaded.
+        """
+
+    def refresh(self) -> bool:
+        """Answer from the generation that holds; whether that is another one."""
+
+    def answer(self, mode: str, questions: Sequence[str]) -> list[Answered]:
+        """Answers of a mode, in the order of the questions."""
+
+    def close(self) -> None:
+        """Answer no more."""
 
 
 @dataclass
@@ -28,21 +77,15 @@ class Generation:
     """One loaded generation of the bank.
 
     Attributes:
-        number: of the generation.
-        manifest: of its bank.
+        known: see :class:`Known`.
         answerers: by mode; they share the bank.
-        tokenizer: of the memory.
-        documents: {id: content hash} of what it was trained on.
         bank: what the answerers share.
         users: calls that are using it.
         retired: another generation has taken its place.
     """
 
-    number: int
-    manifest: BankManifest
+    known: Known
     answerers: dict[str, Answerer]
-    tokenizer: Any
-    documents: dict[str, str]
     bank: Bank
     users: int = 0
     retired: bool = False
@@ -57,6 +100,8 @@ class Generation:
 
 class Engine:
     """Answers from the generation that holds; threads may share it."""
+
+    at_once = 1
 
     def __init__(
         self, run: RunFolder, config: Config, hides: Hides, bases: SharedBases | None = None
@@ -88,7 +133,19 @@ class Engine:
     @property
     def number(self) -> int:
         """The loaded generation's number; -1: none is loaded."""
-        return self._holds.number if self._holds else -1
+        holds = self._holds
+        return holds.known.number if holds else -1
+
+    def known(self) -> Known:
+        """Of the loaded generation.
+
+        Raises:
+            UsageError: nothing is loaded.
+        """
+        holds = self._holds
+        if holds is None:
+            raise UsageError(NOT_LOADED)
+        return holds.known
 
     def refresh(self) -> bool:
         """Load the generation that holds, where it is not loaded; whether there was a change.
@@ -104,7 +161,7 @@ class Engine:
                 return False
             fresh = self._load()
             if self._replace(fresh):
-                logger.info("generation %d answers", fresh.number)
+                logger.info("generation %d answers", fresh.known.number)
             return True
 
     def answer(self, mode: str, questions: Sequence[str]) -> list[Answered]:
@@ -126,7 +183,7 @@ class Engine:
         with self._lock:
             loaded = self._holds
             if loaded is None:
-                raise UsageError("the memory is not loaded")
+                raise UsageError(NOT_LOADED)
             loaded.users += 1
         try:
             yield loaded
@@ -157,10 +214,8 @@ class Engine:
 
     def _load(self) -> Generation:
         run = self._run.pin()
-        if not (run.memory / FILE_NAME).is_file():
-            raise UsageError(f"{run.root} has no memory yet; `memo-dist encode` makes one")
+        known = load_known(run)
         with ExitStack() as opened, held(run.memory, FILE_NAME):
-            manifest = load_manifest(run.memory)
             bank = Bank.of_run(run, self._config, bases=self._bases)
             if bank.withheld is not None:
                 bank.withheld = Hidden(bank.withheld, self._hides)
@@ -169,8 +224,20 @@ class Engine:
             for mode in self.modes:
                 answerers[mode] = open_answerer(run, self._config, mode, options)
                 opened.callback(answerers[mode].close)
-            first = manifest.shard_folder(run.memory, manifest.shards[0].id)
-            tokenizer = load_tokenizer(first)
-            documents = {row.id: row.hash for entry in manifest.shards for row in entry.documents}
             opened.pop_all()  # each answerer holds the generation itself
-        return Generation(run.pinned or 0, manifest, answerers, tokenizer, documents, bank)
+        return Generation(known, answerers, bank)
+
+
+def load_known(run: RunFolder) -> Known:
+    """What there is to know of the generation that ``run`` is pinned to.
+
+    Raises:
+        UsageError: there is no memory, or its manifest is damaged.
+    """
+    if not (run.memory / FILE_NAME).is_file():
+        raise UsageError(f"{run.root} has no memory yet; `memo-dist encode` makes one")
+    with held(run.memory, FILE_NAME):
+        manifest = load_manifest(run.memory)
+        tokenizer = load_tokenizer(manifest.shard_folder(run.memory, manifest.shards[0].id))
+    documents = {row.id: row.hash for entry in manifest.shards for row in entry.documents}
+    return Known(run.pinned or 0, tokenizer, documents)

@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -51,7 +52,14 @@ def serve(run: RunFolder, config: Config, only_mcp: bool = False) -> None:
     _check_tls(settings)
     listener = _bind(settings)
     _log_to_stderr()
-    service = Service(run, config)
+    with _session(config):
+        _serve(run, config, keys, listener, only_mcp)
+
+
+def _serve(
+    run: RunFolder, config: Config, keys: KeyRing, listener: socket.socket, only_mcp: bool
+) -> None:
+    settings, service = config.serve, Service(run, config)
     service.engine.refresh()  # before anything listens: a memory that does not load ends the verb
     app = build(service, keys, _mcp_routes(service, only_mcp), only_mcp)
     server = uvicorn.Server(_uvicorn(app, settings))
@@ -80,9 +88,19 @@ def serve_stdio(run: RunFolder, config: Config) -> None:
     from memo_dist.serve.mcp_tools import run_stdio
 
     _log_to_stderr()
-    service = Service(run, config)
-    service.engine.refresh()
-    asyncio.run(run_stdio(service))
+    with _session(config):
+        service = Service(run, config)
+        service.engine.refresh()
+        asyncio.run(run_stdio(service))
+
+
+def _session(config: Config) -> AbstractContextManager[None]:
+    """What must be open while a service is."""
+    if not config.serve.replicas:
+        return nullcontext()
+    from memo_dist.serve.replicas import session
+
+    return session(config)
 
 
 def check_address(settings: ServeConfig, keys: KeyRing) -> None:

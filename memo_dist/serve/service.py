@@ -22,8 +22,9 @@ from memo_dist.memory.tombstones import load_tombstones
 from memo_dist.serve.batching import Batcher
 from memo_dist.serve.buffer import PendingBuffer
 from memo_dist.serve.consolidate import Consolidator
-from memo_dist.serve.engine import Engine
+from memo_dist.serve.engine import Answering, Engine
 from memo_dist.serve.errors import ApiError, invalid, not_found
+from memo_dist.serve.hidden import Hides
 from memo_dist.serve.keys import Caller, Scope
 from memo_dist.serve.merging import Passage, Reply, merge, passages
 from memo_dist.serve.metrics import Metrics
@@ -55,7 +56,7 @@ class Service:
         self.metrics = Metrics()
         folder = run.root / "serve"
         self.buffer = PendingBuffer(folder / BUFFER_FILE, config.serve.max_pending)
-        self.engine = Engine(run, config, self.buffer.hidden)
+        self.engine = _open_engine(run, config, self.buffer.hidden)
         self.scopes = ScopeMemories(run, config, self.buffer.hidden)
         self._consolidator = Consolidator(run, config, self.buffer, self.engine, self.scopes)
         self._batchers: dict[str, Batcher[str]] = {}
@@ -84,6 +85,7 @@ class Service:
                 settings.batch_size,
                 settings.batch_wait_ms / 1000,
                 self.metrics.batches.labels(mode).observe,
+                self.engine.at_once,
             )
         watch = self.metrics.watch
         watch("generation", "Generation that answers.", lambda: self.engine.number)
@@ -379,23 +381,21 @@ class Service:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, as the memory cuts it."""
-        with self.engine.using() as loaded:
-            return len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self.engine.known().tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def first_tokens(self, text: str, most: int) -> tuple[str, bool]:
         """A text cut to ``most`` tokens, and whether something was cut."""
-        with self.engine.using() as loaded:
-            ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(ids) <= most:
-                return text, False
-            return str(loaded.tokenizer.decode(ids[:most], skip_special_tokens=True)), True
+        tokenizer = self.engine.known().tokenizer
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) <= most:
+            return text, False
+        return str(tokenizer.decode(ids[:most], skip_special_tokens=True)), True
 
     def _known(self, name: str, scope: Scope | None = None) -> str:
         """Content hash under which the memory (of a scope) has a document; "": it does not."""
         if scope:
             return self.scopes.documents(scope).get(name, "")
-        with self.engine.using() as loaded:
-            return loaded.documents.get(name, "")
+        return self.engine.known().documents.get(name, "")
 
     def _scope_of(self, name: str) -> Scope:
         there = self.buffer.get(name)
@@ -414,8 +414,7 @@ class Service:
         written = self.buffer.listed(scope, -1)
         if not scope:
             there = {row.id for row in written} | self.buffer.removed()
-            with self.engine.using() as loaded:
-                rest = sorted(loaded.documents.keys() - there)
+            rest = sorted(self.engine.known().documents.keys() - there)
             written += map(_trained, rest)
         return written[offset : offset + limit]
 
@@ -433,6 +432,15 @@ class Service:
         if trained:
             cleared["scope"] = "no document was left: its weights, texts and reflections removed"
         return {"documents": [{"id": event.document}], "time": when, "cleared": cleared}
+
+
+def _open_engine(run: RunFolder, config: Config, hides: Hides) -> Answering:
+    """What answers: this process, or replicas of it."""
+    if not config.serve.replicas:
+        return Engine(run, config, hides)
+    from memo_dist.serve.replicas import Replicas
+
+    return Replicas(run, config, hides)
 
 
 def _trained(name: str) -> Stored:
