@@ -44,6 +44,8 @@ WHY = "deleted over the API"
 """The reason in the receipts."""
 _TICK_SECONDS = 0.5
 _RETRY_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
+"""After a failure, where a write or a request asks for another try before that."""
 _STOP_SECONDS = 20.0
 _MESSAGE_CHARS = 500
 _IN_USE = "is in use by process"
@@ -71,7 +73,7 @@ class Consolidator:
         self._folder = run.root / "serve"
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._not_before = 0.0
+        self._not_before = self._failed = 0.0
         self._day = time.strftime("%Y%m%d") if self._past_the_hour() else ""
         self._thread = threading.Thread(target=self._loop, name="memo-consolidate", daemon=True)
 
@@ -80,8 +82,8 @@ class Consolidator:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look for work now."""
-        self._not_before = 0.0
+        """Look for work now, or a moment after a failure."""
+        self._not_before = min(self._not_before, self._failed + _PAUSE_SECONDS)
         self._wake.set()
 
     def stop(self) -> None:
@@ -104,7 +106,8 @@ class Consolidator:
                 continue
             except Exception as error:
                 logger.error("the buffer was not consolidated: %s", _line(str(error)))
-                self._not_before = time.monotonic() + _RETRY_SECONDS
+                self._failed = time.monotonic()
+                self._not_before = self._failed + _RETRY_SECONDS
 
     def _refresh(self) -> None:
         """Another process may have made a generation."""
