@@ -59,7 +59,7 @@ def accelerator_environment(gpu: bool) -> dict[str, str]:
 
     Without a GPU DeepSpeed need not look for one, and does not warn that it has found none. With
     one, segments that grow keep rows of other lengths from leaving memory that nothing fits into;
-    what the user has set is passed on. https://docs.pytorch.org/docs/stable/notes/cuda.html
+    what is set where the command runs is passed on. https://docs.pytorch.org/docs/stable/notes/cuda.html
     """
     if not gpu:
         return {"DS_ACCELERATOR": "cpu"}

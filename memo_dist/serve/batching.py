@@ -75,9 +75,8 @@ class Batcher(Generic[Asked]):
     async def _run(self) -> None:
         while True:
             await self._free.acquire()
-            batch = [row for row in await self._collect() if not row.future.done()]
-            if batch:
-                self._on_batch(len(batch))
+            batch = await self._collect()
+            self._on_batch(len(batch))
             task = asyncio.create_task(self._work(batch))
             self._running.add(task)
             task.add_done_callback(self._done)
@@ -100,7 +99,8 @@ class Batcher(Generic[Asked]):
         return batch
 
     async def _work(self, batch: Sequence[_Waiting[Asked]]) -> None:
-        if not batch:  # who asked has gone
+        batch = [row for row in batch if not row.future.done()]  # who asked has gone
+        if not batch:
             return
         try:
             found = await self._call([row.question for row in batch])

@@ -80,12 +80,18 @@ class Replica:
         """
         try:
             if self._engine.number != number:
-                self._engine.refresh()
+                self._look_for_newer()
             with self._withheld(hidden), self._modes[mode], self._engine.using() as loaded:
                 answers = loaded.answerers[mode].answer(questions)
                 return Heard(loaded.known.number, tuple(answers))
         except MemoDistError as error:
             return Heard(self._engine.number, error=error)
+
+    def _look_for_newer(self) -> None:
+        try:
+            self._engine.refresh()
+        except MemoDistError as error:  # no fault of the question, and its paths are not for users
+            raise RunError(f"a replica cannot load the memory: {error}") from error
 
     def refresh(self) -> Heard:
         """Answer from the generation that holds, once it is loaded beside the one before."""

@@ -42,6 +42,7 @@ _TRIES = 3
 """Of a batch: two replicas may die at once, and a question that kills its replica must end."""
 _HEALTH_SECONDS = 2.0
 _POLL_SECONDS = 0.2
+_ROUNDING = 1e-9
 _ENVIRONMENT = {"RAY_worker_niceness": "0"}
 """Ray starts its workers with a niceness of 15; these answer users.
 https://github.com/ray-project/ray/pull/24928"""
@@ -75,12 +76,21 @@ def check_room(settings: ServeConfig, offered: Resources) -> None:
     """
     count = most(settings)
     cores, gpus = count * settings.replica_cpus, count * settings.replica_gpus
-    if cores > offered.cores or gpus > offered.gpus:
+    if cores > offered.cores + _ROUNDING or count > _fitting(settings.replica_gpus, offered.gpus):
         raise UsageError(
             f"{count} replicas (serve.replicas, serve.max_replicas) need {cores:g} cores and"
             f" {gpus:g} GPUs, this machine has {offered.cores} and {offered.gpus}: lower their"
             " number, serve.replica_cpus or serve.replica_gpus, or name a cluster.address"
         )
+
+
+def _fitting(share: float, gpus: int) -> float:
+    """Replicas that so many GPUs hold: a share lies on one GPU, never on two."""
+    if not share:
+        return math.inf
+    if share >= 1:
+        return gpus // math.ceil(share)
+    return gpus * math.floor(1 / share + _ROUNDING)
 
 
 def deployment_options(settings: ServeConfig) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def batches_at_once(settings: ServeConfig) -> int:
     that more of them are needed."""
     if most(settings) == settings.replicas:
         return settings.replicas
-    return math.ceil(settings.max_replicas * settings.target_batches)
+    return max(settings.max_replicas, math.ceil(settings.max_replicas * settings.target_batches))
 
 
 class Replicas:
@@ -219,19 +229,23 @@ class Replicas:
 
     def _ask(self, mode: str, questions: Sequence[str], hidden: Mapping[str, str]) -> Heard:
         for _ in range(_TRIES):
-            heard = self._asked_once(mode, questions, hidden)
-            if heard is not None and heard.error is not None:
+            number = self.number
+            heard = self._asked_once(mode, questions, hidden, number)
+            if heard is None:
+                continue
+            if heard.error is not None:
                 raise heard.error
-            if heard is not None:
+            if heard.generation >= number:
                 return heard
-        raise RunError(f"{_TRIES} replicas ended while they answered")
+            time.sleep(_POLL_SECONDS)  # its node does not see the newer generation yet
+        raise RunError(f"no replica answers in {_TRIES} tries: they ended, or are behind")
 
     def _asked_once(
-        self, mode: str, questions: Sequence[str], hidden: Mapping[str, str]
+        self, mode: str, questions: Sequence[str], hidden: Mapping[str, str], number: int
     ) -> Heard | None:
         """None: the replica died."""
         seconds = self._config.serve.answer_seconds
-        response = self._handle.answer.remote(mode, list(questions), dict(hidden), self.number)
+        response = self._handle.answer.remote(mode, list(questions), dict(hidden), number)
         try:
             heard: Heard = response.result(timeout_s=seconds)
         except TimeoutError:
@@ -280,11 +294,11 @@ class Replicas:
         """Until every living replica has a generation; one that starts later loads it itself."""
         while True:
             left = max(1.0, deadline - time.monotonic())
-            response = self._handle.broadcast("refresh")
             try:
+                response = self._handle.broadcast("refresh")
                 heard = response.results(timeout_s=left, return_exceptions=True)
-            except TimeoutError as error:
-                heard = [error]
+            except (TimeoutError, RayError, RayServeException) as error:
+                heard = [error]  # also where no replica lives at this moment
             for one in heard:
                 if isinstance(one, Heard) and one.error is not None:
                     raise one.error

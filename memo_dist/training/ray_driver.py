@@ -169,11 +169,11 @@ class ShardTraining:
         if self._bar is not None:
             self._show()
             self._board.remove(self._bar)
+        refused = refusal.refused(self.job.path)
+        refusal.clear(self.job.path)
         if self.done or STOP():
             self.error = None
             return
-        refused = refusal.refused(self.job.path)
-        refusal.clear(self.job.path)
         if refused is not None:
             self.error = refused
         elif self.error is None:

@@ -1,12 +1,13 @@
 """What starting the ranks again cannot mend: it ends a training at once.
 
 Ray Train starts all ranks anew after any failure, ``train.max_failures`` times. That helps against
-a dead node; a configuration that a rank refuses, or a row that does not fit into a GPU, fails in
-the same way every time, each time after minutes of loading.
+a dead node; a configuration that a rank refuses, or a training that does not fit into a GPU, most
+often fails in the same way again, each time after minutes of loading. The same command continues.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def entered(
             driver and for ranks that are started again.
     """
     note = folder / FILE_NAME
-    if note.exists():
+    if FILE_NAME in os.listdir(folder):  # noqa: PTH208 (NFS may remember that a name was missing)
         return "stopped"  # all ranks end here, so that nobody starts them once more
     try:
         return entry(values)
@@ -55,11 +56,12 @@ def entered(
 
 
 def gpu_is_full(train: TrainConfig, error: torch.OutOfMemoryError) -> str:
-    """What to say where a row does not fit into a GPU's memory."""
+    """What to say where a training does not fit into a GPU's memory."""
+    checkpointing = "" if train.gradient_checkpointing else " train.gradient_checkpointing=true,"
     return (
-        f"a row of train.micro_batch_tokens={train.micro_batch_tokens} does not fit into this"
-        " GPU's memory: lower it, set train.gradient_checkpointing=true, or use a higher"
-        f" train.zero_stage ({str(error).splitlines()[0]})"
+        "the training does not fit into this GPU's memory: lower"
+        f" train.micro_batch_tokens={train.micro_batch_tokens}, or set{checkpointing} a higher"
+        f" train.zero_stage or a smaller memory.base ({str(error).splitlines()[0]})"
     )
 
 

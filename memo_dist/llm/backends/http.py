@@ -147,7 +147,7 @@ def _redirected(response: aiohttp.ClientResponse, name: str) -> EndpointRefused:
     target = response.headers.get("Location", "")
     there = read_url(target)
     if there is None:
-        where = target.partition("?")[0]
+        where = target.partition("?")[0].partition("#")[0].rpartition("@")[2]
     else:
         where = f"{there.scheme}://{there.hostname}{there.path}" if there.hostname else there.path
     return EndpointRefused(
