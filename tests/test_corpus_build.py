@@ -19,7 +19,7 @@ from memo_dist.corpus.build import (
     shard_of,
 )
 from memo_dist.corpus.diff import diff
-from memo_dist.corpus.edit import reshard_corpus
+from memo_dist.corpus.edit import edit_corpus, reshard_corpus
 from memo_dist.corpus.manifest import load_quarantine, located_documents
 from memo_dist.corpus.types import Document
 from memo_dist.errors import RunError, UsageError
@@ -319,3 +319,22 @@ def test_other_shards_of_a_corpus_are_those_of_a_new_one(tmp_path):
     with pytest.raises(UsageError, match="shard"):
         reshard_corpus(tmp_path / "3", CorpusConfig(shards=200))
     assert load_manifest(tmp_path / "3").shards == 2
+
+
+@pytest.mark.parametrize("name", ["documents.jsonl", "chunks.jsonl"])
+def test_a_damaged_corpus_is_not_edited(tmp_path, name):
+    """A deletion would carry the damage into documents that stay."""
+    source = write_rows(tmp_path / "a.jsonl", rows(12))
+    folder, config = tmp_path / "corpus", CorpusConfig()
+    build_corpus(source, folder, config)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    before = files_of(folder)
+    for change in (
+        lambda: edit_corpus(folder, config, remove=[rows(1)[0]["id"]]),
+        lambda: reshard_corpus(folder, CorpusConfig(shards=2)),
+    ):
+        with pytest.raises(RunError, match=f"{name} is damaged"):
+            change()
+    assert files_of(folder) == before

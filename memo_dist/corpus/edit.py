@@ -26,6 +26,7 @@ from memo_dist.corpus.manifest import (
     iter_documents,
     load_manifest,
     located_documents,
+    require_corpus,
     save_manifest,
     shard_of,
 )
@@ -55,9 +56,10 @@ def edit_corpus(
 
     Raises:
         UsageError: a shard would have no document, or ``corpus.max_documents`` had left some out.
-        RunError: ``folder`` cannot be written.
+        RunError: a file of ``folder`` is damaged, or it cannot be written.
     """
     finish_swap(folder)
+    require_corpus(folder)
     manifest = load_manifest(folder)
     changes = {document.id: document for document in put}
     known = {row.document.id: row.document.content_hash for row in located_documents(folder)}
@@ -81,12 +83,13 @@ def reshard_corpus(folder: Path, config: CorpusConfig) -> CorpusManifest:
 
     Raises:
         UsageError: a shard would have no document.
-        RunError: ``folder`` cannot be written.
+        RunError: a file of ``folder`` is damaged, or it cannot be written.
     """
     finish_swap(folder)
     manifest = load_manifest(folder)
     if manifest.shards == config.shards:
         return manifest
+    require_corpus(folder)
     try:
         return _write(folder, config, manifest, {}, ())
     except OSError as error:
