@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from memo_dist.answering import Answered, Answerer, Options, check_mode, open_answerer
 from memo_dist.config.schema import Config
@@ -40,20 +41,41 @@ class Known:
     documents: dict[str, str]
 
 
-class Answering(Protocol):
-    """What answers a server's questions: an :class:`Engine`, or replicas of one."""
+class Answering(ABC):
+    """What answers a server's questions: an :class:`Engine`, or replicas of one.
+
+    Attributes:
+        at_once: batches of one mode that are answered in parallel.
+    """
+
+    at_once = 1
+
+    def __init__(self, run: RunFolder, config: Config, hides: Hides) -> None:
+        """Check the modes; nothing is loaded before :meth:`refresh`.
+
+        Args:
+            run: its bank answers.
+            config: ``serve.modes`` names the modes.
+            hides: see ``Hides``.
+
+        Raises:
+            UsageError: a mode is unknown, or the executive that it needs is not configured.
+        """
+        for mode in config.serve.modes:
+            check_mode(mode, config)
+        self._run, self._config, self._hides = run, config, hides
+        self._loading = threading.Lock()
 
     @property
     def modes(self) -> list[str]:
         """Modes that answer; the first one is the default."""
+        return list(self._config.serve.modes)
 
     @property
     def number(self) -> int:
         """Number of the generation that answers; -1: none."""
-
-    @property
-    def at_once(self) -> int:
-        """Batches of one mode that are answered in parallel."""
+        known = self._current()
+        return known.number if known else -1
 
     def known(self) -> Known:
         """Of the generation that answers.
@@ -61,13 +83,24 @@ class Answering(Protocol):
         Raises:
             UsageError: nothing is loaded.
         """
+        known = self._current()
+        if known is None:
+            raise UsageError(NOT_LOADED)
+        return known
 
+    @abstractmethod
+    def _current(self) -> Known | None:
+        """Of the generation that answers; None: none does."""
+
+    @abstractmethod
     def refresh(self) -> bool:
         """Answer from the generation that holds; whether that is another one."""
 
+    @abstractmethod
     def answer(self, mode: str, questions: Sequence[str]) -> list[Answered]:
         """Answers of a mode, in the order of the questions."""
 
+    @abstractmethod
     def close(self) -> None:
         """Answer no more."""
 
@@ -98,54 +131,21 @@ class Generation:
         self.bank.release()
 
 
-class Engine:
+class Engine(Answering):
     """Answers from the generation that holds; threads may share it."""
-
-    at_once = 1
 
     def __init__(
         self, run: RunFolder, config: Config, hides: Hides, bases: SharedBases | None = None
     ) -> None:
-        """Check the modes; nothing is loaded before :meth:`refresh`.
-
-        Args:
-            run: its bank answers.
-            config: ``serve.modes`` names the modes.
-            hides: see :class:`Hidden`.
-            bases: to share the base of adapters with other engines.
-
-        Raises:
-            UsageError: a mode is unknown, or the executive that it needs is not configured.
-        """
-        for mode in config.serve.modes:
-            check_mode(mode, config)
-        self._run, self._config, self._hides = run, config, hides
+        """See :class:`Answering`; ``bases``: to share the base of adapters with other engines."""
+        super().__init__(run, config, hides)
         self._bases = bases
         self._holds: Generation | None = None
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
 
-    @property
-    def modes(self) -> list[str]:
-        """Modes that are loaded; the first one is the default."""
-        return list(self._config.serve.modes)
-
-    @property
-    def number(self) -> int:
-        """The loaded generation's number; -1: none is loaded."""
+    def _current(self) -> Known | None:
         holds = self._holds
-        return holds.known.number if holds else -1
-
-    def known(self) -> Known:
-        """Of the loaded generation.
-
-        Raises:
-            UsageError: nothing is loaded.
-        """
-        holds = self._holds
-        if holds is None:
-            raise UsageError(NOT_LOADED)
-        return holds.known
+        return holds.known if holds else None
 
     def refresh(self) -> bool:
         """Load the generation that holds, where it is not loaded; whether there was a change.

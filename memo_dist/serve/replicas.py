@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from memo_dist.answering import Answered, check_mode
+from memo_dist.answering import Answered
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
@@ -31,7 +30,7 @@ from memo_dist.config.serve_schema import ServeConfig
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io.generations import current_number
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.serve.engine import NOT_LOADED, Known, load_known
+from memo_dist.serve.engine import Answering, Known, load_known
 from memo_dist.serve.hidden import Hides
 from memo_dist.serve.keys import VARIABLE
 from memo_dist.serve.replica import Heard, Replica
@@ -130,50 +129,23 @@ def batches_at_once(settings: ServeConfig) -> int:
     return max(settings.max_replicas, math.ceil(settings.max_replicas * settings.target_batches))
 
 
-class Replicas:
+class Replicas(Answering):
     """An engine whose answers come from replicas; threads may share it."""
 
     def __init__(self, run: RunFolder, config: Config, hides: Hides) -> None:
-        """Check the modes; nothing is started before :meth:`refresh`, inside :func:`session`.
+        """See :class:`Answering`; :meth:`refresh` starts the replicas, inside :func:`session`.
 
-        Args:
-            run: its bank answers; all nodes see its folder.
-            config: ``serve`` sets number and size of the replicas.
-            hides: see ``Hides``; sent with each batch.
-
-        Raises:
-            UsageError: a mode is unknown, or the executive that it needs is not configured.
+        All nodes see the folder of ``run``; what ``hides`` gives is sent with each batch.
         """
-        for mode in config.serve.modes:
-            check_mode(mode, config)
-        self._run, self._config, self._hides = run, config, hides
+        super().__init__(run, config, hides)
         self.at_once = batches_at_once(config.serve)
         self._application = f"memo-dist-{uuid.uuid4().hex}"
         self._known: Known | None = None
         self._handle: Any = None
-        self._loading = threading.Lock()
 
-    @property
-    def modes(self) -> list[str]:
-        """Modes that are loaded; the first one is the default."""
-        return list(self._config.serve.modes)
-
-    @property
-    def number(self) -> int:
-        """The number of the generation that all replicas have loaded; -1: there are none."""
-        known = self._known
-        return known.number if known else -1
-
-    def known(self) -> Known:
-        """Of that generation.
-
-        Raises:
-            UsageError: there are no replicas.
-        """
-        known = self._known
-        if known is None:
-            raise UsageError(NOT_LOADED)
-        return known
+    def _current(self) -> Known | None:
+        """Of the generation that all replicas have loaded."""
+        return self._known
 
     def refresh(self) -> bool:
         """Have all replicas load the generation that holds; whether there was a change.
