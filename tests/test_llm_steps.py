@@ -28,6 +28,7 @@ from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.llm.schemas import ANCHORED, limited, text_of
 from memo_dist.synthesis.agreement import agree
 from memo_dist.synthesis.clean import Candidate, clean
+from memo_dist.synthesis.prompted import manners as manners_module
 from memo_dist.synthesis.prompted.anchors import anchors_of
 from memo_dist.synthesis.prompted.manners import manners
 from memo_dist.synthesis.prompted.reading import Passage
@@ -390,6 +391,26 @@ def test_facts_with_most_of_their_wordings_are_left_alone():
     child = [pair(text, "1926", "paraphrase", parent=OPENED.id) for text in ("opened?", "year?")]
     assert talk(subject, [OPENED, *child])[1] == []
     assert len(talk(subject, [OPENED, child[0]], facts(), facts())[1]) == 2
+
+
+def test_wordings_beyond_one_call_come_in_calls_of_their_own(monkeypatch):
+    monkeypatch.setattr(manners_module, "PER_CALL", 2)
+    keys = ("synthesis.phrasings=6",)
+    child = pair("In what year was Hollin Mill opened?", "1926", "paraphrase", parent=OPENED.id)
+    first = wordings("Hollin Mill opened when?", "When did Hollin Mill start?")
+    second = wordings("The year in which Hollin Mill began?", "Hollin Mill start date")
+    result, sent = talk(step("paraphrase", *keys), [OPENED, child], first, second)
+    assert [item.question for item in result.reflections] == [
+        *first["facts"][0]["questions"],
+        *second["facts"][0]["questions"],
+    ]
+    assert all("2 other questions" in user(request) for request in sent)
+    known = [OPENED.question, child.question]
+    assert all(question in user(sent[0]) for question in known)
+    assert all(question in user(sent[1]) for question in known + first["facts"][0]["questions"])
+
+    _, (request,) = talk(step("direct", NO_LOOP, *keys), [], facts(), over=unit(MILL))
+    assert "and 2 questions" in user(request)
 
 
 def test_wordings_of_other_documents_do_not_change_a_request():

@@ -82,7 +82,8 @@ class SynthesisConfig:
     )
     """Steps to run, in this order."""
     phrasings: int = key(8, at_least=1)
-    """Number of wordings per question, including the original."""
+    """Number of wordings per question, including the original. A call of a language model writes at
+    most 8 of them; the step ``paraphrase`` adds the rest."""
     abstain_fraction: float = key(0.15, at_least=0)
     """Number of abstention examples as a fraction of the other facts."""
     abstain_per_1000_words: float = key(20.0, at_least=0)

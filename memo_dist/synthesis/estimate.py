@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 from memo_dist.config.model_schema import GeneratorConfig
@@ -21,6 +22,7 @@ from memo_dist.llm.requests import CHARS_PER_TOKEN, Request
 from memo_dist.llm.spending import Spending
 from memo_dist.synthesis.dialogues import first_round
 from memo_dist.synthesis.plan import Plan, UnitReader, make_plan
+from memo_dist.synthesis.prompted.manners import PER_CALL, questions_per_fact
 from memo_dist.synthesis.prompted.reading import readings
 from memo_dist.synthesis.types import Generator, asks
 
@@ -68,7 +70,7 @@ def expected_work(name: StepName, size: Size, settings: SynthesisConfig) -> Step
 
     Estimates, to be replaced by what was measured on a corpus of one's own (``synth/cost.json``).
     """
-    row = ANSWER_TOKENS + QUESTION_TOKENS * settings.phrasings
+    row = ANSWER_TOKENS + QUESTION_TOKENS * questions_per_fact(settings)
     reading = TASK_TOKENS + size.tokens / max(1, size.readings)
     if name in ("direct", "indirect", "entities"):
         calls = max(1, size.facts / settings.facts_per_call) if name == "direct" else size.readings
@@ -78,15 +80,26 @@ def expected_work(name: StepName, size: Size, settings: SynthesisConfig) -> Step
         by_words = settings.abstain_per_1000_words * size.words / 1000
         rows = max(settings.abstain_fraction * size.facts, by_words)
         return StepWork(size.readings, size.readings * reading, rows * QUESTION_TOKENS)
-    if name == "paraphrase":  # tops up one fact in ten
-        rows, calls = size.facts / 10, size.readings / 2
-        return StepWork(calls, calls * TASK_TOKENS + rows * row, rows * row)
+    if name == "paraphrase":
+        return _paraphrases(size, settings, row)
     if name == "cross":
         calls = size.readings / settings.group_documents * settings.groups_per_document
         return StepWork(calls, calls * 2 * TASK_TOKENS, calls * _FACTS_A_READING * row)
     pairs = size.facts * (settings.phrasings if name == "roundtrip" else 1)
     calls = max(size.readings, pairs / settings.pairs_per_call)
     return StepWork(calls, calls * reading + pairs * 2 * QUESTION_TOKENS, pairs * ANSWER_TOKENS)
+
+
+def _paraphrases(size: Size, settings: SynthesisConfig, row: int) -> StepWork:
+    """The step tops up one fact in ten, and every fact where a call cannot write all wordings."""
+    missing = max(0, settings.phrasings - PER_CALL)
+    if not missing:
+        rows, calls = size.facts / 10, size.readings / 2
+        return StepWork(calls, calls * TASK_TOKENS + rows * row, rows * row)
+    rounds = ceil(missing / PER_CALL)
+    calls = rounds * max(size.readings, size.facts / settings.pairs_per_call)
+    read = rounds * size.facts * (row + QUESTION_TOKENS * missing / 2)
+    return StepWork(calls, calls * TASK_TOKENS + read, size.facts * QUESTION_TOKENS * missing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from memo_dist.llm.requests import Reply, Request, Response
 from memo_dist.synthesis.clean import normalise
 from memo_dist.synthesis.prompted.anchors import Anchor, anchors_of
 from memo_dist.synthesis.prompted.facts import FactTaker
-from memo_dist.synthesis.prompted.manners import FILE, further_manners, manners
+from memo_dist.synthesis.prompted.manners import FILE, PER_CALL, further_manners, manners
 from memo_dist.synthesis.prompted.prompts import Prompt
 from memo_dist.synthesis.prompted.reading import Passage, Reading
 from memo_dist.synthesis.prompted.reflection_builder import answered
@@ -78,7 +78,9 @@ class AnchoredQuestions:
         passage = batch[0].anchor.passage
         body = self._tools.prompter.passages(Reading((passage,)))
         body = body.block("answers", answers=[item.anchor.text for item in batch])
-        count = self._tools.settings.phrasings - min(item.made for item in batch)
+        settings = self._tools.settings
+        lacking = settings.phrasings - min(item.made for item in batch)
+        count = min(lacking, PER_CALL)
         place = body.turn + batch[0].number + turn
         asked = manners(count, place) if not turn else further_manners(count, place)
         return self._tools.prompter.request(
@@ -104,7 +106,8 @@ class AnchoredQuestions:
         passage = item.anchor.passage
         if item.fact is not None:
             left = self._tools.settings.phrasings - item.made
-            item.made += self._taker.add(item.fact, questions, passage.ground, request, left)
+            added = self._taker.add(item.fact, questions, passage.ground, request, left)
+            item.made += len(added)
             return
         before = len(self._taker.found.reflections)
         item.fact = self._taker.from_passage(

@@ -16,7 +16,7 @@ from memo_dist.llm.requests import Request, Response
 from memo_dist.synthesis.grouping import find_groups
 from memo_dist.synthesis.prompted.consolidate import merged_rows
 from memo_dist.synthesis.prompted.facts import FactTaker
-from memo_dist.synthesis.prompted.manners import FILE, manners
+from memo_dist.synthesis.prompted.manners import FILE, manners, questions_per_fact
 from memo_dist.synthesis.prompted.prompts import ListedPair, Prompt
 from memo_dist.synthesis.prompted.reading import grounds
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered, tidy
@@ -60,7 +60,7 @@ class CrossStep:
             [ListedPair(row.question, row.answer, title=titles[row.sources[0]]) for row in rows]
         )
         most = min(len(rows), self._tools.settings.facts_per_call)
-        count = self._tools.settings.phrasings
+        count = questions_per_fact(self._tools.settings)
         asked = manners(count, body.turn)
         return self._tools.prompter.request(CROSS, body, most, len(rows), count, manners=asked)
 

@@ -12,7 +12,7 @@ from memo_dist.llm.requests import Reply, Request, Response
 from memo_dist.synthesis.coverage import LEAST_WORDS, evidence_of, uncovered
 from memo_dist.synthesis.prompted.anchored import ANCHORED, AnchoredQuestions
 from memo_dist.synthesis.prompted.facts import FactTaker
-from memo_dist.synthesis.prompted.manners import FILE, manners
+from memo_dist.synthesis.prompted.manners import FILE, manners, questions_per_fact
 from memo_dist.synthesis.prompted.prompts import Body, Prompt
 from memo_dist.synthesis.prompted.reading import Part, Reading, parts
 from memo_dist.synthesis.prompted.reflection_builder import Collector, answered
@@ -161,8 +161,8 @@ def entity_step(tools: Toolkit) -> FactStep:
 def facts_request(
     tools: Toolkit, prompt: Prompt, reading: Reading, body: Body, turn: int, **values: Any
 ) -> Request:
-    """A call for facts with ``synthesis.phrasings`` questions each."""
-    count = tools.settings.phrasings
+    """A call for facts with :func:`questions_per_fact` questions each."""
+    count = questions_per_fact(tools.settings)
     return tools.prompter.request(
         prompt,
         body,

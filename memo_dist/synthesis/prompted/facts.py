@@ -117,8 +117,8 @@ class FactTaker:
 
     def add(
         self, fact: Reflection, questions: Iterable[str], ground: str, request: str, most: int
-    ) -> int:
-        """Take at most ``most`` further wordings of a fact; returns how many."""
+    ) -> list[str]:
+        """Take at most ``most`` further wordings of a fact; returns them."""
         computed = fact.kind == "indirect"
         good = [
             question
@@ -127,7 +127,7 @@ class FactTaker:
         ]
         for question in good[:most]:
             self.found.take(self.author.reworded(fact, question, request))
-        return len(good[:most])
+        return good[:most]
 
     def _stands(
         self, question: str, answer: str, sources: Sequence[str], ground: str, computed: bool

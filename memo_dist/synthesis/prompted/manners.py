@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cache
 
+from memo_dist.config.schema import SynthesisConfig
 from memo_dist.synthesis.prompted.prompts import source
 
 FILE = "manners"
 """The prompt file: a manner a line; the first is the one of a fact's first question."""
 
+PER_CALL = 8
+"""Questions of a fact in one call at most: beyond them a reply repeats itself, and a call of
+``synthesis.facts_per_call`` facts does not fit into ``synthesis.max_reply_tokens``."""
 NEED_PASSAGES = frozenset({"vague", "described", "follow-up"})
 """Manners that nobody can write from a question and its answer alone."""
+
+
+def questions_per_fact(settings: SynthesisConfig) -> int:
+    """Questions that one call writes for a fact; the step ``paraphrase`` adds the others."""
+    return min(settings.phrasings, PER_CALL)
 
 
 def manners(count: int, turn: int, without: Collection[str] = ()) -> list[str]:
