@@ -20,10 +20,11 @@ from memo_dist.cluster.stop import STOP
 from memo_dist.config.schema import Config
 from memo_dist.errors import MemoDistError, RunError, UsageError
 from memo_dist.io import atomic
-from memo_dist.observability.progress import ProgressBoard, ProgressReport
+from memo_dist.observability.progress import ProgressBoard
 from memo_dist.observability.status import note_failure, read_status
 from memo_dist.observability.trackers import MetricsMirror
 from memo_dist.training import checkpoint, refusal
+from memo_dist.training.bars import TrainingBars
 from memo_dist.training.job import STOP_REQUEST, RankEntry, RankJob
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,7 @@ class ShardTraining:
     ) -> None:
         self.job, self.label = job, label
         self.error: MemoDistError | None = None
-        self._board = board
-        self._bar: ProgressReport | None = None
+        self._bars = TrainingBars(board, label)
         self._started = time.time()
         self._save_by: float | None = None
         self._oom_kills = oom_kills()
@@ -124,15 +124,8 @@ class ShardTraining:
 
     def _show(self) -> None:
         status = read_status(self.job.path)
-        if status is None or status["time"] < self._started or not status.get("steps"):
-            return
-        if self._bar is None:
-            self._bar = self._board.add(status["steps"], self.label, status["step"], "steps")
-        self._bar.total = status["steps"]
-        numbers = {"loss": status["loss"]} if "loss" in status else {}
-        if "tokens_per_second" in status:
-            numbers["tokens/s"] = status["tokens_per_second"]
-        self._bar.advance(max(0, status["step"] - self._bar.done), **numbers)
+        if status is not None and status["time"] >= self._started:
+            self._bars.show(status)
 
     def _tell_damage(self) -> None:
         """Say what ranks have set aside: what they log stays in Ray's own files."""
@@ -166,9 +159,8 @@ class ShardTraining:
         self._request.unlink(missing_ok=True)
         if self._mirror.ident is not None:
             self._mirror.finish()
-        if self._bar is not None:
-            self._show()
-            self._board.remove(self._bar)
+        self._show()
+        self._bars.close()
         refused = refusal.refused(self.job.path)
         refusal.clear(self.job.path)
         if self.done or STOP():
