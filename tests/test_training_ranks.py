@@ -222,6 +222,23 @@ def test_kept_activations_change_nothing(inputs, tmp_path):
     assert not (tmp_path / "kept" / "activations.npy").exists()
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_stop_while_frozen_layers_run_does_not_wait_for_them(world, inputs, tmp_path):
+    keys = {"trained_layers": 1, "micro_batch_tokens": 64}
+    job = make_job(inputs, tmp_path / "stopped", **keys)
+    (job.path / STOP_REQUEST).touch()
+    codes, output = launch(job.path, world)
+    assert codes == [0] * world, output
+    status = atomic.read_json(job.path / "STATUS.json")
+    assert (status["state"], status["step"]) == ("stopped", 0)
+    assert not (job.path / "activations.json").exists()
+    (job.path / STOP_REQUEST).unlink()
+    again = train(inputs, tmp_path / "stopped", world, **keys)
+    unbroken = train(inputs, tmp_path / "unbroken", world, **keys)
+    assert again[0] == unbroken[0]
+    assert all(torch.equal(again[2][name], value) for name, value in unbroken[2].items())
+
+
 def rates_of(folder):
     """The learning rates of the steps so far."""
     rows = folder / "metrics.jsonl"

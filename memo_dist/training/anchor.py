@@ -50,7 +50,7 @@ def base_states(job: TrainJob, model: RankModel, replayed: Examples, ranks: Rank
     like = empty(rows.decoder if frozen is None else frozen.decoder, 0)
     states = kept_states(
         job.path / FILE, like, run, replayed, job.train.micro_batch_tokens, ranks, device,
-        job.identity, lambda part: None,
+        job.identity, lambda part: True,
     )  # fmt: skip
     rows.train()
     return states

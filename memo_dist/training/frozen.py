@@ -75,7 +75,7 @@ class FrozenLayers:
 
     def keep(  # noqa: PLR0913
         self, folder: Path, examples: Examples, row_tokens: int, ranks: Ranks,
-        device: torch.device, identity: str, on_row: Callable[[float], None],
+        device: torch.device, identity: str, on_row: Callable[[float], bool],
     ) -> np.ndarray:  # fmt: skip
         """Activations of all training examples as a read-only map of a file.
 
@@ -88,7 +88,10 @@ class FrozenLayers:
             ranks: this rank's place.
             device: to compute on.
             identity: of the training; a file of another one is replaced.
-            on_row: called after each row with the fraction that is done.
+            on_row: called after each row with the fraction that is done; False ends the work.
+
+        Raises:
+            StoppedError: see there.
         """
         return kept_states(
             folder / FILE, empty(self.decoder, 0), self.run, examples, row_tokens, ranks, device,

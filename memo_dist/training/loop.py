@@ -37,6 +37,7 @@ from memo_dist.training.progress import Progress
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint, settle_checkpoint
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate
+from memo_dist.training.states import StoppedError
 from memo_dist.training.trainee import StepContent, Trainee
 
 
@@ -95,7 +96,11 @@ class TrainingLoop:
 
     def run(self) -> Outcome:
         """Train to the end, or until a stop is requested and the state is saved."""
-        self._start()
+        try:
+            self._start()
+        except StoppedError:
+            self._report("stopped")
+            return "stopped"
         finished = self._time_is_up() or self._progress.step >= self._steps
         rows = self._trainee.rows(self._progress.step)
         while not finished:
@@ -250,8 +255,10 @@ class TrainingLoop:
         if self._watch is not None:
             self._watch(self._progress.step, {"loss": loss, **self._reporter.speed(self._progress)})
 
-    def _running(self, **values: float) -> None:
+    def _running(self, **values: float) -> bool:
+        """Show where it is; False if a stop was requested."""
         self._report("running", **values)
+        return not (STOP() or (self._job.path / STOP_REQUEST).exists())
 
     def _report(self, state: str, **values: float) -> None:
         if self._reporter is not None:

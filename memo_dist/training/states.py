@@ -28,9 +28,13 @@ Run = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
 _log = logging.getLogger(__name__)
 
 
+class StoppedError(Exception):
+    """A stop was requested before all states were computed."""
+
+
 def kept_states(  # noqa: PLR0913
     file: Path, like: np.ndarray, run: Run, examples: Examples, row_tokens: int, ranks: Ranks,
-    device: torch.device, identity: str, on_row: Callable[[float], None],
+    device: torch.device, identity: str, on_row: Callable[[float], bool],
 ) -> np.ndarray:  # fmt: skip
     """States of all examples as a read-only map of a file; collective.
 
@@ -43,7 +47,10 @@ def kept_states(  # noqa: PLR0913
         ranks: this rank's place.
         device: to compute on.
         identity: of the training; a file of another one is replaced.
-        on_row: called after each row with the fraction that is done.
+        on_row: called after each row with the fraction that is done; False ends the work.
+
+    Raises:
+        StoppedError: ``on_row`` ended it on some rank; the next launch begins again.
     """
     marker = file.with_suffix(".json")
     if not _is_whole(marker, identity, ranks, device):
@@ -55,9 +62,15 @@ def kept_states(  # noqa: PLR0913
         ranks.barrier()
         out = np.lib.format.open_memmap(file, "r+")
         rows = rows_in_order(examples.lengths, row_tokens)
-        for done, indices in enumerate(rows[ranks.rank :: ranks.world]):
-            fill(out, run, examples, indices, device)
-            on_row((done + 1) * ranks.world / len(rows))
+        mine, done = rows[ranks.rank :: ranks.world], 0
+        goes_on = True
+        while goes_on and done < len(mine):
+            fill(out, run, examples, mine[done], device)
+            done += 1
+            goes_on = on_row(done * ranks.world / len(rows))
+        stopped = done < len(mine)
+        if ranks.any([stopped], device)[0]:
+            raise StoppedError
         out.flush()
         ranks.barrier()
         if ranks.is_first:

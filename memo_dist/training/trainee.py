@@ -92,6 +92,9 @@ class Trainee(Protocol):
 
         Returns:
             Seconds of it that count as training.
+
+        Raises:
+            StoppedError: ``report`` said that a stop was requested, and the work is not done.
         """
         ...
 
@@ -111,6 +114,6 @@ class Trainee(Protocol):
 class Report(Protocol):
     """Shows numbers in STATUS.json while a launch prepares."""
 
-    def __call__(self, **values: float) -> None:
-        """Replace the status of a running training."""
+    def __call__(self, **values: float) -> bool:
+        """Replace the status of a running training; False if a stop was requested."""
         ...
