@@ -74,8 +74,8 @@ def test_a_bank_of_full_shards(run, tmp_path):
     """Equal answers; a new generation; deaths; nothing to reach or read beside the server."""
     copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
     log = copy.root / "serve" / "vllm.log"
-    settings = (*SETTINGS, "serve.answer_seconds=600")
-    keys = {"MEMO_DIST_SERVE_KEYS": KEYS}
+    settings = (*SETTINGS, "serve.answer_seconds=600", "executive.api_key_env=THEIR_KEY")
+    keys = {"MEMO_DIST_SERVE_KEYS": KEYS, "THEIR_KEY": SECRET}
     with serving(copy, tmp_path / "log", *settings, **keys) as server:
         assert not all(answer.abstained for answer in compare(copy, server.url))
         started = processes(server)

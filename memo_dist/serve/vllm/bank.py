@@ -65,6 +65,9 @@ def opener(run: RunFolder, config: Config) -> OpenMemories:
     key = _read_key(settings)
     if not settings.vllm_urls:
         vllm_command(settings)
+        permissions.make_folder(_log(run).parent, config.run.group_readable)
+        with permissions.creating(config.run.group_readable):
+            _log(run).write_bytes(b"")  # that of the server before
 
     def opened(manifest: BankManifest, folder: Path) -> Sequence[VllmShards]:
         with ExitStack() as stack:
@@ -80,6 +83,10 @@ def opener(run: RunFolder, config: Config) -> OpenMemories:
         return [found]
 
     return opened
+
+
+def _log(run: RunFolder) -> Path:
+    return run.root / "serve" / LOG
 
 
 def _read_key(settings: ServeConfig) -> str:
@@ -140,13 +147,14 @@ def _own(
         RunError: one of them does not start.
     """
     settings = config.serve
-    log = run.root / "serve" / LOG
-    permissions.make_folder(log.parent, config.run.group_readable)
+    secrets = [
+        group.api_key_env for group in (config.generator, config.executive) if group.api_key_env
+    ]
     until = time.monotonic() + settings.vllm_start_seconds
     started = []
     for words in serve_words(manifest, folder):
         words = [*words, *_own_words(settings)]
-        process = VllmProcess(words, settings, log, settings.answer_seconds)
+        process = VllmProcess(words, settings, _log(run), secrets)
         stack.callback(process.end)
         started.append(process)
     for process in started:

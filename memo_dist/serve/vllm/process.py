@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class VllmProcess:
     """
 
     def __init__(
-        self, words: Sequence[str], settings: ServeConfig, log: Path, seconds: float
+        self, words: Sequence[str], settings: ServeConfig, log: Path, secrets: Collection[str] = ()
     ) -> None:
         """Begin to start it; :meth:`wait` waits until it answers.
 
@@ -54,7 +54,7 @@ class VllmProcess:
             words: of ``vllm serve``, behind the command.
             settings: ``serve.vllm_*``.
             log: what it writes is added to this file.
-            seconds: maximum time of an answer.
+            secrets: environment variables that it does not get.
 
         Raises:
             UsageError: there is no such command.
@@ -64,7 +64,8 @@ class VllmProcess:
         socket = self._folder / "api"
         self._words = [*command, "serve", *words, "--uds", str(socket), *settings.vllm_args]
         self._log, self._deadline = log, settings.vllm_start_seconds
-        self._client = Client(socket, seconds=seconds)
+        self._client = Client(socket, seconds=settings.answer_seconds)
+        self._without = {*_WITHOUT, *secrets}
         self._lock = threading.Lock()
         self._ended = False
         self._process = self._begin()
@@ -139,7 +140,7 @@ class VllmProcess:
     def _begin(self) -> subprocess.Popen[bytes]:
         for left in self._folder.iterdir():
             left.unlink(missing_ok=True)
-        env = {name: value for name, value in os.environ.items() if name not in _WITHOUT}
+        env = {name: value for name, value in os.environ.items() if name not in self._without}
         env |= _ENVIRONMENT | {"VLLM_RPC_BASE_PATH": str(self._folder)}
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # several would share the same cores
         words = [sys.executable, "-IS", keeper.__file__, *self._words]
