@@ -77,13 +77,18 @@ def open_peers(
     run: RunFolder, folder: Path, vllm: str, logs: Path, stack: ExitStack
 ) -> dict[str, Peer]:
     """All servers, started one after the other."""
-    words = ["serve.requests_per_minute=0", "serve.answer_seconds=600"]
+    words = [
+        "serve.requests_per_minute=0",
+        "serve.answer_seconds=600",
+        "serve.vllm_start_seconds=900",
+    ]
     engines = {"transformers": [], "vllm": ["serve.engine=vllm", f"serve.vllm_command={vllm}"]}
     found = {}
     for engine, more in engines.items():
         if engine == "vllm" and not vllm:
             continue
-        server = stack.enter_context(serving(run, logs / engine, *words, *more))
+        started = serving(run, logs / engine, *words, *more, start_seconds=START_SECONDS)
+        server = stack.enter_context(started)
         found[f"memo-dist serve, {engine}"] = Peer(f"{server.url}/v1", f"memo:{run.root.name}")
     ports = free_ports(2)
     hf = [sys.executable, "-c", TRANSFORMERS, "serve", str(folder)]

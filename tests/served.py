@@ -44,7 +44,13 @@ class Served:
         return self.log.read_text()
 
 
-def begin(run: RunFolder, log: Path, *settings: str, **variables: str) -> Served:
+def begin(
+    run: RunFolder,
+    log: Path,
+    *settings: str,
+    start_seconds: float = START_SECONDS,
+    **variables: str,
+) -> Served:
     """Start a server and wait until it listens."""
     words = command("serve", run.root, "serve.port=0", *settings)[1:]
     with log.open("ab") as out:
@@ -53,7 +59,7 @@ def begin(run: RunFolder, log: Path, *settings: str, **variables: str) -> Served
     def found():
         return re.search(r"^serving .* on (https?://\S+)", log.read_text(), re.MULTILINE)
 
-    url = wait_until(found, START_SECONDS, "the server listens", process)[1]
+    url = wait_until(found, start_seconds, "the server listens", process)[1]
     return Served(url, process, log)
 
 
@@ -64,9 +70,15 @@ def end(server: Served, seconds: float = 60) -> int:
 
 
 @contextmanager
-def serving(run: RunFolder, log: Path, *settings: str, **variables: str) -> Iterator[Served]:
+def serving(
+    run: RunFolder,
+    log: Path,
+    *settings: str,
+    start_seconds: float = START_SECONDS,
+    **variables: str,
+) -> Iterator[Served]:
     """A server while the block lasts; it has to end cleanly."""
-    server = begin(run, log, *settings, **variables)
+    server = begin(run, log, *settings, start_seconds=start_seconds, **variables)
     try:
         yield server
         assert end(server) == 0, server.lines()

@@ -30,6 +30,8 @@ from memo_dist.serve.vllm import keeper
 from memo_dist.serve.vllm.bank import opener, serve_words
 
 TOLERANCE = 1e-4
+SLOW = 900.0
+"""Seconds for a start: vLLM imports for a minute, longer on a busy machine."""
 SECRET = "a-secret-of-the-caller"
 KEYS = f"test:{SECRET}:all"
 
@@ -76,7 +78,7 @@ def test_a_bank_of_full_shards(run, tmp_path):
     log = copy.root / "serve" / "vllm.log"
     settings = (*SETTINGS, "serve.answer_seconds=600", "executive.api_key_env=THEIR_KEY")
     keys = {"MEMO_DIST_SERVE_KEYS": KEYS, "THEIR_KEY": SECRET}
-    with serving(copy, tmp_path / "log", *settings, **keys) as server:
+    with serving(copy, tmp_path / "log", *settings, start_seconds=SLOW, **keys) as server:
         assert not all(answer.abstained for answer in compare(copy, server.url))
         started = processes(server)
         serves = [one for one in started if "--uds" in one.cmdline()]
@@ -125,7 +127,8 @@ def _closed_to_others(server, started, serves):
 def test_adapters_and_a_killed_server(tmp_path):
     """Question likelihood, two wordings, every feature; vLLM ends with a server that is killed."""
     run = adapter_run(tmp_path)
-    server = begin(run, tmp_path / "log", *SETTINGS, "serve.answer_seconds=600")
+    settings = (*SETTINGS, "serve.answer_seconds=600")
+    server = begin(run, tmp_path / "log", *settings, start_seconds=SLOW)
     try:
         compare(run, server.url)
         rest = processes(server)
@@ -164,7 +167,7 @@ def test_servers_at_urls(run, tmp_path):
         urls = [f"http://127.0.0.1:{other}/v1" for other in others]
         headers = {"Authorization": f"Bearer {SECRET}"}
         for place, process in zip(urls, started, strict=True):
-            wait_until(lambda place=place: _answers(place, headers), 600, "vLLM answers", process)
+            wait_until(lambda place=place: _answers(place, headers), SLOW, "vLLM answers", process)
         first = f"serve.vllm_urls=[{urls[0]}]"
         half = memo_dist("serve", one.root, *settings, first, VLLM_KEY=SECRET)
         assert half.returncode == 2

@@ -31,7 +31,8 @@ COMMAND = os.environ.get("MEMO_TESTS_VLLM") or shutil.which("vllm") or ""
 needs_vllm = pytest.mark.skipif(
     not COMMAND, reason="no vLLM: put `vllm` on the PATH, or name it in MEMO_TESTS_VLLM"
 )
-SETTINGS = ("serve.engine=vllm", f"serve.vllm_command={COMMAND}", "serve.vllm_cache_gb=0.25")
+SETTINGS = ("serve.engine=vllm", f"serve.vllm_command={COMMAND}", "serve.vllm_cache_gb=0.25",
+            "serve.vllm_start_seconds=900")  # fmt: skip
 TURNS = ("{}", "Please: {}", "I ask: {}", "{} Thank you.", "Well, {}")
 QUESTIONS = [
     turn.format(question)

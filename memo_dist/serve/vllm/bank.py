@@ -70,16 +70,18 @@ def opener(run: RunFolder, config: Config) -> OpenMemories:
             _log(run).write_bytes(b"")  # that of the server before
 
     def opened(manifest: BankManifest, folder: Path) -> Sequence[VllmShards]:
-        with ExitStack() as stack:
+        processes = ExitStack()
+        with ExitStack() as failing:
+            failing.callback(processes.close)
             places = (
                 _at_urls(manifest, folder, settings, key)
                 if settings.vllm_urls
-                else _own(manifest, folder, run, config, stack)
+                else _own(manifest, folder, run, config, processes)
             )
             shards = _shards(manifest, folder, places)
-            found = VllmShards(shards, config.memory.max_answer_tokens, stack.close)
+            found = VllmShards(shards, config.memory.max_answer_tokens, processes.close)
             _check(found, settings)
-            found = VllmShards(shards, config.memory.max_answer_tokens, stack.pop_all().close)
+            failing.pop_all()
         return [found]
 
     return opened
@@ -139,9 +141,11 @@ def _model(entry: ShardEntry) -> str:
 
 
 def _own(
-    manifest: BankManifest, folder: Path, run: RunFolder, config: Config, stack: ExitStack
+    manifest: BankManifest, folder: Path, run: RunFolder, config: Config, processes: ExitStack
 ) -> dict[str, _Place]:
     """Start a process for each full shard, and one for all adapters; all load at the same time.
+
+    ``processes`` ends them.
 
     Raises:
         RunError: one of them does not start.
@@ -155,7 +159,7 @@ def _own(
     for words in serve_words(manifest, folder):
         words = [*words, *_own_words(settings)]
         process = VllmProcess(words, settings, _log(run), secrets)
-        stack.callback(process.end)
+        processes.callback(process.end)
         started.append(process)
     for process in started:
         process.wait(until)
@@ -165,6 +169,9 @@ def _own(
 def _own_words(settings: ServeConfig) -> list[str]:
     words = [
         f"--kv-cache-memory-bytes={int(settings.vllm_cache_gb * 2**30)}",
+        # With the bytes given this is only a check at the start, which would refuse a GPU on which
+        # the generation before, or another shard, has memory already.
+        "--gpu-memory-utilization=0.01",
         "--disable-log-stats",
         "--uvicorn-log-level=warning",
     ]
