@@ -23,6 +23,7 @@ from memo_dist.memory.loading import base_folder
 from memo_dist.memory.manifest import BankManifest, ShardEntry
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.loading import answering_device, load_tokenizer
+from memo_dist.models.weight_files import StoredWeights
 from memo_dist.serve.vllm.client import Client, RefusedError
 from memo_dist.serve.vllm.process import VllmProcess, vllm_command
 from memo_dist.serve.vllm.shards import ServedShard, Server, VllmShards
@@ -33,6 +34,7 @@ _HASH_DIGITS = 16
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank."""
 _BASE_MODEL = "memo-base"
+_OUTPUT = "lm_head"
 
 
 class _Place(NamedTuple):
@@ -188,7 +190,8 @@ def serve_words(manifest: BankManifest, folder: Path) -> list[list[str]]:
         folder: holds ``bank.json``.
 
     Raises:
-        UsageError: an adapter's rank is larger than vLLM takes, or their base is missing.
+        UsageError: an adapter's rank is larger than vLLM takes, it changes the output layer, or
+            their base is missing.
         RunError: the base is another one.
     """
     common = ["--generation-config=vllm"]
@@ -202,12 +205,40 @@ def serve_words(manifest: BankManifest, folder: Path) -> list[list[str]]:
         if entry.kind == "full"
     ]
     if adapters:
-        modules = [f"{_model(entry)}={paths[entry.id]}" for entry in adapters]
-        rank = _rank([paths[entry.id] for entry in adapters])
-        base = str(base_folder(manifest, folder))
-        name = f"--served-model-name={_BASE_MODEL}"
-        lora = ["--enable-lora", f"--max-loras={len(adapters)}", f"--max-lora-rank={rank}"]
-        found.append([base, name, *common, *lora, "--lora-modules", *modules])
+        folders = [paths[entry.id] for entry in adapters]
+        base = [str(base_folder(manifest, folder)), f"--served-model-name={_BASE_MODEL}"]
+        names = [f"{_model(entry)}={paths[entry.id]}" for entry in adapters]
+        found.append([*base, *common, *_lora_words(folders), "--lora-modules", *names])
+    return found
+
+
+def _lora_words(folders: Sequence[Path]) -> list[str]:
+    """The words that let a base take the adapters in these folders.
+
+    Only the modules that they have are made ready for adapters. vLLM 0.32 would take the output
+    layer too, and there its adapters fail (on a CPU: the process ends) where the log-probabilities
+    of several prompts are wanted, as for the likelihood of questions.
+    """
+    modules = sorted(set().union(*map(_modules, folders)))
+    rank = f"--max-lora-rank={_rank(folders)}"
+    most = f"--max-loras={len(folders)}"
+    return ["--enable-lora", most, rank, "--lora-target-modules", *modules]
+
+
+def _modules(folder: Path) -> set[str]:
+    """Last parts of the names of the modules that an adapter changes.
+
+    Raises:
+        UsageError: it changes the output layer.
+    """
+    names = [name for name in StoredWeights(folder).names if ".lora_" in name]
+    found = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in names}
+    if _OUTPUT in found:
+        raise UsageError(
+            f"the adapter in '{folder}' changes the output layer (train.lora_targets), which vLLM"
+            " does not serve rightly: use serve.engine=transformers, or export with"
+            " export.adapter=folded"
+        )
     return found
 
 

@@ -124,14 +124,14 @@ class VllmShards:
         self._release()
 
     def check(self) -> None:
-        """One answer and one reading of each shard, so that what is missing is found at the start.
+        """Answers and readings of each shard, so that what is missing is found at the start.
 
         Raises:
             RunError: vLLM does not answer as it has to.
         """
-        question = "Who?"
-        self.answer({shard: [question] for shard in self.shards}, 1)
-        self.read([question], 1)
+        questions = ("Who?", "Who was it, and when?")  # different lengths in one request
+        self.answer(dict.fromkeys(self.shards, questions), len(questions))
+        self.read(questions, len(questions))
 
     def _each(
         self,
