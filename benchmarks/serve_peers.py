@@ -107,7 +107,10 @@ def open_peers(
 @contextmanager
 def running(command: list[str], port: int, log: Path) -> Iterator[str]:
     """A peer while the block lasts; its base URL."""
-    env = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
+    cache = log.parent / "cache"  # transformers serve lists it, and fails where there is none
+    cache.mkdir(exist_ok=True)
+    env = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
+           "HF_HUB_CACHE": str(cache)}  # fmt: skip
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
     url, until = f"http://127.0.0.1:{port}/v1", time.monotonic() + START_SECONDS
