@@ -26,7 +26,7 @@ from memo_dist.serve.vllm.client import Client, RefusedError, UnreachableError
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
-_DEATH_SECONDS = 10.0
+_DEATH_SECONDS = 20.0
 _END_SECONDS = 15.0
 _LOG_TAIL = 20_000
 _ENVIRONMENT = {
@@ -85,6 +85,8 @@ class VllmProcess:
             with suppress(RunError):
                 self._client.get("/models")
                 return
+            if self._ended:
+                raise RunError("vLLM is not started: its server ends")
             if time.monotonic() > until:
                 raise RunError(
                     f"vLLM did not answer within {self._deadline:g} s"
@@ -114,8 +116,8 @@ class VllmProcess:
 
     def end(self) -> None:
         """End it, with all processes that it has started."""
+        self._ended = True  # whoever holds the lock, to start it again, gives up
         with self._lock:
-            self._ended = True
             self._stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
