@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ def make_run(root: Path) -> RunFolder:
     write_bank(run.memory, train_shards(root / "models", FACTS, OUTSIDE), FACTS)
     run.config.write_text(to_yaml(load_config((), ["memory.max_answer_tokens=12"])))
     return run
+
+
+def write_generation(run: RunFolder) -> None:
+    """Another generation of the run of :func:`make_run`, equal to its first one."""
+    following = run.generations / "gen-1"
+    shutil.copytree(run.memory / "shard-0", following / "shard-0")
+    shutil.copytree(run.memory / "shard-1", following / "shard-1")
+    shutil.copyfile(run.memory / "bank.json", following / "bank.json")
+    shutil.copyfile(run.reflections, following / "reflections.jsonl")
 
 
 class Served:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from cli import memo_dist, wait_until
 from ports import free_ports
-from served import ANSWER, KNOWN, begin, eventually, make_run, serving
+from served import ANSWER, KNOWN, begin, eventually, make_run, serving, write_generation
 from vllm_cases import COMMAND, QUESTIONS, SETTINGS, adapter_run, needs_vllm
 
 from memo_dist.config import load_config, origin
@@ -90,12 +90,12 @@ def test_a_bank_of_full_shards(run, tmp_path):
         assert "is started again" in server.lines()
 
         before = {socket_of(one) for one in processes(server) if "--uds" in one.cmdline()}
-        folder = copy.generations / "1"
-        folder.mkdir(parents=True)
-        shutil.copytree(copy.memory, folder / "memory")
+        write_generation(copy)
         switch(copy.generations, 1)
+        until = time.monotonic() + SLOW
         while _generation(server.url) != 1:
             assert ask(server.url, KNOWN)["answer"] == ANSWER
+            assert time.monotonic() < until, server.lines()
         assert ask(server.url, KNOWN)["answer"] == ANSWER
         eventually(lambda: not any(path.exists() for path in before), 60)
         rest = processes(server)
