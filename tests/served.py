@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -29,6 +30,15 @@ def make_run(root: Path) -> RunFolder:
     return run
 
 
+def write_generation(run: RunFolder) -> None:
+    """Another generation of the run of :func:`make_run`, equal to its first one."""
+    following = run.generations / "gen-1"
+    shutil.copytree(run.memory / "shard-0", following / "shard-0")
+    shutil.copytree(run.memory / "shard-1", following / "shard-1")
+    shutil.copyfile(run.memory / "bank.json", following / "bank.json")
+    shutil.copyfile(run.reflections, following / "reflections.jsonl")
+
+
 class Served:
     """A running server."""
 
@@ -44,7 +54,13 @@ class Served:
         return self.log.read_text()
 
 
-def begin(run: RunFolder, log: Path, *settings: str, **variables: str) -> Served:
+def begin(
+    run: RunFolder,
+    log: Path,
+    *settings: str,
+    start_seconds: float = START_SECONDS,
+    **variables: str,
+) -> Served:
     """Start a server and wait until it listens."""
     words = command("serve", run.root, "serve.port=0", *settings)[1:]
     with log.open("ab") as out:
@@ -53,7 +69,7 @@ def begin(run: RunFolder, log: Path, *settings: str, **variables: str) -> Served
     def found():
         return re.search(r"^serving .* on (https?://\S+)", log.read_text(), re.MULTILINE)
 
-    url = wait_until(found, START_SECONDS, "the server listens", process)[1]
+    url = wait_until(found, start_seconds, "the server listens", process)[1]
     return Served(url, process, log)
 
 
@@ -64,9 +80,15 @@ def end(server: Served, seconds: float = 60) -> int:
 
 
 @contextmanager
-def serving(run: RunFolder, log: Path, *settings: str, **variables: str) -> Iterator[Served]:
+def serving(
+    run: RunFolder,
+    log: Path,
+    *settings: str,
+    start_seconds: float = START_SECONDS,
+    **variables: str,
+) -> Iterator[Served]:
     """A server while the block lasts; it has to end cleanly."""
-    server = begin(run, log, *settings, **variables)
+    server = begin(run, log, *settings, start_seconds=start_seconds, **variables)
     try:
         yield server
         assert end(server) == 0, server.lines()

@@ -238,6 +238,7 @@ def test_every_number_and_choice_has_a_bad_value():
         "launch.questions",
         "track.project",
         "serve.log_questions",
+        "serve.vllm_args",
         "compare.embedder",
         "compare.prices",
         "compare.machine",

@@ -13,7 +13,7 @@ import openai
 import pytest
 from cli import command, environment
 from protocol_cases import FACTS, OUTSIDE
-from served import ANSWER, KNOWN, begin, end, eventually, make_run, serving
+from served import ANSWER, KNOWN, begin, end, eventually, make_run, serving, write_generation
 
 from memo_dist.config import load_config
 from memo_dist.io.generations import switch
@@ -220,11 +220,7 @@ def test_another_generation_takes_over_without_a_failed_request(tmp_path, run):
         serving(copy, tmp_path / "log") as server,
         httpx.Client(base_url=server.url, timeout=60) as http,
     ):
-        following = copy.generations / "gen-1"
-        shutil.copytree(copy.memory / "shard-0", following / "shard-0")
-        shutil.copytree(copy.memory / "shard-1", following / "shard-1")
-        shutil.copyfile(copy.memory / "bank.json", following / "bank.json")
-        shutil.copyfile(copy.reflections, following / "reflections.jsonl")
+        write_generation(copy)
         done = False
 
         def hammer(_):

@@ -176,11 +176,13 @@ class Mode:
         open: builds the answerer.
         streams: its text can be had piece by piece.
         executive: it needs one (``executive.kind``).
+        inside: it reads logits or hidden states of the memory, so the models are in its process.
     """
 
     open: Callable[[RunFolder, Config, Options], Answerer]
     streams: bool = False
     executive: bool = False
+    inside: bool = False
 
 
 def _protocol(variant: str = "") -> Mode:
@@ -190,8 +192,8 @@ def _protocol(variant: str = "") -> Mode:
 MODES = {
     "direct": Mode(DirectAnswerer),
     "hybrid": Mode(HybridAnswerer),
-    "logits": Mode(LogitsAnswerer, streams=True),
-    "latent": Mode(LatentAnswerer, streams=True),
+    "logits": Mode(LogitsAnswerer, streams=True, inside=True),
+    "latent": Mode(LatentAnswerer, streams=True, inside=True),
     "protocol": _protocol(),
     "protocol-full": _protocol("full"),
     "protocol-one-turn": _protocol("one_turn"),

@@ -30,6 +30,7 @@ GUARDED = (
     *(f"{group}.{name}" for group in ("generator", "executive") for name in _ENDPOINT),
     "cluster.address",
     "cluster.authentication",
+    *(f"serve.vllm_{name}" for name in ("command", "args", "urls", "api_key_env")),
     "train.replay_text",
     "train.held_out_questions",
 )

@@ -14,6 +14,7 @@ from memo_dist.config.keys import KeySpec, key_specs
 from memo_dist.config.model_schema import BUILT_IN, EndpointConfig
 from memo_dist.config.scale_rules import scale_rules
 from memo_dist.config.schema import Config, TrainConfig
+from memo_dist.config.serve_schema import ServeConfig
 from memo_dist.config.steps import StepName
 from memo_dist.errors import UsageError, suggest
 from memo_dist.io.urls import read_url
@@ -143,12 +144,16 @@ def _endpoint(endpoint: EndpointConfig, kind: str) -> Iterator[str]:
         yield f"{group}.urls=[] must name an endpoint, as {group}.urls=[http://127.0.0.1:8000/v1]"
     if kind == "recorded" and not endpoint.recording:
         yield f"{group}.recording='' must name the file or folder of {group}.kind=recorded"
-    for url in endpoint.urls:
-        yield from _url(url, group)
-    name = endpoint.api_key_env
+    yield from _where(endpoint.urls, endpoint.api_key_env, f"{group}.")
+
+
+def _where(urls: list[str], name: str, prefix: str) -> Iterator[str]:
+    """Of ``PREFIXurls`` and ``PREFIXapi_key_env``."""
+    for url in urls:
+        yield from _url(url, prefix)
     if name and (not name.isidentifier() or _is_key(name)):
         yield (  # the value may be a key that was put in the wrong place: it is not repeated
-            f"{group}.api_key_env must be the NAME of an environment variable, not the key itself"
+            f"{prefix}api_key_env must be the NAME of an environment variable, not the key itself"
         )
 
 
@@ -160,17 +165,17 @@ def _is_key(name: str) -> bool:
     return longest >= _LONG_WORD and any(sign.isdigit() for sign in name)
 
 
-def _url(url: str, group: str) -> Iterator[str]:
+def _url(url: str, prefix: str) -> Iterator[str]:
     parts = read_url(url)
     if parts is None:
-        yield f"{group}.urls: one of them is no URL: its host or port cannot be read"
+        yield f"{prefix}urls: one of them is no URL: its host or port cannot be read"
         return
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        yield f"{group}.urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
+        yield f"{prefix}urls: {parts.scheme}://{parts.hostname} is not an http(s) URL"
     if parts.username or parts.password or parts.query:
         yield (
-            f"{group}.urls: the URL of {parts.hostname} carries credentials or a query; name the"
-            f" environment variable with the key in {group}.api_key_env"
+            f"{prefix}urls: the URL of {parts.hostname} carries credentials or a query; name the"
+            f" environment variable with the key in {prefix}api_key_env"
         )
 
 
@@ -280,8 +285,20 @@ def _serve(config: Config) -> Iterator[str]:
             f"serve.max_replicas={serve.max_replicas} needs serve.replicas between 1 and itself,"
             f" not {serve.replicas}"
         )
+    yield from _vllm(serve)
     if serve.replica_gpus > 1 and serve.replica_gpus % 1:
         yield f"serve.replica_gpus={serve.replica_gpus} must be a whole number above 1"
+
+
+def _vllm(serve: ServeConfig) -> Iterator[str]:
+    yield from _where(serve.vllm_urls, serve.vllm_api_key_env, "serve.vllm_")
+    if serve.engine == "vllm" and serve.replicas:
+        yield (
+            f"serve.replicas={serve.replicas} needs serve.engine=transformers: vLLM scales by its"
+            " own processes (serve.vllm_args, serve.vllm_urls)"
+        )
+    if not serve.vllm_command.strip():
+        yield "serve.vllm_command='' must be the command of vLLM, as /opt/vllm/bin/vllm"
 
 
 def _scale(config: Config) -> Iterator[str]:

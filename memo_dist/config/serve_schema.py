@@ -8,6 +8,8 @@ from memo_dist.config.keys import key
 
 CONSOLIDATE = ("call", "after", "nightly")
 """Values of ``serve.consolidate``."""
+ENGINES = ("transformers", "vllm")
+"""Values of ``serve.engine``."""
 
 
 @dataclass
@@ -73,6 +75,23 @@ class ServeConfig:
     scopes_asked: int = key(8, at_least=1, identity=False)
     """Maximum number of scopes that one question is put to: ``user_id`` alone names all scopes of
     the user; the ones last written to answer."""
+    engine: str = key("transformers", choices=ENGINES, identity=False)
+    """What computes the answers of the run's memory: ``transformers`` in the server's process (or
+    in replicas), or ``vllm``, processes of vLLM that serve the exported folders. Calibration,
+    sources, tombstones and the buffer stay here."""
+    vllm_command: str = key("vllm", identity=False)
+    """Command of vLLM, usually the path of ``bin/vllm`` in an environment of its own."""
+    vllm_args: list[str] = key([], identity=False)
+    """Further words of ``vllm serve``, as [--tensor-parallel-size=2]; a later word wins."""
+    vllm_cache_gb: float = key(1.0, above=0, identity=False)
+    """GiB for keys and values of each vLLM process."""
+    vllm_start_seconds: float = key(600.0, above=0, identity=False)
+    """Maximum time for the vLLM processes of a generation to start, and to start again."""
+    vllm_urls: list[str] = key([], identity=False)
+    """URLs of vLLM servers that run already, as [http://10.1.0.5:8000/v1]; empty: the server starts
+    vLLM on this machine. docs/serving.md has the commands that start them."""
+    vllm_api_key_env: str = key("", identity=False)
+    """Name of the environment variable with the API key of ``serve.vllm_urls``; empty: none."""
     replicas: int = key(0, at_least=0, identity=False)
     """Replicas of the memory that answer, as a deployment of Ray Serve on this machine or on
     ``cluster.address`` (extra ``serve-ray``); 0: the server's process answers itself."""

@@ -36,6 +36,8 @@ first token its log-probability, the entropy there, and the gap to the runner-up
 log-probability that the answer begins as an abstention does; and, no logarithm, the share of the
 question's wordings that got this answer (1 where only one was asked, see ``wordings``).
 """
+WHOLE_VOCABULARY = ("first_entropy", "abstain_logprob")
+"""Those of FEATURES that need more than the likeliest tokens of a step."""
 
 _FLOOR = -100.0  # log-probabilities below it say nothing more and would become -inf in float16
 _DEFAULT_POSITIONS = 2048
@@ -183,20 +185,8 @@ class ShardMemory:
         ]
 
     def _prompts(self, questions: Sequence[str]) -> list[list[int]]:
-        prompts = [self._format.prompt_ids(clean_characters(question)) for question in questions]
-        for question, prompt in zip(questions, prompts, strict=True):
-            self._check_length(question, len(prompt))
-        return prompts
-
-    def _check_length(self, question: str, tokens: int) -> None:
         positions = getattr(self._model.config, "max_position_embeddings", _DEFAULT_POSITIONS)
-        room = positions - self._max_answer_tokens
-        if tokens > room:
-            raise UsageError(
-                f"a question of {tokens} tokens is longer than the {room} that this memory can"
-                f" read beside an answer of memory.max_answer_tokens={self._max_answer_tokens}:"
-                f" '{question[:60]}...'"
-            )
+        return question_prompts(self._format, questions, positions, self._max_answer_tokens)
 
     @torch.inference_mode()
     def _answer_batch(
@@ -213,23 +203,81 @@ class ShardMemory:
             **names,
         )
         generated = output[:, ids.shape[1] :].tolist()
-        lengths = [self._length(row) for row in generated]
+        lengths = [answer_length(self._format, row) for row in generated]
         features = recorder.features(lengths)
         seconds = (time.perf_counter() - start) / len(prompts)
-        written = [self._format.decode(row[:n]) for row, n in zip(generated, lengths, strict=True)]
-        texts = [after_bridge(text) for text in written]
-        rows = zip(texts, features, prompts, lengths, strict=True)
         return [
-            RawAnswer(text, (*values, 1.0), len(prompt) + n, seconds)
-            for text, values, prompt, n in rows
+            raw_answer(self._format, row[:n], values, len(prompt), seconds)
+            for row, values, prompt, n in zip(generated, features, prompts, lengths, strict=True)
         ]
 
-    def _length(self, generated: Sequence[int]) -> int:
-        """Number of generated tokens up to and including the first one that ends the answer."""
-        for position, token in enumerate(generated):
-            if token in self._format.stop_ids:
-                return position + 1
-        return len(generated)
+
+def question_prompts(
+    chat: ChatFormat, questions: Sequence[str], positions: int, max_answer_tokens: int
+) -> list[list[int]]:
+    """Token ids of each question's prompt.
+
+    Args:
+        chat: of the memory.
+        questions: what is asked.
+        positions: tokens that the memory reads and writes at most.
+        max_answer_tokens: of these for the answer.
+
+    Raises:
+        UsageError: a question is longer than what is left.
+    """
+    room = positions - max_answer_tokens
+    prompts = [chat.prompt_ids(clean_characters(question)) for question in questions]
+    for question, prompt in zip(questions, prompts, strict=True):
+        if len(prompt) > room:
+            raise UsageError(
+                f"a question of {len(prompt)} tokens is longer than the {room} that this memory"
+                f" can read beside an answer of memory.max_answer_tokens={max_answer_tokens}:"
+                f" '{question[:60]}...'"
+            )
+    return prompts
+
+
+def answer_length(chat: ChatFormat, generated: Sequence[int]) -> int:
+    """Number of generated tokens up to and including the first one that ends the answer."""
+    for position, token in enumerate(generated):
+        if token in chat.stop_ids:
+            return position + 1
+    return len(generated)
+
+
+def raw_answer(
+    chat: ChatFormat,
+    generated: Sequence[int],
+    features: Sequence[float],
+    prompt_tokens: int,
+    seconds: float,
+) -> RawAnswer:
+    """The answer of one wording.
+
+    Args:
+        chat: of the memory.
+        generated: its tokens, see :func:`answer_length`.
+        features: see :func:`answer_features`.
+        prompt_tokens: number of the prompt's.
+        seconds: see :class:`RawAnswer`.
+    """
+    text = after_bridge(chat.decode(generated))
+    return RawAnswer(text, (*features, 1.0), prompt_tokens + len(generated), seconds)
+
+
+def answer_features(steps: Sequence[float], first: Sequence[float]) -> tuple[float, ...]:
+    """FEATURES without the last one, of 6 digits.
+
+    Args:
+        steps: log-probability of each generated token, nats, at least one.
+        first: of the first token log-probability, entropy, gap to the runner-up, and
+            log-probability of an abstention's first token; nan: not known.
+    """
+    used = [max(_FLOOR, value) for value in steps]
+    head = [min(max(_FLOOR, value), -_FLOOR) if value == value else value for value in first]
+    parts = [sum(used) / len(used), min(used), sum(used), *head]
+    return tuple(round(value, 6) for value in parts)
 
 
 class _Recorder(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
@@ -255,11 +303,9 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]  # transformers is untyp
     def features(self, lengths: Sequence[int]) -> list[tuple[float, ...]]:
         """The features of each row whose answer took that many tokens (FEATURES, no agreement)."""
         assert self._first is not None
-        steps = torch.stack(self._chosen, dim=1).clamp_min(_FLOOR).cpu().double()
-        first = self._first.clamp(_FLOOR, -_FLOOR).cpu().tolist()
-        rows = []
-        for row, length, head in zip(steps, lengths, first, strict=True):
-            used = row[:length]
-            parts = [float(used.mean()), float(used.min()), float(used.sum()), *head]
-            rows.append(tuple(round(value, 6) for value in parts))
-        return rows
+        steps = torch.stack(self._chosen, dim=1).cpu().tolist()
+        first = self._first.cpu().tolist()
+        return [
+            answer_features(row[:length], head)
+            for row, length, head in zip(steps, lengths, first, strict=True)
+        ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from memo_dist.answers.answer import Answer
 from memo_dist.config.schema import Config
@@ -16,7 +18,7 @@ from memo_dist.memory.answering import RawAnswer, Reading
 from memo_dist.memory.calibration import Calibration, Verdict
 from memo_dist.memory.familiarity import FILE_NAME as FAMILIARITY_FILE
 from memo_dist.memory.familiarity import Familiarity
-from memo_dist.memory.loading import AdapterShards, Memories, SharedBases, Voice, load_memories
+from memo_dist.memory.loading import Memories, SharedBases, Voice, load_memories
 from memo_dist.memory.manifest import (
     CONFIDENCE,
     QUESTION_LIKELIHOOD,
@@ -28,6 +30,8 @@ from memo_dist.memory.provenance import SourceIndex, load_sources
 from memo_dist.memory.tombstones import Withheld
 from memo_dist.memory.wordings import answer_wordings, read_wordings
 
+OpenMemories = Callable[[BankManifest, Path], Sequence[Memories]]
+"""Gives what answers for the shards of the bank in a folder."""
 _EVERY_SOURCE = 1_000_000
 
 
@@ -83,7 +87,8 @@ class Bank:
         withheld: documents that were forgotten since the bank was trained; None: not of a run.
         lock: held while the bank's models run; :meth:`answer` and :meth:`votes` take it. Whoever
             runs the models of :meth:`voices` takes it too: adapters share one model, and hooks
-            and adapter names are state of that model, not of a call.
+            and adapter names are state of that model, not of a call. Of memories that threads
+            may share it is none.
     """
 
     def __init__(
@@ -98,7 +103,8 @@ class Bank:
         self._memories = tuple(memories)
         self.streams = any(memory.streams for memory in memories)
         self._wordings = max((s.calibration.wordings for s in shards), default=1)
-        self.lock = threading.RLock()
+        parallel = all(memory.parallel for memory in memories)
+        self.lock: AbstractContextManager[Any] = nullcontext() if parallel else threading.RLock()
         self.withheld: Withheld | None = None
 
     @classmethod
@@ -112,6 +118,7 @@ class Bank:
         loaded_gb: float = 0.0,
         hashed_gb: float = 0.0,
         bases: SharedBases | None = None,
+        open_memories: OpenMemories | None = None,
     ) -> Bank:
         """Load the bank in ``folder`` (``RUN/memory``).
 
@@ -125,6 +132,7 @@ class Bank:
                 device has room for.
             hashed_gb: larger files are not hashed (``memory.hashed_gb``); 0: all are.
             bases: to share the base of adapters with other banks; see :meth:`release`.
+            open_memories: what answers, in place of models in this process.
 
         Raises:
             UsageError: the bank is incomplete or of a kind that cannot answer on its own.
@@ -137,9 +145,19 @@ class Bank:
             if verify:
                 require_bank(manifest, folder, hashed_gb)
 
-        with checked_while(check):
-            memories = load_memories(manifest, folder, max_answer_tokens, device, loaded_gb, bases)
-            return cls._of(manifest, folder, reflections, memories)
+        def loaded() -> Sequence[Memories]:
+            if open_memories:
+                return open_memories(manifest, folder)
+            return load_memories(manifest, folder, max_answer_tokens, device, loaded_gb, bases)
+
+        with ExitStack() as opened:
+            with checked_while(check):
+                memories = loaded()
+                for memory in memories:
+                    opened.callback(memory.release)
+                bank = cls._of(manifest, folder, reflections, memories)
+            opened.pop_all()
+        return bank
 
     @classmethod
     def _of(
@@ -166,6 +184,7 @@ class Bank:
         config: Config,
         sources: bool = True,
         bases: SharedBases | None = None,
+        open_memories: OpenMemories | None = None,
     ) -> Bank:
         """Load the bank of a run with its configuration.
 
@@ -173,7 +192,7 @@ class Bank:
             run: the run.
             config: ``memory.max_answer_tokens``, ``memory.loaded_gb`` and ``memory.hashed_gb``.
             sources: answers name the documents behind them.
-            bases: see :meth:`load`.
+            bases, open_memories: see :meth:`load`.
 
         Raises:
             UsageError, RunError: see :meth:`load`.
@@ -186,13 +205,14 @@ class Bank:
             loaded_gb=config.memory.loaded_gb,
             hashed_gb=config.memory.hashed_gb,
             bases=bases,
+            open_memories=open_memories,
         )
 
     def release(self) -> None:
-        """Take the bank's adapters off a base that it shares; it cannot be asked afterwards."""
+        """End what does not end with the bank: the adapters on a base that it shares, processes
+        that hold its weights. It cannot be asked afterwards."""
         for memory in self._memories:
-            if isinstance(memory, AdapterShards):
-                memory.release()
+            memory.release()
 
     def answer(
         self, questions: Sequence[str], batch_size: int = 16, nearest: bool = False

@@ -18,7 +18,7 @@ from memo_dist.answers.text import ABSTAIN_ANSWER, contains, exact_match, normal
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash
-from memo_dist.memory.answering import FEATURES, RawAnswer
+from memo_dist.memory.answering import FEATURES, WHOLE_VOCABULARY, RawAnswer
 from memo_dist.memory.familiarity import FAMILIARITY
 
 FILE_NAME = "calibration.json"
@@ -85,11 +85,18 @@ class Calibration:
         """Whether it reads features of :mod:`memo_dist.memory.familiarity`."""
         return not set(self.features).isdisjoint(FAMILIARITY)
 
+    @property
+    def needs_whole_vocabulary(self) -> bool:
+        """Whether a confidence depends on features of :data:`WHOLE_VOCABULARY`."""
+        pairs = zip(self.features, self.weights, strict=True)
+        return any(weight and name in WHOLE_VOCABULARY for name, weight in pairs)
+
     def apply(self, features: Sequence[float]) -> float:
         """Probability, 0 to 1, that an answer with these features is right.
 
         Args:
-            features: those of FEATURES, and behind them those of FAMILIARITY where it needs them.
+            features: those of FEATURES, and behind them those of FAMILIARITY where it needs them;
+                nan where a weight is 0 and the value not known.
         """
         return float(self._confidences(_columns([features], self.features))[0])
 
@@ -127,8 +134,9 @@ class Calibration:
             ) from error
 
     def _confidences(self, rows: Array) -> Array:
+        weights = np.asarray(self.weights)
         scaled = (rows - np.asarray(self.mean)) / np.asarray(self.std)
-        return _sigmoid(scaled @ np.asarray(self.weights) + self.bias)
+        return _sigmoid(np.where(weights == 0.0, 0.0, scaled) @ weights + self.bias)
 
 
 def calibrations_hash(folders: Iterable[Path]) -> str:

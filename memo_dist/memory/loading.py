@@ -44,6 +44,11 @@ class Memories(Protocol):
         """Whether weights are read anew for every call."""
         ...
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads may call at once."""
+        ...
+
     def answer(
         self, asked: Mapping[int, Sequence[str]], batch_size: int
     ) -> dict[int, list[RawAnswer]]:
@@ -63,11 +68,15 @@ class Memories(Protocol):
         """The models that are loaded, by shard."""
         ...
 
+    def release(self) -> None:
+        """End what does not end with the object; it cannot be asked afterwards."""
+        ...
+
 
 class LoadedShard:
     """A full shard that stays in memory."""
 
-    streams = False
+    streams = parallel = False
 
     def __init__(self, shard: int, memory: ShardMemory) -> None:
         self.shards, self._memory = (shard,), memory
@@ -86,11 +95,14 @@ class LoadedShard:
         """See :class:`Memories`."""
         return {self.shards[0]: Voice(self._memory, None)}
 
+    def release(self) -> None:
+        """See :class:`Memories`."""
+
 
 class StreamedShard:
     """A full shard that is loaded for each call and dropped after it."""
 
-    streams = True
+    streams, parallel = True, False
 
     def __init__(self, shard: int, folder: Path, max_answer_tokens: int, device: str) -> None:
         self.shards, self._folder = (shard,), folder
@@ -116,6 +128,9 @@ class StreamedShard:
     def voices(self) -> dict[int, Voice]:
         """None: nothing stays loaded."""
         return {}
+
+    def release(self) -> None:
+        """See :class:`Memories`."""
 
 
 class SharedBases:
@@ -181,7 +196,7 @@ class AdapterShards:
     and runs once a batch, however many adapters there are.
     """
 
-    streams = False
+    streams = parallel = False
 
     def __init__(
         self, memory: ShardMemory, names: Mapping[int, str], release: Callable[[], None]
@@ -247,7 +262,7 @@ class AdapterShards:
         return {shard: Voice(self._memory, name) for shard, name in self._names.items()}
 
     def release(self) -> None:
-        """Take the adapters off their base; the memory cannot be asked afterwards."""
+        """Take the adapters off their base, see :class:`Memories`."""
         self._release()
 
     def _by_adapter(

@@ -15,7 +15,7 @@ from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.io.generations import current_number, held
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.memory.bank import Bank
+from memo_dist.memory.bank import Bank, OpenMemories
 from memo_dist.memory.loading import SharedBases
 from memo_dist.memory.manifest import FILE_NAME, load_manifest
 from memo_dist.models.loading import load_tokenizer
@@ -24,6 +24,8 @@ from memo_dist.serve.hidden import Hidden, Hides
 logger = logging.getLogger(__name__)
 
 NOT_LOADED = "the memory is not loaded"
+_SERVED_BATCHES = 4
+"""Batches of one mode in progress where another program computes them: it joins them itself."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,24 @@ class Engine(Answering):
     """Answers from the generation that holds; threads may share it."""
 
     def __init__(
-        self, run: RunFolder, config: Config, hides: Hides, bases: SharedBases | None = None
+        self,
+        run: RunFolder,
+        config: Config,
+        hides: Hides,
+        bases: SharedBases | None = None,
+        open_memories: OpenMemories | None = None,
     ) -> None:
-        """See :class:`Answering`; ``bases``: to share the base of adapters with other engines."""
+        """See :class:`Answering`.
+
+        Args:
+            run, config, hides: see there.
+            bases: to share the base of adapters with other engines.
+            open_memories: what answers, in place of models in this process; threads may share it.
+        """
         super().__init__(run, config, hides)
-        self._bases = bases
+        self._bases, self._open_memories = bases, open_memories
+        if open_memories:
+            self.at_once = _SERVED_BATCHES
         self._holds: Generation | None = None
         self._lock = threading.Lock()
 
@@ -216,7 +231,10 @@ class Engine(Answering):
         run = self._run.pin()
         known = load_known(run)
         with ExitStack() as opened, held(run.memory, FILE_NAME):
-            bank = Bank.of_run(run, self._config, bases=self._bases)
+            bank = Bank.of_run(
+                run, self._config, bases=self._bases, open_memories=self._open_memories
+            )
+            opened.callback(bank.release)
             if bank.withheld is not None:
                 bank.withheld = Hidden(bank.withheld, self._hides)
             options = Options(bank=bank, batch_size=self._config.serve.batch_size)

@@ -435,12 +435,16 @@ class Service:
 
 
 def _open_engine(run: RunFolder, config: Config, hides: Hides) -> Answering:
-    """What answers: this process, or replicas of it."""
-    if not config.serve.replicas:
-        return Engine(run, config, hides)
-    from memo_dist.serve.replicas import Replicas
+    """What answers: this process, replicas of it, or vLLM behind it."""
+    if config.serve.replicas:
+        from memo_dist.serve.replicas import Replicas
 
-    return Replicas(run, config, hides)
+        return Replicas(run, config, hides)
+    if config.serve.engine == "vllm":
+        from memo_dist.serve.vllm.bank import opener
+
+        return Engine(run, config, hides, open_memories=opener(run, config))
+    return Engine(run, config, hides)
 
 
 def _trained(name: str) -> Stored:
