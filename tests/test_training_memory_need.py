@@ -50,11 +50,23 @@ def states(found):
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
-    [(0, (2, 6, 12)), (1, (2, 2, 3)), (2, (2, 0.5, 3)), (3, (0.5, 0.5, 3))],
+    [(0, (2, 2, 3)), (1, (2, 2, 3)), (2, (2, 0.5, 3)), (3, (0.5, 0.5, 3))],
 )
 def test_mixed_precision_states_are_those_of_the_zero_paper(stage, expected):
-    """2P + 2P + 12P, divided by stage; DeepSpeed accumulates in fp32 at stage 0 (4P more)."""
-    assert states(need(ranks=4, zero_stage=stage)) == expected
+    """2P + 2P + 12P, divided by stage; with bf16 stage 0 is run as stage 1."""
+    assert states(need(ranks=4, zero_stage=stage, batch_tokens=4096)) == expected
+
+
+@pytest.mark.parametrize("accumulated", [None, "bf16"])
+@pytest.mark.parametrize(("stage", "gradients"), [(0, 6), (1, 6), (2, 1), (3, 1)])
+def test_several_rows_of_a_rank_are_summed_in_fp32(tmp_path, stage, gradients, accumulated):
+    """4P of sums: beside the 2P of a row up to stage 1, then in their place and divided."""
+    file = tmp_path / "zero.json"
+    types = {"data_types": {"grad_accum_dtype": accumulated}} if accumulated else {}
+    file.write_text(json.dumps({"zero_optimization": {"stage": stage}, **types}))
+    found = need(ranks=4, deepspeed=str(file), batch_tokens=8192)
+    alone = need(ranks=4, deepspeed=str(file), batch_tokens=4096)
+    assert states(found)[1] == (states(alone)[1] if accumulated else gradients)
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(0, (4, 4, 8)), (1, (4, 4, 3)), (3, (1, 1, 3))])

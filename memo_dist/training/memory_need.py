@@ -5,8 +5,9 @@ Sources of the formulas:
 - Model states: ZeRO (arXiv 1910.02054), sections 3.1 and 5. With P parameters, T of them trained,
   N ranks: mixed precision 2P + 2T + 12T (weights, gradients; master copy and Adam's two moments),
   fp32 4P + 4T + 8T. Stage 1 divides the optimizer by N, stage 2 the gradients too, stage 3 the
-  weights too. DeepSpeed (0.19) keeps a master copy of its partition from stage 1 on in fp32 too,
-  and accumulates bf16 gradients in fp32 at stage 0.
+  weights too. DeepSpeed (0.19) keeps a master copy of its partition from stage 1 on in fp32 too.
+  bf16 runs at stage 1 at least. Where a rank sums the gradients of several rows, the sums are fp32:
+  4T beside the 2T of a row up to stage 1, 4T / N in their place from stage 2 on.
 - Activations: the counting of Korthikanti et al. (arXiv 2205.05198, section 4) redone for a
   decoder layer with RMSNorm, gated MLP and attention that keeps no [tokens, tokens] scores: per
   token 11 h + 4 f numbers (residual twice; each norm's normalised and scaled values; q, k, v, the
@@ -34,7 +35,11 @@ from typing import Any
 import torch
 
 from memo_dist.config.schema import TrainConfig
-from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
+from memo_dist.training.deepspeed_seam import (
+    accumulates_in_fp32,
+    read_deepspeed_file,
+    zero_stage,
+)
 
 GIB = 2**30
 CPU_RUNTIME_BYTES = 650 * 2**20
@@ -51,6 +56,7 @@ RANK_ADDRESSES, RAY_ADDRESSES = 1 * GIB, 4 * GIB
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4
+_PARTITIONED_GRADIENTS = 2  # ZeRO stage
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default of reduce_bucket_size
 _PREFETCH_ELEMENTS = 50_000_000  # and of stage3_prefetch_bucket_size
 _LARGEST_SHOWN = 0.01  # GiB; smaller parts are left out of the text
@@ -162,7 +168,9 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
     stage = zero_stage(train)
     trained = _trained(shape, train, adapter_rank)
     extra = trained if adapter_rank else 0
-    states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16)
+    rows = max(1, train.batch_tokens // train.micro_batch_tokens // ranks)
+    wide = accumulates_in_fp32(train, bf16, rows)
+    states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16, wide=wide)
     states |= _buffers(shape, zero, stage, bf16=bf16) if gpu or stage == 3 else {}
     states |= _anchor(shape, train, bf16=bf16, frozen_head=bool(adapter_rank))
     work = _activations(shape, train, bf16=bf16)
@@ -184,14 +192,23 @@ def _trained(shape: ModelShape, train: TrainConfig, adapter_rank: int) -> int:
     return shape.parameters
 
 
-def _states(all_: int, trained: int, ranks: int, stage: int, *, bf16: bool) -> dict[str, int]:
-    """Weights, gradients and optimizer of one rank, in bytes."""
+def _states(  # noqa: PLR0913 - each decides the size of one of the states
+    all_: int, trained: int, ranks: int, stage: int, *, bf16: bool, wide: bool
+) -> dict[str, int]:
+    """Weights, gradients and optimizer of one rank, in bytes.
+
+    ``wide``: bf16 gradients are summed in fp32.
+    """
+    if bf16:
+        stage = max(stage, 1)  # see engine_config
     weight = 2 if bf16 else _FP32
     optimizer = 2 * _FP32 + (_FP32 if bf16 or stage else 0)
-    gradient = weight + (_FP32 if bf16 and stage == 0 else 0)
+    gradient = weight
+    if wide:
+        gradient = _FP32 + (weight if stage < _PARTITIONED_GRADIENTS else 0)
     return {
         "parameters": weight * all_ // (ranks if stage == 3 else 1),
-        "gradients": gradient * trained // (ranks if stage >= 2 else 1),
+        "gradients": gradient * trained // (ranks if stage >= _PARTITIONED_GRADIENTS else 1),
         "optimizer": optimizer * trained // (ranks if stage >= 1 else 1),
     }
 
