@@ -16,7 +16,9 @@ Sources of the formulas:
 - LoRA (arXiv 2106.09685): T = sum of r (in + out) over the adapted matrices; W itself has neither
   gradient nor optimizer state.
 - Logits: three fp32 [tokens, vocabulary] (values, log-softmax, gradient), for rows of which every
-  token is trained: an upper bound where prompts are not.
+  token is trained: an upper bound where prompts are not. On a GPU they are those of one chunk
+  (training/loss.py), and beside bf16 weights a trained output layer has an fp32 gradient of its
+  own; on a CPU a chunk is small, and the whole row stays as the margin that was measured.
 - ``train.anchor_kl``: a copy of the base's output layer where that layer is trained, and a second
   fp32 gradient of it; nothing where it is frozen (``train.trained_layers``, LoRA).
 - Optimizer step, on a CPU: torch's foreach AdamW makes one temporary of the size of the trained
@@ -40,6 +42,7 @@ from memo_dist.training.deepspeed_seam import (
     read_deepspeed_file,
     zero_stage,
 )
+from memo_dist.training.loss import chunk_rows
 
 GIB = 2**30
 CPU_RUNTIME_BYTES = 650 * 2**20
@@ -59,6 +62,14 @@ _FP32 = 4
 _PARTITIONED_GRADIENTS = 2  # ZeRO stage
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default of reduce_bucket_size
 _PREFETCH_ELEMENTS = 50_000_000  # and of stage3_prefetch_bucket_size
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+)
+"""Keys by which transformers' models cap or scale their logits; training itself compares values
+(training/model.py), for which it needs the weights."""
 _LARGEST_SHOWN = 0.01  # GiB; smaller parts are left out of the text
 
 
@@ -71,6 +82,8 @@ class ModelShape:
         layer_parameters: weights of one decoder layer.
         layers, hidden, intermediate, vocabulary: as in the model's configuration.
         linears: (in, out) of each linear map of one decoder layer.
+        chunked_logits: the logits are plain products of the last states, so that no more of them
+            exist than a chunk has.
     """
 
     parameters: int
@@ -80,6 +93,7 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     linears: tuple[tuple[int, int], ...]
+    chunked_logits: bool = True
 
     @classmethod
     def of(cls, config: Any) -> ModelShape:
@@ -104,6 +118,9 @@ class ModelShape:
             intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
             vocabulary=config.vocab_size,
             linears=tuple((m.in_features, m.out_features) for m in linears),
+            chunked_logits=not any(
+                getattr(config, key, None) not in (None, 1) for key in _LOGIT_CHANGES
+            ),
         )
 
     @classmethod
@@ -174,6 +191,7 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
     states |= _buffers(shape, zero, stage, bf16=bf16) if gpu or stage == 3 else {}
     states |= _anchor(shape, train, bf16=bf16, frozen_head=bool(adapter_rank))
     work = _activations(shape, train, bf16=bf16)
+    work |= _logits(shape, train, gpu=gpu, wide=bf16 and trained == shape.parameters)
     step = {} if gpu else {"optimizer step": _FP32 * trained // (ranks if stage else 1)}
     peak = max((work, step), key=lambda parts: sum(parts.values()))
     runtime = {"runtime": GPU_RUNTIME_BYTES if gpu else CPU_RUNTIME_BYTES}
@@ -245,7 +263,7 @@ def _elements(zero: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _activations(shape: ModelShape, train: TrainConfig, *, bf16: bool) -> dict[str, int]:
-    """What the backward pass of one row needs, and the logits of its tokens."""
+    """What the backward pass of one row needs."""
     width, tokens = 2 if bf16 else _FP32, train.micro_batch_tokens
     layers = min(train.trained_layers, shape.layers) if train.trained_layers else shape.layers
     layer = tokens * width * (11 * shape.hidden + 4 * shape.intermediate)
@@ -253,7 +271,17 @@ def _activations(shape: ModelShape, train: TrainConfig, *, bf16: bool) -> dict[s
         activations = layers * tokens * width * shape.hidden + layer
     else:
         activations = layers * layer
-    return {"activations": activations, "logits": 3 * _FP32 * tokens * shape.vocabulary}
+    return {"activations": activations}
+
+
+def _logits(shape: ModelShape, train: TrainConfig, *, gpu: bool, wide: bool) -> dict[str, int]:
+    """The logits that exist at once; ``wide``: the output layer has an fp32 gradient besides."""
+    tokens = train.micro_batch_tokens
+    if not (gpu and shape.chunked_logits):
+        return {"logits": 3 * _FP32 * tokens * shape.vocabulary}
+    chunk = min(tokens, chunk_rows(shape.vocabulary, gpu))
+    gradient = _FP32 * shape.hidden if wide else 0
+    return {"logits": (3 * _FP32 * chunk + gradient) * shape.vocabulary}
 
 
 def _offloaded(
