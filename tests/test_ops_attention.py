@@ -126,6 +126,48 @@ def test_strided_inputs_give_the_same_bits(engine):
     )
 
 
+@pytest.mark.parametrize("engine", ["emulation", *cases.ENGINES[3:]])
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("width", [8, 64, 264])
+def test_16_byte_loads_change_no_bit(engine, dtype, width):
+    """Dense rows are read 16 bytes at a time, rows with gaps number by number."""
+    found = cases.engine(engine)
+    query, key, value, gate, present = drawn((2, 4, 2, 35, 70, width), dtype)
+    gaps = torch.zeros(2, 2, 70, width, 2, dtype=dtype)[..., 0]
+
+    def everything(key, value):
+        read = (query, key, value, gate, present, 0.3)
+        mixed, normaliser = found.memory_attention(*read)
+        grad_query, delta = found.memory_attention_grad_query(query, *read, normaliser)
+        rest = found.memory_attention_grad_memory(query, *read, normaliser, delta)
+        x, two = query[:, 0, :3], gate[:2]
+        return (
+            mixed,
+            grad_query,
+            *rest,
+            found.memory_attention_decode(x, key, value, two, present, 1e-6),
+        )
+
+    dense = everything(key, value)
+    for a, b in zip(everything(gaps.copy_(key), value), dense, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(everything(key, gaps.copy_(value)), dense, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("engine", cases.ENGINES)
+@pytest.mark.parametrize("width", [16, 12])
+def test_slots_may_be_wider_numbers_than_the_stream(engine, width):
+    """A bf16 backbone with a connector in fp32."""
+    found = cases.engine(engine)
+    _, keys, values, gate, present = drawn((2, 2, 2, 0, 9, width), torch.float32)
+    x = torch.randn(2, 3, width, generator=torch.Generator().manual_seed(3)).bfloat16()
+    made = found.memory_attention_decode(x, keys, values, gate, present, 1e-6)
+    wide = found.memory_attention_decode(x.float(), keys, values, gate, present, 1e-6)
+    assert made.dtype == torch.bfloat16
+    cases.close(made, wide, torch.bfloat16)
+
+
 @pytest.mark.parametrize("engine", cases.ENGINES)
 def test_absent_slots_are_not_read_and_rows_without_slots_are_zero(engine):
     found = cases.engine(engine)

@@ -59,6 +59,28 @@ def test_every_kernel_compiles_for_every_architecture_within_the_table():
             assert found["spills"] == 0, (architecture, name)
             assert found["stack"] <= table[name]["stack"], (architecture, name)
             assert found["registers"] <= table[name]["registers"] + spare, (architecture, name)
+            assert found["shared"] == table[name]["shared"], (architecture, name)
+
+
+@pytest.mark.usefixtures("nvcc")
+@pytest.mark.parametrize("architecture", kernel_resources.ARCHITECTURES)
+def test_argmax_and_topk_leave_half_a_multiprocessor_s_warps(architecture):
+    """Reading all logits is bound by the loads in flight, and they by the warps."""
+    kernels = kernel_resources.measured()[architecture]
+    for name in ("statistics_kernel<NothingMore>", "topk_kernel"):
+        assert kernels[name]["warps"] >= 32, name
+
+
+@pytest.mark.usefixtures("nvcc")
+@pytest.mark.parametrize("architecture", kernel_resources.ARCHITECTURES)
+def test_attention_reads_16_bytes_at_a_time_with_several_loads_in_flight(architecture):
+    if kernel_resources.disassembler() is None:
+        pytest.skip("no cuobjdump and nvdisasm: the machine code cannot be read")
+    kernels = kernel_resources.loads(architecture)
+    dense = {name: found for name, found in kernels.items() if "32Rows" in name or "16Rows" in name}
+    assert len(dense) == 5 * 3, "five kernels, three dtypes"
+    for name, found in dense.items():
+        assert found["in_flight"] >= 4, (name, found)
 
 
 @pytest.mark.usefixtures("nvcc")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 
 import pytest
+import transformers
 from cli import command, environment, memo_dist, tiny_corpus
 
 from memo_dist.cluster.placement import plan_placement
@@ -50,11 +52,23 @@ def states(found):
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
-    [(0, (2, 6, 12)), (1, (2, 2, 3)), (2, (2, 0.5, 3)), (3, (0.5, 0.5, 3))],
+    [(0, (2, 2, 3)), (1, (2, 2, 3)), (2, (2, 0.5, 3)), (3, (0.5, 0.5, 3))],
 )
 def test_mixed_precision_states_are_those_of_the_zero_paper(stage, expected):
-    """2P + 2P + 12P, divided by stage; DeepSpeed accumulates in fp32 at stage 0 (4P more)."""
-    assert states(need(ranks=4, zero_stage=stage)) == expected
+    """2P + 2P + 12P, divided by stage; with bf16 stage 0 is run as stage 1."""
+    assert states(need(ranks=4, zero_stage=stage, batch_tokens=4096)) == expected
+
+
+@pytest.mark.parametrize("accumulated", [None, "bf16"])
+@pytest.mark.parametrize(("stage", "gradients"), [(0, 6), (1, 6), (2, 1), (3, 1)])
+def test_several_rows_of_a_rank_are_summed_in_fp32(tmp_path, stage, gradients, accumulated):
+    """4P of sums: beside the 2P of a row up to stage 1, then in their place and divided."""
+    file = tmp_path / "zero.json"
+    types = {"data_types": {"grad_accum_dtype": accumulated}} if accumulated else {}
+    file.write_text(json.dumps({"zero_optimization": {"stage": stage}, **types}))
+    found = need(ranks=4, deepspeed=str(file), batch_tokens=8192)
+    alone = need(ranks=4, deepspeed=str(file), batch_tokens=4096)
+    assert states(found)[1] == (states(alone)[1] if accumulated else gradients)
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(0, (4, 4, 8)), (1, (4, 4, 3)), (3, (1, 1, 3))])
@@ -69,6 +83,29 @@ def test_activations_fall_with_checkpointing_and_frozen_layers():
     checkpointed = need(gradient_checkpointing=True).device["activations"]
     assert checkpointed == 20 * 1024 * 2 * 2000 + per_layer
     assert need(micro_batch_tokens=2048).device["activations"] == 40 * per_layer
+
+
+def test_logits_on_a_gpu_are_those_of_a_chunk():
+    """Of 1,024 positions, values, log-softmax and gradient; and the output layer's gradient."""
+    three = 3 * 4 * SHAPE.vocabulary
+    head = 4 * SHAPE.vocabulary * SHAPE.hidden
+    assert need(micro_batch_tokens=512).device["logits"] == 512 * three + head
+    for tokens in (1024, 4096):
+        assert need(micro_batch_tokens=tokens).device["logits"] == 1024 * three + head
+        frozen = need(micro_batch_tokens=tokens, trained_layers=2)
+        assert frozen.device["logits"] == 1024 * three
+        assert need(micro_batch_tokens=tokens, bf16=False).device["logits"] == 1024 * three
+    scaled = replace(SHAPE, chunked_logits=False)
+    settings = TrainConfig(micro_batch_tokens=4096)
+    whole = training_need(scaled, settings, 1, bf16=True, gpu=True)
+    assert whole.device["logits"] == 4096 * three
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("LlamaConfig", True), ("Gemma2Config", False)])
+def test_a_shape_says_whether_logits_are_plain_products(kind, plain):
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 99}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    assert ModelShape.of(getattr(transformers, kind)(**sizes, **heads)).chunked_logits is plain
 
 
 def test_lora_and_frozen_layers_have_states_for_what_is_trained():

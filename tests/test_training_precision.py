@@ -1,5 +1,10 @@
 """Which precision a training takes, and a bfloat16 training on a CPU from start to export."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 from cli import ENCODE_SECONDS, TINY, memo_dist, tiny_corpus
 
@@ -44,3 +49,51 @@ def test_a_bfloat16_training_on_a_cpu_ends_in_a_verified_export(tmp_path):
     assert weights_dtype(run / "memory" / "shard-0") == "bfloat16"
     asked = memo_dist("ask", run, "Who runs the company?", "--json")
     assert asked.returncode == 0, asked.stderr
+
+
+GRADIENT_NORMS = """
+import json, sys
+from pathlib import Path
+import torch
+from memo_dist.config.schema import TrainConfig
+from memo_dist.training.deepspeed_seam import Engine, engine_config, init_distributed
+
+class Product(torch.nn.Module):  # its gradient is the row itself
+    def __init__(self, kind):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(64, dtype=kind))
+    def forward(self, row):
+        return (self.weight * row).float().sum()
+
+def norm(bf16, types):
+    kind = torch.bfloat16 if bf16 else torch.float32
+    content = {"zero_optimization": {"stage": int(sys.argv[1])}, "data_types": types}
+    Path("zero.json").write_text(json.dumps(content))
+    train = TrainConfig(deepspeed="zero.json", micro_batch_tokens=32, batch_tokens=32 * 64)
+    engine = Engine(Product(kind), train, engine_config(train, bf16, 64), str)
+    for number in range(64):
+        row = torch.full((64,), 2.0**-9 if number else 1.0, dtype=kind)
+        engine.backward(engine.module(row), last=number == 63)
+    engine.step(1e-3)
+    return engine.grad_norm
+
+meeting = f"file://{Path.cwd()}/ranks"
+torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+init_distributed("gloo", 60)
+print(json.dumps([norm(False, {}), norm(True, {}), norm(True, {"grad_accum_dtype": "bf16"})]))
+"""
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_many_small_gradients_are_not_lost_beside_a_large_one(stage, tmp_path):
+    """Sums of bf16 gradients are fp32 unless DeepSpeed's file says otherwise."""
+    done = subprocess.run(
+        [sys.executable, "-c", GRADIENT_NORMS, str(stage)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    in_fp32, default, in_bf16 = json.loads(done.stdout.splitlines()[-1])
+    assert in_fp32 == pytest.approx(8 * (1 + 63 / 512), rel=1e-6)
+    assert default == pytest.approx(in_fp32, rel=1e-6)
+    assert in_bf16 == pytest.approx(8, rel=1e-3), "all small rows are lost"

@@ -35,6 +35,18 @@ __device__ __forceinline__ float log2_fast(float x) {
 __device__ __forceinline__ uint4 load16(const void* p) {
   return __ldg(static_cast<const uint4*>(p));
 }
+// The same, or zeros without a read. A predicate where C++ would branch: a branch for each load
+// would wait for it before the next.
+__device__ __forceinline__ uint4 load16_if(bool there, const void* p) {
+  uint4 v;
+  asm("{\n\t.reg .pred there;\n\t"
+      "setp.ne.s32 there, %4, 0;\n\t"
+      "mov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\tmov.b32 %2, 0;\n\tmov.b32 %3, 0;\n\t"
+      "@there ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%5];\n\t}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "r"(static_cast<int>(there)), "l"(p));
+  return v;
+}
 __device__ __forceinline__ void store16(void* p, uint4 v) { __stcs(static_cast<uint4*>(p), v); }
 
 __device__ __forceinline__ float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }

@@ -1,9 +1,10 @@
 // mix_logits on the GPU, forward: see memo/mix_logits.h for the formula and the plan.
 //
-// One kernel gives targets, top-k and samples: a warp per (row, source, tile) reads its tile once,
-// and the last warp of a row goes on with the row's few statistics. Many warps share even a single
-// row (149 tiles for 152 K tokens), so that B = 1 fills the GPU. The full log-probs take a second
-// kernel, a warp per (row, tile), whose reads of a small batch come from the L2 cache.
+// One kernel gives targets and samples: a warp per (row, source, tile) reads its tile once, and the
+// last warp of a row goes on with the row's few statistics. Many warps share even a single row (149
+// tiles for 152 K tokens), so that B = 1 fills the GPU. Top-k takes a second kernel, a block per row,
+// and so do the full log-probs, a warp per (row, tile), whose reads of a small batch come from the
+// L2 cache.
 #include "cuda/mix_logits.h"
 
 #include "cuda/mix_sums.h"
@@ -126,7 +127,12 @@ int mix_logits_target(const MixInputs& in, const TargetOutputs& out) {
   return launch_statistics(in, TargetFinish{out});
 }
 
-// ---- Top-k: the tournament of cpu/mix_logits.cpp, by one warp ----------------------------------
+// ---- Top-k: the tournament of cpu/mix_logits.cpp, a kernel of its own with a block a row -------
+
+// In the last warp of the first kernel the tournament would take three times the registers of the
+// statistics, and with them the warps that hide the latency of reading all logits.
+constexpr int kTopKWarps = kPerLane / kRun;  // one for each run of a lane in a leading tile
+constexpr int kTopKBlocks = 8;               // a multiprocessor: at most 64 registers a thread
 
 // No token of the tile has a larger log2 probability; the margin covers the rounding of log2_add.
 __device__ __forceinline__ float upper_bound(const MixInputs& in, int64_t row, int64_t tile) {
@@ -137,69 +143,82 @@ __device__ __forceinline__ float upper_bound(const MixInputs& in, int64_t row, i
   return bound == kMinusInfinity ? bound : bound + 4e-6f * (1 + fabsf(bound));
 }
 
-// The first token of a tile after `last`, larger log-probs first; index -1 if there is none.
-__device__ __forceinline__ Choice first_after(const Choice& last, const MixInputs& in, int64_t row,
-                                              int64_t tile) {
-  float mixed[kPerLane];
-  log2_probs(in, row, tile, mixed);
-  Choice best{kMinusInfinity, -1};
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const Choice candidate{mixed[i], static_cast<int>(tile * kTile) + token_of(i)};
-    const bool later = mixed[i] < last.value ||
-                       (mixed[i] == last.value && candidate.index > last.index);
-    if (later && candidate.index < in.vocabulary && candidate.comes_before(best)) best = candidate;
-  }
-  return warp_first(best);
+// The first choice of a block, in every thread of it.
+__device__ __forceinline__ Choice block_first(const Choice& mine, Choice* of_warps) {
+  const Choice first = warp_first(mine);
+  sync_block();  // all have read the choices of the last call
+  if (lane() == 0) of_warps[warp()] = first;
+  sync_block();
+  Choice best = of_warps[0];
+  for (int w = 1; w < kTopKWarps; ++w)
+    if (of_warps[w].comes_before(best)) best = of_warps[w];
+  return best;
 }
 
-// Lane t % 32 keeps the leader of tile t.
-__device__ __forceinline__ Choice leading_tile(const Leader* leaders, int64_t tiles) {
+// The first token of a tile after `last`, larger log-probs first; index -1 if there is none.
+__device__ __forceinline__ Choice first_after(const Choice& last, const MixInputs& in, int64_t row,
+                                              int64_t tile, Choice* of_warps) {
+  float mixed[kRun];
+  log2_probs_of_run(in, row, tile, warp(), mixed);
   Choice best{kMinusInfinity, -1};
-  for (int64_t t = lane(); t < tiles; t += kWarp) {
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) {
+    const int token = static_cast<int>(tile * kTile) + token_of(warp() * kRun + i);
+    const Choice candidate{mixed[i], token};
+    const bool later = mixed[i] < last.value || (mixed[i] == last.value && token > last.index);
+    if (later && token < in.vocabulary && candidate.comes_before(best)) best = candidate;
+  }
+  return block_first(best, of_warps);
+}
+
+// A thread keeps the leaders of its tiles: t % (threads of the block).
+__device__ __forceinline__ Choice leading_tile(const Leader* leaders, int64_t tiles,
+                                               Choice* of_warps) {
+  Choice best{kMinusInfinity, -1};
+  for (int64_t t = threadIdx.x; t < tiles; t += blockDim.x) {
     const Choice candidate{leaders[t].value, static_cast<int>(t)};
     if (leaders[t].token != kIsEmpty && candidate.comes_before(best)) best = candidate;
   }
-  return warp_first(best);
+  return block_first(best, of_warps);
 }
 
 __device__ __forceinline__ Choice next_best(const Choice& last, const MixInputs& in, int64_t row,
-                                            Leader* leaders) {
+                                            Leader* leaders, Choice* of_warps) {
   while (true) {
-    const Choice leading = leading_tile(leaders, in.tiles());
-    const int owner = leading.index % kWarp;
-    const bool mine = lane() == owner;
-    const int token = shuffle(mine ? leaders[leading.index].token : 0, owner);
+    const Choice leading = leading_tile(leaders, in.tiles(), of_warps);
+    const int token = leaders[leading.index].token;
+    sync_block();  // all have read the token before its owner changes it
+    const bool mine = threadIdx.x == leading.index % blockDim.x;
     if (token != kIsBound) {
       if (mine) leaders[leading.index].token = kIsBound;  // its next best is at most as good
       return {leading.value, token};
     }
-    const Choice found = first_after(last, in, row, leading.index);
+    const Choice found = first_after(last, in, row, leading.index, of_warps);
     if (mine) leaders[leading.index] = {found.value, found.index < 0 ? kIsEmpty : found.index};
   }
 }
 
-struct TopKFinish {
-  static constexpr bool kEntropy = false;
-  TopKOutputs out;
-
-  __device__ void operator()(const MixInputs& in, int64_t row) const {
-    const bool invalid = row_is_nan(in, row);
-    Leader* leaders = Workspace(in).leaders + row * in.tiles();
-    for (int64_t t = lane(); !invalid && t < in.tiles(); t += kWarp)
-      leaders[t] = {upper_bound(in, row, t), kIsBound};
-    Choice last{-kMinusInfinity, -1};
-    for (int64_t i = 0; i < out.k; ++i) {
-      last = invalid ? Choice{nan_value(), -1} : next_best(last, in, row, leaders);
-      if (lane() != 0) continue;
-      static_cast<float*>(out.log_probs)[row * out.k + i] = last.value * kLn2;
-      out.tokens[row * out.k + i] = last.index;
-    }
+__global__ void __launch_bounds__(kTopKWarps * kWarp, kTopKBlocks)
+    topk_kernel(MixInputs in, TopKOutputs out) {
+  MEMO_SHARED(Choice, of_warps);  // [kTopKWarps]
+  const int64_t row = blockIdx.x;
+  const bool invalid = row_is_nan(in, row);
+  Leader* leaders = Workspace(in).leaders + row * in.tiles();
+  for (int64_t t = threadIdx.x; !invalid && t < in.tiles(); t += blockDim.x)
+    leaders[t] = {upper_bound(in, row, t), kIsBound};
+  Choice last{-kMinusInfinity, -1};
+  for (int64_t i = 0; i < out.k; ++i) {
+    last = invalid ? Choice{nan_value(), -1} : next_best(last, in, row, leaders, of_warps);
+    if (threadIdx.x != 0) continue;
+    static_cast<float*>(out.log_probs)[row * out.k + i] = last.value * kLn2;
+    out.tokens[row * out.k + i] = last.index;
   }
-};
+}
 
 int mix_logits_topk(const MixInputs& in, const TopKOutputs& out) {
-  return launch_statistics(in, TopKFinish{out});
+  if (const int error = launch_statistics(in, NothingMore{})) return error;
+  return launch(topk_kernel, dim3(static_cast<unsigned>(in.rows)), kTopKWarps * kWarp,
+                kTopKWarps * sizeof(Choice), in.stream, in, out);
 }
 
 // ---- Sample: a tile by its mass, then a token of that tile -------------------------------------

@@ -96,6 +96,22 @@ __device__ __forceinline__ void log2_probs(const MixInputs& in, int64_t row, int
   }
 }
 
+// log2 of the mixed probabilities of one of the lane's runs in a tile.
+__device__ __forceinline__ void log2_probs_of_run(const MixInputs& in, int64_t row, int64_t tile,
+                                                  int run, float (&out)[kRun]) {
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) out[i] = kMinusInfinity;
+  for (int s = 0; s < in.num_sources; ++s) {
+    if (!has_weight(in, row, s)) continue;
+    float x[kRun];
+    load_run(in.logits[s], row, tile * kTile + token_of(run * kRun), in.vocabulary, kMinusInfinity,
+             x);
+    const Share share = share_of(in, row, s);
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) out[i] = log2_add(out[i], share(x[i]));
+  }
+}
+
 // True in the warp that arrives last of all that work on the row; it sees what they wrote before.
 __device__ __forceinline__ bool arrives_last(const MixInputs& in, int64_t row, int64_t warps) {
   uint32_t* arrived = Workspace(in).arrived + row;

@@ -29,17 +29,20 @@ __device__ __forceinline__ int token_of(int i) {
 __device__ __forceinline__ float nan_value() { return bits_to_float(0x7fc00000u); }
 __device__ __forceinline__ bool is_nan(float x) { return x != x; }
 
-__device__ __forceinline__ int item_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+__host__ __device__ __forceinline__ int item_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
 __device__ __forceinline__ float widen(uint16_t bits, Dtype dtype) {
   return dtype == Dtype::bf16 ? bits_to_float(static_cast<uint32_t>(bits) << 16)
                               : half_to_float(bits);
 }
 
+__device__ __forceinline__ float load_number(const char* p, Dtype dtype) {
+  if (dtype == Dtype::f32) return *reinterpret_cast<const float*>(p);
+  return widen(*reinterpret_cast<const uint16_t*>(p), dtype);
+}
 __device__ __forceinline__ float load_one(const Matrix& m, int64_t row, int64_t token) {
   const int64_t at = row * m.row_stride + token * m.token_stride;
-  if (m.dtype == Dtype::f32) return static_cast<const float*>(m.data)[at];
-  return widen(static_cast<const uint16_t*>(m.data)[at], m.dtype);
+  return load_number(static_cast<const char*>(m.data) + at * item_size(m.dtype), m.dtype);
 }
 
 // Runs of 8 tokens can be read with 16-byte loads.
@@ -47,13 +50,14 @@ __device__ __forceinline__ bool is_aligned(const void* start) {
   return reinterpret_cast<uintptr_t>(start) % 16 == 0;
 }
 
+__device__ __forceinline__ void unpack_f32(uint4 v, float* x) {
+  x[0] = bits_to_float(v.x), x[1] = bits_to_float(v.y);
+  x[2] = bits_to_float(v.z), x[3] = bits_to_float(v.w);
+}
+
 __device__ __forceinline__ void load_run_f32(const float* p, float* x) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const uint4 v = load16(p + 4 * half);
-    x[4 * half] = bits_to_float(v.x), x[4 * half + 1] = bits_to_float(v.y);
-    x[4 * half + 2] = bits_to_float(v.z), x[4 * half + 3] = bits_to_float(v.w);
-  }
+  for (int half = 0; half < 2; ++half) unpack_f32(load16(p + 4 * half), x + 4 * half);
 }
 
 __device__ __forceinline__ void unpack_run(uint4 v, Dtype dtype, float* x) {
@@ -90,13 +94,28 @@ __device__ __forceinline__ void load_strided(const char* start, const Matrix& m,
   const char* p = start + lane() * kRun * step;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
-    x[i] = missing;
-    if (token_of(i) < count) {
-      x[i] = m.dtype == Dtype::f32 ? *reinterpret_cast<const float*>(p)
-                                   : widen(*reinterpret_cast<const uint16_t*>(p), m.dtype);
-    }
+    x[i] = token_of(i) < count ? load_number(p, m.dtype) : missing;
     p += i % kRun == kRun - 1 ? (kRun * kWarp - kRun + 1) * step : step;
   }
+}
+
+// Where a tile's first number lies.
+__device__ __forceinline__ const char* start_of(const Matrix& m, int64_t row, int64_t first) {
+  return static_cast<const char*>(m.data) +
+         (row * m.row_stride + first * m.token_stride) * item_size(m.dtype);
+}
+
+// 8 consecutive numbers of a row from `first` on; `missing` past the end of the row.
+__device__ __forceinline__ void load_run(const Matrix& m, int64_t row, int64_t first,
+                                         int64_t vocabulary, float missing, float (&x)[kRun]) {
+  const char* p = start_of(m, row, first);
+  if (m.token_stride == 1 && first + kRun <= vocabulary && is_aligned(p)) {
+    if (m.dtype == Dtype::f32) return load_run_f32(reinterpret_cast<const float*>(p), x);
+    return unpack_run(load16(p), m.dtype, x);
+  }
+#pragma unroll
+  for (int i = 0; i < kRun; ++i, p += m.token_stride * item_size(m.dtype))
+    x[i] = first + i < vocabulary ? load_number(p, m.dtype) : missing;
 }
 
 // The lane's 32 numbers of a tile; `missing` past the end of the row.
@@ -104,8 +123,7 @@ __device__ __forceinline__ void load_tile(const Matrix& m, int64_t row, int64_t 
                                           int64_t vocabulary, float missing,
                                           float (&x)[kPerLane]) {
   const int64_t first = tile * kTile;
-  const char* start = static_cast<const char*>(m.data) +
-                      (row * m.row_stride + first * m.token_stride) * item_size(m.dtype);
+  const char* start = start_of(m, row, first);
   if (m.token_stride == 1 && first + kTile <= vocabulary && is_aligned(start))
     return load_whole(start, m.dtype, x);
   load_strided(start, m, vocabulary - first, missing, x);

@@ -194,6 +194,7 @@ inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log2_fast(float x) { return std::log2(x); }
 
 inline uint4 load16(const void* p) { return *static_cast<const uint4*>(emulation::aligned(p)); }
+inline uint4 load16_if(bool there, const void* p) { return there ? load16(p) : uint4{}; }
 inline void store16(void* p, uint4 v) {
   *static_cast<uint4*>(const_cast<void*>(emulation::aligned(p))) = v;
 }

@@ -32,6 +32,8 @@ from memo_dist.training.fragments import (
 
 _TIMEOUT = timedelta(minutes=30)
 """torch's own."""
+_NAMES_OF_FP32 = ("torch.float32", "fp32", "float32", "float")
+"""As ``data_types.grad_accum_dtype`` may name it."""
 # Keys of a DeepSpeed file that the framework itself decides.
 _OWNED = (
     "train_batch_size",
@@ -93,6 +95,23 @@ def zero_stage(train: TrainConfig) -> int:
     return int(stage)
 
 
+def accumulates_in_fp32(train: TrainConfig, bf16: bool, rows_per_rank: int) -> bool:
+    """Whether a rank sums the gradients of a step's rows in fp32 beside bf16 weights.
+
+    In bf16 a row's gradient is lost where it is below 1/256 of the sum so far. One row has nothing
+    to sum, and would need the memory. ``data_types.grad_accum_dtype`` of the DeepSpeed file
+    overrides both.
+
+    Args:
+        train: DeepSpeed's file.
+        bf16: whether weights are bf16.
+        rows_per_rank: rows of a step that one rank computes one after the other.
+    """
+    file = read_deepspeed_file(train.deepspeed)
+    given = file.get("data_types", {}).get("grad_accum_dtype")
+    return bf16 and (rows_per_rank > 1 if given is None else given in _NAMES_OF_FP32)
+
+
 def engine_config(train: TrainConfig, bf16: bool, rows_per_rank: int) -> dict[str, Any]:
     """The DeepSpeed configuration: the generated one with the user's file merged over it."""
     config: dict[str, Any] = {
@@ -108,6 +127,8 @@ def engine_config(train: TrainConfig, bf16: bool, rows_per_rank: int) -> dict[st
     }
     if not bf16:
         config["communication_data_type"] = "fp32"
+    if accumulates_in_fp32(train, bf16, rows_per_rank):
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     merged = _merged(config, read_deepspeed_file(train.deepspeed))
     if bf16 and merged["zero_optimization"].get("stage", 0) == 0:
         # Without ZeRO DeepSpeed would keep no fp32 weights beside bf16 ones, and lr 2e-5 is

@@ -5,8 +5,9 @@ Sources of the formulas:
 - Model states: ZeRO (arXiv 1910.02054), sections 3.1 and 5. With P parameters, T of them trained,
   N ranks: mixed precision 2P + 2T + 12T (weights, gradients; master copy and Adam's two moments),
   fp32 4P + 4T + 8T. Stage 1 divides the optimizer by N, stage 2 the gradients too, stage 3 the
-  weights too. DeepSpeed (0.19) keeps a master copy of its partition from stage 1 on in fp32 too,
-  and accumulates bf16 gradients in fp32 at stage 0.
+  weights too. DeepSpeed (0.19) keeps a master copy of its partition from stage 1 on in fp32 too.
+  bf16 runs at stage 1 at least. Where a rank sums the gradients of several rows, the sums are fp32:
+  4T beside the 2T of a row up to stage 1, 4T / N in their place from stage 2 on.
 - Activations: the counting of Korthikanti et al. (arXiv 2205.05198, section 4) redone for a
   decoder layer with RMSNorm, gated MLP and attention that keeps no [tokens, tokens] scores: per
   token 11 h + 4 f numbers (residual twice; each norm's normalised and scaled values; q, k, v, the
@@ -15,7 +16,9 @@ Sources of the formulas:
 - LoRA (arXiv 2106.09685): T = sum of r (in + out) over the adapted matrices; W itself has neither
   gradient nor optimizer state.
 - Logits: three fp32 [tokens, vocabulary] (values, log-softmax, gradient), for rows of which every
-  token is trained: an upper bound where prompts are not.
+  token is trained: an upper bound where prompts are not. On a GPU they are those of one chunk
+  (training/loss.py), and beside bf16 weights a trained output layer has an fp32 gradient of its
+  own; on a CPU a chunk is small, and the whole row stays as the margin that was measured.
 - ``train.anchor_kl``: a copy of the base's output layer where that layer is trained, and a second
   fp32 gradient of it; nothing where it is frozen (``train.trained_layers``, LoRA).
 - Optimizer step, on a CPU: torch's foreach AdamW makes one temporary of the size of the trained
@@ -34,7 +37,12 @@ from typing import Any
 import torch
 
 from memo_dist.config.schema import TrainConfig
-from memo_dist.training.deepspeed_seam import read_deepspeed_file, zero_stage
+from memo_dist.training.deepspeed_seam import (
+    accumulates_in_fp32,
+    read_deepspeed_file,
+    zero_stage,
+)
+from memo_dist.training.loss import chunk_rows
 
 GIB = 2**30
 CPU_RUNTIME_BYTES = 650 * 2**20
@@ -51,8 +59,17 @@ RANK_ADDRESSES, RAY_ADDRESSES = 1 * GIB, 4 * GIB
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4
+_PARTITIONED_GRADIENTS = 2  # ZeRO stage
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default of reduce_bucket_size
 _PREFETCH_ELEMENTS = 50_000_000  # and of stage3_prefetch_bucket_size
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+)
+"""Keys by which transformers' models cap or scale their logits; training itself compares values
+(training/model.py), for which it needs the weights."""
 _LARGEST_SHOWN = 0.01  # GiB; smaller parts are left out of the text
 
 
@@ -65,6 +82,8 @@ class ModelShape:
         layer_parameters: weights of one decoder layer.
         layers, hidden, intermediate, vocabulary: as in the model's configuration.
         linears: (in, out) of each linear map of one decoder layer.
+        chunked_logits: the logits are plain products of the last states, so that no more of them
+            exist than a chunk has.
     """
 
     parameters: int
@@ -74,6 +93,7 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     linears: tuple[tuple[int, int], ...]
+    chunked_logits: bool = True
 
     @classmethod
     def of(cls, config: Any) -> ModelShape:
@@ -98,6 +118,9 @@ class ModelShape:
             intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
             vocabulary=config.vocab_size,
             linears=tuple((m.in_features, m.out_features) for m in linears),
+            chunked_logits=not any(
+                getattr(config, key, None) not in (None, 1) for key in _LOGIT_CHANGES
+            ),
         )
 
     @classmethod
@@ -162,10 +185,13 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
     stage = zero_stage(train)
     trained = _trained(shape, train, adapter_rank)
     extra = trained if adapter_rank else 0
-    states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16)
+    rows = max(1, train.batch_tokens // train.micro_batch_tokens // ranks)
+    wide = accumulates_in_fp32(train, bf16, rows)
+    states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16, wide=wide)
     states |= _buffers(shape, zero, stage, bf16=bf16) if gpu or stage == 3 else {}
     states |= _anchor(shape, train, bf16=bf16, frozen_head=bool(adapter_rank))
     work = _activations(shape, train, bf16=bf16)
+    work |= _logits(shape, train, gpu=gpu, wide=bf16 and trained == shape.parameters)
     step = {} if gpu else {"optimizer step": _FP32 * trained // (ranks if stage else 1)}
     peak = max((work, step), key=lambda parts: sum(parts.values()))
     runtime = {"runtime": GPU_RUNTIME_BYTES if gpu else CPU_RUNTIME_BYTES}
@@ -184,14 +210,23 @@ def _trained(shape: ModelShape, train: TrainConfig, adapter_rank: int) -> int:
     return shape.parameters
 
 
-def _states(all_: int, trained: int, ranks: int, stage: int, *, bf16: bool) -> dict[str, int]:
-    """Weights, gradients and optimizer of one rank, in bytes."""
+def _states(  # noqa: PLR0913 - each decides the size of one of the states
+    all_: int, trained: int, ranks: int, stage: int, *, bf16: bool, wide: bool
+) -> dict[str, int]:
+    """Weights, gradients and optimizer of one rank, in bytes.
+
+    ``wide``: bf16 gradients are summed in fp32.
+    """
+    if bf16:
+        stage = max(stage, 1)  # see engine_config
     weight = 2 if bf16 else _FP32
     optimizer = 2 * _FP32 + (_FP32 if bf16 or stage else 0)
-    gradient = weight + (_FP32 if bf16 and stage == 0 else 0)
+    gradient = weight
+    if wide:
+        gradient = _FP32 + (weight if stage < _PARTITIONED_GRADIENTS else 0)
     return {
         "parameters": weight * all_ // (ranks if stage == 3 else 1),
-        "gradients": gradient * trained // (ranks if stage >= 2 else 1),
+        "gradients": gradient * trained // (ranks if stage >= _PARTITIONED_GRADIENTS else 1),
         "optimizer": optimizer * trained // (ranks if stage >= 1 else 1),
     }
 
@@ -228,7 +263,7 @@ def _elements(zero: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _activations(shape: ModelShape, train: TrainConfig, *, bf16: bool) -> dict[str, int]:
-    """What the backward pass of one row needs, and the logits of its tokens."""
+    """What the backward pass of one row needs."""
     width, tokens = 2 if bf16 else _FP32, train.micro_batch_tokens
     layers = min(train.trained_layers, shape.layers) if train.trained_layers else shape.layers
     layer = tokens * width * (11 * shape.hidden + 4 * shape.intermediate)
@@ -236,7 +271,17 @@ def _activations(shape: ModelShape, train: TrainConfig, *, bf16: bool) -> dict[s
         activations = layers * tokens * width * shape.hidden + layer
     else:
         activations = layers * layer
-    return {"activations": activations, "logits": 3 * _FP32 * tokens * shape.vocabulary}
+    return {"activations": activations}
+
+
+def _logits(shape: ModelShape, train: TrainConfig, *, gpu: bool, wide: bool) -> dict[str, int]:
+    """The logits that exist at once; ``wide``: the output layer has an fp32 gradient besides."""
+    tokens = train.micro_batch_tokens
+    if not (gpu and shape.chunked_logits):
+        return {"logits": 3 * _FP32 * tokens * shape.vocabulary}
+    chunk = min(tokens, chunk_rows(shape.vocabulary, gpu))
+    gradient = _FP32 * shape.hidden if wide else 0
+    return {"logits": (3 * _FP32 * chunk + gradient) * shape.vocabulary}
 
 
 def _offloaded(
