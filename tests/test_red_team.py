@@ -20,6 +20,7 @@ from memo_dist.llm.requests import Response
 from memo_dist.llm.schema_check import value_of
 from memo_dist.synthesis.clean import clean
 from memo_dist.synthesis.generators import generator_factory
+from memo_dist.synthesis.plan import document_places
 from memo_dist.synthesis.prompted import LanguageModelGenerator
 from memo_dist.synthesis.prompted.disarm import disarm
 from memo_dist.synthesis.quality import stated_fault
@@ -94,7 +95,8 @@ def test_thirty_documents_and_a_model_that_obeys_them_make_no_false_pair(tmp_pat
     made = run_steps(generator, make_units(documents, config), config, reply)
     loop.run_until_complete(backend.close())
     loop.close()
-    with SourceTexts(tmp_path / "corpus") as ground:
+    places = {one.id: one.offset for one in document_places(tmp_path / "corpus")}
+    with SourceTexts(tmp_path / "corpus", places) as ground:
         cleaned = clean(made.reflections(), config.synthesis, ground, ground.whole)
         weak = clean(made.reflections(), config.synthesis, ground)
     texts = {document.id: document.text for document in documents}

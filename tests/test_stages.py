@@ -8,6 +8,7 @@ import shutil
 from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
+from pickle import dumps, loads
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ from memo_dist.synthesis.finish import check_reflections, finish, finished_summa
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.partition import run_partition_alone
 from memo_dist.synthesis.plan import UNITS, make_plan
-from memo_dist.training import checkpoint, export
+from memo_dist.training import bank_work, checkpoint, export
 from memo_dist.training.bank_work import BankWork
 from memo_dist.training.done import pending_shards
 from memo_dist.training.prepare import (
@@ -77,6 +78,32 @@ def train_here(corpus: Path, root: Path) -> None:
         base = memory_base(run, config)
         for shard in pending_shards(run, config, base):
             write_final(prepare_job(run, config, shard, base, Resources(1, 0, 2**30)))
+
+
+def test_shards_prepared_in_other_processes_are_those_prepared_here(tmp_path, monkeypatch):
+    config = load_config([], (*SMALL, "corpus.shards=2"))
+    corpus = documents(tmp_path / "documents", (*FIRST, "history-company"))
+    for partition in range(config.synthesis.partitions):
+        run_partition_alone(tmp_path / "run", config, corpus, partition)
+    have = Resources(2, 0, 2**30)
+    monkeypatch.setattr(bank_work, "on_workers", _pickled)
+    with open_run(tmp_path / "run", config, "auto") as run:
+        finish(run, make_plan(run.corpus, config, generator_factory(config)()), config.synthesis)
+        found = []
+        for size in (2**30, 0):
+            monkeypatch.setattr(bank_work, "LARGE_BYTES", size)
+            work = BankWork()
+            jobs = work.jobs(run, config, work.pending(run, config), have)
+            files = sorted((run.root / "train").glob("shard-*/*"))
+            found.append((jobs, {path: path.read_bytes() for path in files}))
+    assert found[0] == found[1]
+    assert sorted(found[0][0]) == [0, 1]
+    assert len(found[0][1]) == 10
+
+
+def _pickled(function, jobs, doing):
+    """What reaches a worker and comes back has been pickled."""
+    return [loads(dumps(loads(dumps(function))(loads(dumps(job))))) for job in jobs]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +187,7 @@ def test_other_documents_over_a_trained_memory_are_refused(run, tmp_path):
 def test_training_over_other_reflections_is_not_done(run):
     config = config_of(run)
     base = memory_base(run, config)
-    assert pending_shards(run, config, base) == []
+    assert not pending_shards(run, config, base)
     synthesise_other(run)
     with pytest.raises(UsageError, match=r"(?s)shard 0 .*reflections: .* then.*remove .*shard-0 "):
         pending_shards(run, config, base)
@@ -169,7 +196,7 @@ def test_training_over_other_reflections_is_not_done(run):
     shutil.rmtree(run.train(0))
     again = memory_base(run, config)
     assert atomic.read_json(again.path / BUILT_FROM)["reflections"] == hash_file(run.reflections)
-    assert pending_shards(run, config, again) == [0]
+    assert list(pending_shards(run, config, again)) == [0]
 
 
 def test_reflections_changed_by_hand_are_refused(run):

@@ -13,9 +13,10 @@ from memo_dist.corpus.build import build_corpus, load_chunks, load_documents
 from memo_dist.corpus.types import Document
 from memo_dist.synthesis import coverage
 from memo_dist.synthesis.clean import Candidate, clean
-from memo_dist.synthesis.dataset import write_dataset
+from memo_dist.synthesis.dataset import write_card, write_rows
 from memo_dist.synthesis.dated import as_of
 from memo_dist.synthesis.grouping import find_groups
+from memo_dist.synthesis.plan import document_places
 from memo_dist.synthesis.prompted.reading import Passage
 from memo_dist.synthesis.quality import (
     foreign_names,
@@ -50,7 +51,8 @@ def test_a_pair_is_checked_against_all_that_its_prompt_showed(tmp_path):
     assert chunk.section == "Vellmar > Night shift"
     assert chunk.section not in chunk.text
     row = pair("When does the line stop?", "Night", sources=(document.id,), chunks=(chunk.id,))
-    with SourceTexts(tmp_path / "corpus") as ground:
+    places = {one.id: one.offset for one in document_places(tmp_path / "corpus")}
+    with SourceTexts(tmp_path / "corpus", places) as ground:
         assert ground(row) == Passage(1, document, chunk).ground
 
 
@@ -296,7 +298,8 @@ def test_the_data_set_loads_with_its_provenance(tmp_path, monkeypatch):
     rows = [pair(f"What is item {n}?", str(n), as_of="2031-03-14") for n in range(10)]
     rows.append(pair("Who won?", "I don't know.", "abstain", sources=(), chunks=()))
     card = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n# Card\n"
-    write_dataset(tmp_path / "dataset", rows, card)
+    write_rows(tmp_path / "dataset", 0, 1, (row.to_json() for row in rows))
+    write_card(tmp_path / "dataset", 1, card)
     loaded = datasets.load_dataset(
         str(tmp_path / "dataset"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -306,7 +309,7 @@ def test_the_data_set_loads_with_its_provenance(tmp_path, monkeypatch):
     assert pyarrow.parquet.ParquetFile(path).num_row_groups == 3
     assert (tmp_path / "dataset" / "README.md").read_text() == card
     first = path.read_bytes()
-    write_dataset(tmp_path / "dataset", rows, card)
+    write_rows(tmp_path / "dataset", 0, 1, (row.to_json() for row in rows))
     assert path.read_bytes() == first
 
 

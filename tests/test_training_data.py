@@ -118,7 +118,7 @@ def test_too_long_examples_are_returned_not_dropped_silently(chat):
 
 
 def test_an_example_without_trained_tokens_is_an_error(chat, monkeypatch):
-    monkeypatch.setattr(chat, "answer_ids", lambda answer: [])
+    monkeypatch.setattr(chat, "answers_ids", lambda answers: [[] for _ in answers])
     with pytest.raises(UsageError, match="no trained token"):
         tokenize(facts(1), chat, 64)
 

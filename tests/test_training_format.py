@@ -49,6 +49,14 @@ def test_installed_template_writes_the_trained_tokens(name, request):
 
 
 @pytest.mark.parametrize("name", ["chatml", "plain"])
+def test_many_texts_at_once_have_the_tokens_of_each_alone(name, request):
+    chat = ChatFormat.from_tokenizer(request.getfixturevalue(name))
+    texts = [*TEXTS[:2], " a", "", "Größe?", f"{TEXTS[0]} <s></s> <|im_end|>\n", "x" * 700]
+    assert chat.prompts_ids(texts) == [chat.prompt_ids(text) for text in texts]
+    assert chat.answers_ids(texts) == [chat.answer_ids(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["chatml", "plain"])
 def test_answer_ends_with_a_stop_token_and_decodes_to_itself(name, request):
     chat = ChatFormat.from_tokenizer(request.getfixturevalue(name))
     ids = chat.answer_ids("on 4 March 2019")

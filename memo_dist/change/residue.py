@@ -67,7 +67,8 @@ def clear_rest(
     done["synth/coverage.*"] = f"removed: {len(coverage)} files"
     logged = sum(drop_lines(path, fingerprints) for path in run.logs.glob("*.log"))
     done["logs/*.log"] = f"rewritten: {logged} lines out"
-    for name in ("corpus, reflections.jsonl, synth/*/part-*, synth/dataset", "train/shard-*"):
+    written = "corpus, reflections.jsonl, synth/*/part-*, synth/shards, synth/dataset"
+    for name in (written, "train/shard-*"):
         done[name] = "written anew without the documents"
     return done
 

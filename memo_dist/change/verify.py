@@ -28,6 +28,7 @@ from memo_dist.models.identity import hash_weights
 from memo_dist.stages.records import EXPORT
 from memo_dist.stages.state import damaged_files, require
 from memo_dist.synthesis.finish import check_reflections
+from memo_dist.synthesis.shard_files import shards_folder
 from memo_dist.training.bank_work import BankWork
 from memo_dist.training.start import train_by_ray
 
@@ -155,6 +156,8 @@ def _prepare(run: RunFolder, other: RunFolder, config: Config) -> None:
         (run.reflections, other.reflections),
     ):
         link_file(str(source), str(target))
+    if shards_folder(run).exists():
+        link_folder(shards_folder(run), shards_folder(other))
 
 
 class _Only(BankWork):

@@ -6,6 +6,7 @@ renamed over the target; the folder is flushed last so that the rename survives 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -169,8 +170,12 @@ def as_record(values: dict[str, Any], source: Path | str, make: Callable[..., Re
         raise DamagedFileError.of(source, f"it does not hold what it should ({error})") from None
 
 
-def _parse_line(line: bytes, path: Path, place: str) -> dict[str, Any]:
-    """The object in a line; the words for an error are made only where there is one."""
+def parse_line(line: bytes, path: Path, place: str) -> dict[str, Any]:
+    """The object in a line of a file; ``place`` ("line 3") is named where there is none.
+
+    Raises:
+        DamagedFileError: the line is no JSON object.
+    """
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -180,16 +185,26 @@ def _parse_line(line: bytes, path: Path, place: str) -> dict[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, sha256: str = "") -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file, one at a time.
 
+    Args:
+        path: of the file.
+        sha256: hash that the whole file must have; compared behind the last line. Empty: any.
+
     Raises:
-        DamagedFileError: a line is no JSON object; names it.
+        DamagedFileError: a line is no JSON object; names it. Or the file has another hash.
     """
+    hasher = hashlib.sha256() if sha256 else None
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
+            if hasher is not None:
+                hasher.update(line)
             if line.strip():
-                yield _parse_line(line, path, f"line {number}")
+                yield parse_line(line, path, f"line {number}")
+    if hasher is not None and hasher.hexdigest() != sha256:
+        found = hasher.hexdigest()
+        raise DamagedFileError.of(path, f"its SHA-256 is {found[:16]}, not {sha256[:16]}")
 
 
 def row_at(stream: BinaryIO, offset: int, path: Path) -> dict[str, Any]:
@@ -199,7 +214,7 @@ def row_at(stream: BinaryIO, offset: int, path: Path) -> dict[str, Any]:
         DamagedFileError: there is none.
     """
     stream.seek(offset)
-    return _parse_line(stream.readline(), path, f"byte {offset}")
+    return parse_line(stream.readline(), path, f"byte {offset}")
 
 
 def whole_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -211,7 +226,7 @@ def whole_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.endswith(b"\n"):
-                yield line, _parse_line(line, path, f"line {number}")
+                yield line, parse_line(line, path, f"line {number}")
 
 
 def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
@@ -223,7 +238,7 @@ def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
     offset = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            yield offset, _parse_line(line, path, f"line {number}")
+            yield offset, parse_line(line, path, f"line {number}")
             offset += len(line)
 
 

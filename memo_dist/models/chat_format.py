@@ -93,6 +93,16 @@ class ChatFormat:
         """Token ids up to where the answer begins."""
         return self._encode(self._turns.before + question.strip() + self._turns.between)
 
+    def prompts_ids(self, questions: Sequence[str]) -> list[list[int]]:
+        """:meth:`prompt_ids` of each question, several times as fast."""
+        before, between = self._turns.before, self._turns.between
+        return self._encode_all([f"{before}{text.strip()}{between}" for text in questions])
+
+    def answers_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """:meth:`answer_ids` of each answer."""
+        prefix, end = self._turns.answer_prefix, self._turns.end
+        return self._encode_all([f"{prefix}{text.strip()}{end}" for text in answers])
+
     def question_start(self, prompt: Sequence[int]) -> int:
         """Place of the question's first token among those of its prompt, at least 1.
 
@@ -120,6 +130,15 @@ class ChatFormat:
         tokenizer.chat_template = self._turns.template
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.pad_id)
         tokenizer.padding_side = "left"
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        found = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [list(ids) for ids in found["input_ids"]]
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))

@@ -85,6 +85,8 @@ SYNTHESIS = Stage(
         "synth/*/quarantine/*.jsonl",
         "synth/requests/*.jsonl",
         "synth/quarantine.jsonl",
+        "synth/shards/*.jsonl",
+        "synth/merging/*.jsonl",
         "synth/dataset/README.md",
         "synth/coverage.jsonl",
         "reflections.jsonl",

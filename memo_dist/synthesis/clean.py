@@ -121,7 +121,7 @@ def clean(
     """
     cleaner = _Cleaner(limits, ground)
     ordered = cleaner.stated(sorted(candidates, key=_precedence), stated)
-    rows = date_conflicts([candidate.reflection for candidate in ordered], normalise)
+    rows = date_conflicts([candidate.reflection for candidate in ordered], cleaner.normalised)
     dated = [
         replace(candidate, reflection=row) for candidate, row in zip(ordered, rows, strict=True)
     ]
@@ -147,7 +147,15 @@ class _Cleaner:
         self._lost: set[str] = set()
         self._near: dict[str, list[Reflection]] = {}
         self._ambiguous: frozenset[str] = frozenset()
+        self._normalised: dict[str, str] = {}
         self._result = Cleaned()
+
+    def normalised(self, text: str) -> str:
+        """:func:`normalise`, computed once for each text: every rule asks for it."""
+        found = self._normalised.get(text)
+        if found is None:
+            found = self._normalised[text] = normalise(text)
+        return found
 
     def stated(self, candidates: Iterable[Candidate], ground: Ground) -> list[Candidate]:
         """The candidates without those that their documents do not state, which are dropped.
@@ -169,7 +177,8 @@ class _Cleaner:
         heads = [item.reflection for item in candidates if _states_fact(item.reflection)]
         for index, others in near_duplicates(heads, self._limits.near_duplicate).items():
             self._near[heads[index].id] = [heads[other] for other in others]
-        self._ambiguous = ambiguous_questions(item.reflection for item in candidates)
+        reflections = (item.reflection for item in candidates)
+        self._ambiguous = ambiguous_questions(reflections, self.normalised)
         for candidate in candidates:
             self._take(candidate)
         self._result.kept.sort(key=lambda reflection: reflection.id)
@@ -180,7 +189,7 @@ class _Cleaner:
         reason, other = self._verdict(reflection)
         if reason is None:
             kept = self._with_living_parent(reflection)
-            self._questions[normalise(kept.question)] = kept
+            self._questions[self.normalised(kept.question)] = kept
             self._ids[kept.id] = kept.id
             if _states_fact(kept):
                 self._ids.setdefault(kept.fact, kept.fact)
@@ -200,8 +209,8 @@ class _Cleaner:
 
     def _verdict(self, reflection: Reflection) -> tuple[str | None, Reflection | None]:
         """Why the reflection has to go (None: it stays), and because of which other one."""
-        question = normalise(reflection.question)
-        if not question or not normalise(reflection.answer):
+        question = self.normalised(reflection.question)
+        if not question or not self.normalised(reflection.answer):
             return "empty", None
         if len(reflection.question) > self._limits.max_question_chars:
             return "overlong question", None
@@ -216,7 +225,7 @@ class _Cleaner:
             return ("answerable" if reflection.kind == "abstain" else AMBIGUOUS), None
         other = self._questions.get(question)
         if other is not None:
-            return _conflict(reflection, other), other
+            return self._conflict(reflection, other), other
         for other in self._near.get(reflection.id, ()):
             if other.id != reflection.id and self._ids.get(other.id) == other.id:
                 return NEAR_DUPLICATE, other
@@ -231,13 +240,23 @@ class _Cleaner:
             return UNFOUNDED
         return fault
 
+    def _conflict(self, reflection: Reflection, other: Reflection) -> str:
+        """The reason to drop ``reflection``, whose question ``other`` asks already."""
+        if reflection.id == other.id:
+            return "duplicate"
+        if self.normalised(reflection.answer) == self.normalised(other.answer):
+            return "same question"
+        return "answerable" if reflection.kind == "abstain" else "contradicts"
+
     def _with_living_parent(self, reflection: Reflection) -> Reflection:
         if reflection.parent is None:
             return reflection
         return replace(reflection, parent=self._ids.get(reflection.parent, reflection.parent))
 
 
-def ambiguous_questions(rows: Iterable[Reflection]) -> frozenset[str]:
+def ambiguous_questions(
+    rows: Iterable[Reflection], normalised: Callable[[str], str]
+) -> frozenset[str]:
     """The (normalised) questions to which different documents give answers that cannot be one.
 
     Such a question lacks its context ("Which port does the exporter use?" of two exporters):
@@ -246,7 +265,8 @@ def ambiguous_questions(rows: Iterable[Reflection]) -> frozenset[str]:
     asked: dict[str, dict[str, Reflection]] = {}
     for row in rows:
         if row.kind != "abstain":
-            asked.setdefault(normalise(row.question), {}).setdefault(normalise(row.answer), row)
+            answers = asked.setdefault(normalised(row.question), {})
+            answers.setdefault(normalised(row.answer), row)
     return frozenset(
         question
         for question, answers in asked.items()
@@ -267,12 +287,3 @@ def _differ(one: Reflection, other: Reflection) -> bool:
 def _states_fact(reflection: Reflection) -> bool:
     """Whether it is the first wording of a fact: neither a rewording nor an abstention."""
     return reflection.kind not in ("paraphrase", "abstain")
-
-
-def _conflict(reflection: Reflection, other: Reflection) -> str:
-    """The reason to drop ``reflection``, whose question ``other`` asks already."""
-    if reflection.id == other.id:
-        return "duplicate"
-    if normalise(reflection.answer) == normalise(other.answer):
-        return "same question"
-    return "answerable" if reflection.kind == "abstain" else "contradicts"

@@ -15,7 +15,6 @@ import pyarrow
 import pyarrow.parquet
 
 from memo_dist.io.atomic import write_text, write_with
-from memo_dist.synthesis.types import Reflection
 
 ROWS_A_GROUP = 10_000
 """Rows in memory at once."""
@@ -34,10 +33,15 @@ SCHEMA = pyarrow.schema(
 """The columns: the fields of ``reflections.jsonl``; parent and as_of may be null."""
 
 
-def write_dataset(folder: Path, reflections: Iterable[Reflection], card: str) -> None:
-    """Write ``data/train-00000-of-00001.parquet`` and ``README.md``, each atomically.
+def write_rows(folder: Path, part: int, parts: int, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one of the data set's files, ``data/train-00000-of-00001.parquet``, atomically.
 
     Rows go to the disk in groups, so memory does not grow with their number.
+
+    Args:
+        folder: of the data set.
+        part, parts: this file (from 0), and how many there are.
+        rows: lines of ``reflections.jsonl``.
 
     Raises:
         OSError: the folder cannot be written.
@@ -45,11 +49,22 @@ def write_dataset(folder: Path, reflections: Iterable[Reflection], card: str) ->
 
     def write(stream: BinaryIO) -> None:
         with pyarrow.parquet.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
-            for rows in _groups(row.to_json() for row in reflections):
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA))
+            for group in _groups(iter(rows)):
+                writer.write_table(pyarrow.Table.from_pylist(group, schema=SCHEMA))
 
-    write_with(folder / "data" / "train-00000-of-00001.parquet", write)
+    write_with(_rows_path(folder, part, parts), write)
+
+
+def write_card(folder: Path, parts: int, card: str) -> None:
+    """Write ``README.md``, and remove files of another number of parts, which it would name too."""
+    wanted = {_rows_path(folder, part, parts) for part in range(parts)}
+    for path in set((folder / "data").glob("*.parquet")) - wanted:
+        path.unlink()
     write_text(folder / "README.md", card)
+
+
+def _rows_path(folder: Path, part: int, parts: int) -> Path:
+    return folder / "data" / f"train-{part:05}-of-{parts:05}.parquet"
 
 
 def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

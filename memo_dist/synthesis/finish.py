@@ -1,34 +1,47 @@
-"""The end of a synthesis: merge the parts, clean, count, write ``reflections.jsonl`` and marker.
-
-Memory: the driver holds all reflections at once, about one kilobyte each.
-"""
+"""The end of a synthesis: clean each shard, merge all, write ``reflections.jsonl`` and marker."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.manifest import CHUNKS, DOCUMENTS, load_manifest
 from memo_dist.errors import DamagedFileError, UsageError
-from memo_dist.io.atomic import as_record, read_json, read_jsonl, write_json, write_jsonl
+from memo_dist.io.atomic import as_record, read_json, read_jsonl, write_json
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.marker import HASHES
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.stages.records import SYNTHESIS
 from memo_dist.synthesis.card import card_text
-from memo_dist.synthesis.clean import Candidate, Cleaned, clean, no_ground
-from memo_dist.synthesis.dataset import write_dataset
+from memo_dist.synthesis.dataset import write_card
+from memo_dist.synthesis.merging import MergeJob, join, merge_part, merged_path, parts_of
 from memo_dist.synthesis.plan import Plan, check_settings, is_older_result, is_outdated
-from memo_dist.synthesis.source_texts import SourceTexts
+from memo_dist.synthesis.shard_clean import (
+    ShardCleaned,
+    ShardJob,
+    clean_shard,
+    dropped_path,
+    merging_folder,
+)
+from memo_dist.synthesis.shard_files import (
+    FIELD,
+    ShardFile,
+    marker_field,
+    marker_path,
+    shard_path,
+    shards_folder,
+)
 from memo_dist.synthesis.stages import SCHEMA_VERSION
-from memo_dist.synthesis.types import Reflection, in_force
-from memo_dist.synthesis.worker import FAILED, part_path, quarantine_path
+from memo_dist.synthesis.types import in_force
+from memo_dist.synthesis.worker import FAILED, quarantine_path
 from memo_dist.synthesis.yields import Rejections, check_yield, notes
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +76,6 @@ class SynthesisSummary:
     def failed_units(self) -> int:
         """Units that raised an exception and were quarantined."""
         return self.rejected.get(FAILED, 0)
-
-
-def marker_path(run: RunFolder) -> Path:
-    """The manifest of the whole synthesis: written last, so it marks a complete one."""
-    return run.root / SYNTHESIS.done[0]
 
 
 def finished_summary(run: RunFolder, plan: Plan) -> SynthesisSummary | None:
@@ -144,28 +152,74 @@ def check_reflections(run: RunFolder) -> None:
         )
 
 
-def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSummary:
-    """Merge, clean and count the parts of all steps; the marker goes first and comes last.
+Each = Callable[[Callable[[Job], Done], Sequence[Job]], list[Done]]
+
+
+def here(function: Callable[[Job], Done], jobs: Sequence[Job]) -> list[Done]:
+    """A function of each job, one after the other in this process."""
+    return [function(job) for job in jobs]
+
+
+def finish(
+    run: RunFolder, plan: Plan, limits: SynthesisConfig, each: Each[Any, Any] = here
+) -> SynthesisSummary:
+    """Clean the parts of all steps shard by shard, merge and count them.
+
+    The marker goes first and comes last. Memory here: the plan, and a count for each document.
+
+    Args:
+        run: the run folder.
+        plan: of the synthesis.
+        limits: what is clean.
+        each: does a function of each job, in order, wherever that is: shards and parts of the
+            merge do not depend on each other.
 
     Raises:
         RunError: no fact at all, or none for a shard that has documents: there is no marker, and
             the next launch asks failed requests again.
     """
     marker_path(run).unlink(missing_ok=True)
-    with SourceTexts(run.corpus) as ground:
-        trusted = load_manifest(run.corpus).config.get("trusted", True)
-        stated = no_ground if trusted else ground.whole
-        shards = [clean(rows, limits, ground, stated) for rows in _by_shard(_candidates(run, plan))]
-    kept = sorted(
-        (row for shard in shards for row in shard.kept), key=lambda row: (row.id, row.shard)
-    )
-    write_jsonl(run.reflections, (row.to_json() for row in kept))
-    write_jsonl(run.synth / "quarantine.jsonl", _quarantine_rows(shards))
+    for folder in (merging_folder(run), shards_folder(run)):
+        shutil.rmtree(folder, ignore_errors=True)
+    shards: list[ShardCleaned] = each(clean_shard, _shard_jobs(run, plan, limits))
+    numbers = [shard.file.shard for shard in shards]
+    parts = parts_of(sum(shard.file.rows for shard in shards))
+    jobs = [
+        MergeJob(run.root, tuple(numbers), part, parts, run.synth / "dataset")
+        for part in range(parts)
+    ]
+    samples = [row for found in each(merge_part, jobs) for row in found]
+    fingerprint = join((merged_path(run, part) for part in range(parts)), run.reflections)
+    join((dropped_path(run, shard) for shard in numbers), run.synth / "quarantine.jsonl")
+    shutil.rmtree(merging_folder(run))
     lost = _rejections(run, plan)
-    check_yield(run, plan, kept, lost)
-    summary = _summary(run, plan, shards, kept, lost)
-    write_dataset(run.synth / "dataset", kept, card_text(plan, asdict(summary), kept))
-    manifest = {
+    check_yield(run, plan, {shard.file.shard: shard.facts for shard in shards}, lost)
+    summary = _summary(plan, fingerprint, shards, lost)
+    write_card(run.synth / "dataset", parts, card_text(plan, asdict(summary), samples))
+    write_json(marker_path(run), _marker(run, plan, summary, [shard.file for shard in shards]))
+    return summary
+
+
+def _shard_jobs(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> list[ShardJob]:
+    """The shards that have documents, in order."""
+    trusted = load_manifest(run.corpus).config.get("trusted", True)
+    steps = [(index, name) for index, (name, _) in enumerate(plan.steps)]
+    counted = tuple(in_force(steps, lambda step: step[1]))
+    documents: dict[int, dict[str, int]] = {}
+    for unit in plan.units:
+        documents.setdefault(unit.shard, {}).update(unit.documents)
+    return [
+        ShardJob(run.root, shard, counted, plan.partitions, documents[shard], limits, trusted)
+        for shard in sorted(documents)
+    ]
+
+
+def _marker(
+    run: RunFolder, plan: Plan, summary: SynthesisSummary, files: list[ShardFile]
+) -> dict[str, Any]:
+    folder = shards_folder(run).name
+    own = {f"{folder}/{shard_path(run, file.shard).name}": file.sha256 for file in files}
+    return {
         "schema_version": SCHEMA_VERSION,
         "state": "complete",
         "generator": plan.generator,
@@ -174,58 +228,32 @@ def finish(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> SynthesisSumm
         "settings": plan.settings,
         "steps": [name for name, _ in plan.steps],
         "summary": asdict(summary),
-        HASHES: {f"../{run.reflections.name}": summary.fingerprint},
+        FIELD: marker_field(run, summary.fingerprint, files),
+        HASHES: {f"../{run.reflections.name}": summary.fingerprint, **own},
     }
-    write_json(marker_path(run), manifest)
-    return summary
-
-
-def _candidates(run: RunFolder, plan: Plan) -> Iterator[Candidate]:
-    steps = [(index, name) for index, (name, _) in enumerate(plan.steps)]
-    for index, name in in_force(steps, lambda step: step[1]):
-        for partition in range(plan.partitions):
-            for row in read_jsonl(part_path(run, name, partition)):
-                yield Candidate(index, Reflection.from_json(row))
-
-
-def _by_shard(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
-    shards: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        shards.setdefault(candidate.reflection.shard, []).append(candidate)
-    return [shards[key] for key in sorted(shards)]
-
-
-def _quarantine_rows(shards: Iterable[Cleaned]) -> Iterator[dict[str, Any]]:
-    """Everything dropped but exact duplicates, which say nothing new."""
-    for shard in shards:
-        yield from (row.to_json() for row in shard.dropped if row.reason != "duplicate")
 
 
 def _summary(
-    run: RunFolder, plan: Plan, shards: list[Cleaned], kept: list[Reflection], lost: Rejections
+    plan: Plan, fingerprint: str, shards: Sequence[ShardCleaned], lost: Rejections
 ) -> SynthesisSummary:
     documents = {name: 0 for unit in plan.units for name, _ in unit.documents}
-    for row in kept:
-        for source in row.sources:
-            documents[source] += 1
-    by_step = Counter[int]()
+    by_step, dropped, kinds = Counter[int](), Counter[str](), Counter[str]()
     for shard in shards:
+        documents.update(shard.documents)
         by_step += shard.by_step
+        dropped += shard.dropped
+        kinds += Counter(shard.file.kinds)
     return SynthesisSummary(
-        fingerprint=hash_file(run.reflections),
-        reflections=len(kept),
-        by_kind=dict(Counter(row.kind for row in kept)),
+        fingerprint=fingerprint,
+        reflections=sum(shard.file.rows for shard in shards),
+        by_kind=dict(kinds),
         by_step={name: by_step[index] for index, (name, _) in enumerate(plan.steps)},
         rejected=dict(lost.counts),
-        dropped=dict(Counter(row.reason for shard in shards for row in shard.dropped)),
+        dropped=dict(dropped),
         documents=documents,
         without_reflections=sorted(name for name, count in documents.items() if not count),
-        notes=notes(documents, lost, _words(run)),
+        notes=notes(documents, lost, sum(shard.words for shard in shards)),
     )
-
-
-def _words(run: RunFolder) -> int:
-    return sum(len(row["text"].split()) for row in read_jsonl(run.corpus / DOCUMENTS))
 
 
 def _rejections(run: RunFolder, plan: Plan) -> Rejections:

@@ -1,11 +1,12 @@
-"""The end of a synthesis in a Ray worker, so that the driver's memory does not grow with it."""
+"""The end of a synthesis with its work in Ray workers, a task a shard and a part of the merge."""
 
 from __future__ import annotations
 
-import ray
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from memo_dist.cluster.ray_tasks import Done, Job, on_workers
 from memo_dist.config.schema import SynthesisConfig
-from memo_dist.errors import RunError
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.finish import SynthesisSummary, finish
 from memo_dist.synthesis.plan import Plan
@@ -16,17 +17,14 @@ def finish_remotely(run: RunFolder, plan: Plan, limits: SynthesisConfig) -> Synt
 
     Raises:
         OSError: the run folder cannot be written.
-        RunError: the worker died (out of memory, a lost node); the parts are kept.
+        RunError: a worker died (out of memory, a lost node); the parts are kept.
     """
-    task = ray.remote(num_cpus=1, max_retries=1)(finish)
-    there = RunFolder(run.root.absolute())
-    try:
-        summary: SynthesisSummary = ray.get(task.remote(there, plan, limits))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayError as error:
-        raise RunError(
-            f"merging the reflections in {run.synth} ended early ({type(error).__name__}: {error});"
-            " it holds all reflections in memory, a few kilobytes each"
-        ) from error
-    return summary
+
+    def each(function: Callable[[Job], Done], jobs: Sequence[Job]) -> list[Done]:
+        doing = (
+            f"merging the reflections in {run.synth}, of which a worker holds one shard in memory"
+            " (a few kilobytes each),"
+        )
+        return on_workers(function, jobs, doing)
+
+    return finish(replace(run, root=run.root.absolute()), plan, limits, each)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from memo_dist.corpus.manifest import DOCUMENTS
 from memo_dist.corpus.sections import Sections, folders
 from memo_dist.corpus.types import Document
-from memo_dist.io.atomic import jsonl_offsets, row_at
+from memo_dist.io.atomic import row_at
 from memo_dist.synthesis.coverage import chunk_span
 from memo_dist.synthesis.types import Reflection
 
@@ -21,15 +21,18 @@ class SourceTexts:
     """Text of the cited chunks with their sections and the titles and dates of their documents.
 
     Memory: one offset a document, and the latest documents' texts.
+
+    Args of the constructor:
+        corpus: the corpus folder.
+        offsets: byte offset of each document's line in ``documents.jsonl``.
     """
 
-    def __init__(self, corpus: Path) -> None:
-        """Index ``documents.jsonl`` of the corpus folder."""
+    def __init__(self, corpus: Path, offsets: Mapping[str, int]) -> None:
         self._path = corpus / DOCUMENTS
         self._stream = self._path.open("rb")
         self._documents: OrderedDict[str, tuple[Document, Sections]] = OrderedDict()
-        rows = jsonl_offsets(self._path)
-        self._offsets: dict[str, int] = {row["id"]: offset for offset, row in rows}
+        self._offsets = offsets
+        self._words: dict[str, int] = {}
 
     def __enter__(self) -> SourceTexts:
         return self
@@ -40,6 +43,12 @@ class SourceTexts:
     def __call__(self, reflection: Reflection) -> str:
         """Empty where the reflection cites no chunk."""
         return "\n".join(self._texts(reflection.chunks))
+
+    def words(self) -> int:
+        """Words of all documents; those that were read before are not read again."""
+        for name in self._offsets.keys() - self._words.keys():
+            self._document(name)
+        return sum(self._words.values())
 
     def whole(self, reflection: Reflection) -> str:
         """Title, folders, date and text of all documents that the reflection cites."""
@@ -59,6 +68,8 @@ class SourceTexts:
         if found is None:
             row = row_at(self._stream, self._offsets[name], self._path)
             document = Document.from_json(row)
+            if name not in self._words:
+                self._words[name] = len(document.text.split())
             found = self._documents[name] = document, Sections(document)
             if len(self._documents) > _KEPT:
                 self._documents.popitem(last=False)

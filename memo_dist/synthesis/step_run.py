@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,8 @@ class StepRun:
         self._waiting: deque[int] = deque()
         self._running: dict[Any, int] = {}
         self._results: dict[int, Any] = {}
+        self._ended: set[int] = set()
+        """Partitions that ended since the journals were read last."""
         self._owners: dict[int, dict[str, int]] = {index: {} for index in range(count)}
         self._deaths: dict[int, list[str]] = {index: [] for index in range(count)}
         self._journaled: dict[int, int] = {}
@@ -125,6 +127,7 @@ class StepRun:
             else:
                 parts = self._round(report, everything)
             self._next_status = 0.0
+            self._read_journals()
             self._watch(report)
         self._check_replies([parts[index] for index in everything])
         return [parts[index] for index in everything]
@@ -191,6 +194,7 @@ class StepRun:
 
     def _collect(self, reference: Any) -> None:
         partition = self._running.pop(reference)
+        self._ended.add(partition)
         try:
             self._results[partition] = self._pool.result(reference)
         except ray.exceptions.RayTaskError as error:
@@ -233,7 +237,9 @@ class StepRun:
         return size > before
 
     def _watch(self, report: ProgressReport) -> None:
-        self._read_journals()
+        # Only where somebody writes: several times a second, and partitions may be hundreds.
+        self._read_journals({*self._running.values(), *self._ended})
+        self._ended.clear()
         numbers = self._numbers(report)
         report.advance(self._tally.units - report.done, **numbers)
         if time.monotonic() >= self._next_status:
@@ -335,7 +341,9 @@ class StepRun:
                     logger.warning("while stopping: %s", error)
         self._read_journals()
 
-    def _read_journals(self) -> None:
-        self._tally.read()
+    def _read_journals(self, partitions: Iterable[int] | None = None) -> None:
+        """Count what is new in the journals of some partitions; None: of all."""
+        chosen = range(self._driver.plan.partitions) if partitions is None else partitions
+        self._tally.read(chosen)
         if self._task.asks:
-            self._requests.read()
+            self._requests.read(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from memo_dist.config.model_schema import GeneratorConfig
@@ -30,10 +30,10 @@ class Tally:
     def __contains__(self, unit: str) -> bool:
         return unit in self._records
 
-    def read(self) -> None:
-        """Count what was journaled since the last call."""
-        for tail in self._tails:
-            for record in tail.new_records():
+    def read(self, partitions: Iterable[int]) -> None:
+        """Count what was journaled in some partitions since they were read last."""
+        for index in partitions:
+            for record in self._tails[index].new_records():
                 if record.unit in self._units:
                     self._add(record)
 
@@ -88,10 +88,10 @@ class RequestTally:
         self.step = Spending()
         self.first_failure = ""
 
-    def read(self) -> None:
-        """Count what was journaled since the last call."""
-        for tail in self._tails:
-            for row in tail.new_rows():
+    def read(self, partitions: Iterable[int]) -> None:
+        """Count what was journaled in some partitions since they were read last."""
+        for index in partitions:
+            for row in self._tails[index].new_rows():
                 self.step.add_row(row)
                 if row["final"] and row["outcome"] != "ok" and not self.first_failure:
                     self.first_failure = row["reason"]
@@ -126,7 +126,7 @@ class RequestTally:
 def step_spending(run: RunFolder, step: StepName, partitions: int) -> Spending:
     """What a step has cost, from its request journals."""
     tally = RequestTally(run, step, partitions, Spending())
-    tally.read()
+    tally.read(range(partitions))
     return tally.whole_step
 
 

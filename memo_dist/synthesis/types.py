@@ -27,8 +27,15 @@ Kind = Literal["direct", "indirect", "consolidated", "entity", "cross", "paraphr
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+class _Identified:
+    """Room for an id, which is computed once; no field, so it is neither compared nor written."""
+
+    __slots__ = ("_id",)
+    _id: str
+
+
 @dataclass(frozen=True, slots=True)
-class Reflection:
+class Reflection(_Identified):
     """A self-contained question-answer pair with its provenance (MeMo, arXiv 2605.15156).
 
     Attributes:
@@ -63,7 +70,12 @@ class Reflection:
     @property
     def id(self) -> str:
         """16 hexadecimal digits of SHA-256 over canonical JSON of question, answer, sources."""
-        return reflection_id(self.question, self.answer, self.sources)
+        try:
+            return self._id
+        except AttributeError:
+            name = reflection_id(self.question, self.answer, self.sources)
+            object.__setattr__(self, "_id", name)
+            return name
 
     @property
     def fact(self) -> str:
@@ -99,6 +111,16 @@ class Reflection:
         values["sources"] = tuple(values["sources"])
         values["chunks"] = tuple(values["chunks"])
         return cls(**values)
+
+    @classmethod
+    def from_own(cls, row: dict[str, Any]) -> Reflection:
+        """As :meth:`from_json`, of a line that nobody has changed since it was written.
+
+        Its id is taken as it stands there: to compute it takes most of the time of reading.
+        """
+        found = cls.from_json(row)
+        object.__setattr__(found, "_id", row["id"])
+        return found
 
 
 def reflection_id(question: str, answer: str, sources: Sequence[str]) -> str:

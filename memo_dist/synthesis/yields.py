@@ -7,7 +7,7 @@ A document or a language without reflections is told; the others go on.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,6 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.synthesis.failed_requests import FAILED_REQUEST
 from memo_dist.synthesis.plan import Plan
 from memo_dist.synthesis.rules.collect import FAILED_DOCUMENT, REFUSED_LANGUAGE
-from memo_dist.synthesis.types import Reflection
 
 _SHOWN = 8
 """Names in a message; the manifest and the quarantine files have all."""
@@ -48,17 +47,23 @@ class Rejections:
             self.documents[short].update(row["sources"])
 
 
-def check_yield(run: RunFolder, plan: Plan, kept: Sequence[Reflection], lost: Rejections) -> None:
+def check_yield(run: RunFolder, plan: Plan, facts: Mapping[int, int], lost: Rejections) -> None:
     """Refuse a synthesis without facts, or with a shard that has documents and no fact.
+
+    Args:
+        run, plan: of the synthesis.
+        facts: kept reflections of each shard that are no abstentions.
+        lost: what the steps rejected.
 
     Raises:
         RunError: names the shards and the most frequent reasons, and says what to do.
     """
-    facts = Counter(row.shard for row in kept if row.kind != "abstain")
     names: dict[int, list[str]] = defaultdict(list)
     for unit in plan.units:
         names[unit.shard] += [name for name, _ in unit.documents]
-    empty = sorted(shard for shard, documents in names.items() if documents and not facts[shard])
+    empty = sorted(
+        shard for shard, documents in names.items() if documents and not facts.get(shard)
+    )
     if not empty:
         return
     if len(empty) == len(names):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from memo_dist.cluster.placement import Placement
+from memo_dist.cluster.ray_tasks import on_workers
 from memo_dist.cluster.resources import Resources
 from memo_dist.config.schema import Config
 from memo_dist.io.runfolder import RunFolder
@@ -23,6 +26,11 @@ from memo_dist.training.model import use_bf16
 from memo_dist.training.prepare import check_training, memory_base, place_bank, prepare_job
 from memo_dist.training.rank_entry import memory_rank
 from memo_dist.training.saver import with_resume
+from memo_dist.training.trained_on import TrainedOn
+
+LARGE_BYTES = 2**26
+"""From this size of ``reflections.jsonl`` on the start of workers pays."""
+_Prepared = tuple[RunFolder, Config, int, BaseModel, Resources, TrainedOn]
 
 
 class BankWork:
@@ -37,6 +45,7 @@ class BankWork:
     def __init__(self, resume: str = "auto") -> None:
         self._resume = resume
         self._base: BaseModel
+        self._inputs: dict[int, TrainedOn] = {}
 
     def label(self, number: int) -> str:
         """A shard's training."""
@@ -60,7 +69,8 @@ class BankWork:
         require(run, SYNTHESIS)
         require_reflections(run)
         self._base = memory_base(run, config)
-        return pending_shards(run, config, self._base)
+        self._inputs = pending_shards(run, config, self._base)
+        return list(self._inputs)
 
     def place(self, config: Config, resources: Resources) -> Placement:
         """Shards side by side, within this machine's memory."""
@@ -68,10 +78,41 @@ class BankWork:
 
     def job(self, run: RunFolder, config: Config, number: int, resources: Resources) -> TrainJob:
         """Split, tokenise and describe a shard's training."""
-        job = prepare_job(run, config, number, self._base, resources)
+        inputs = self._inputs.get(number)
+        job = prepare_job(run, config, number, self._base, resources, inputs)
         return with_resume(job, self._resume)
+
+    def jobs(
+        self, run: RunFolder, config: Config, numbers: Sequence[int], resources: Resources
+    ) -> dict[int, TrainJob]:
+        """:meth:`job` of several shards; many reflections are prepared in Ray workers."""
+        if len(numbers) < 2 or not _is_for_workers(run, config):
+            return {number: self.job(run, config, number, resources) for number in numbers}
+        there = replace(run, root=run.root.absolute())
+        base = replace(self._base, path=self._base.path.absolute())
+        rows = [
+            (there, config, number, base, resources, self._inputs[number]) for number in numbers
+        ]
+        doing = (
+            f"preparing the trainings in {run.root / 'train'}, of which a worker holds one shard's"
+            " reflections in memory (a few kilobytes each),"
+        )
+        found = on_workers(_prepared, rows, doing)
+        jobs = (with_resume(job, self._resume) for job in found)
+        return dict(zip(numbers, jobs, strict=True))
 
     def steps(self, job: TrainJob, world: int) -> int:
         """Steps of the packed examples."""
         plan = make_plan(job, Examples.load(Path(job.examples)).lengths, world)
         return total_steps(job.train, plan)
+
+
+def _is_for_workers(run: RunFolder, config: Config) -> bool:
+    """Whether there is much to prepare, without a model and without files beside the run."""
+    train = config.train
+    here = train.teacher or train.replay or train.held_out_questions or train.deepspeed
+    return not here and run.reflections.stat().st_size >= LARGE_BYTES
+
+
+def _prepared(arguments: _Prepared) -> TrainJob:
+    return prepare_job(*arguments)

@@ -14,6 +14,7 @@ from memo_dist.memory.familiarity import Familiarity
 from memo_dist.memory.loading import Memories
 from memo_dist.memory.provenance import reflections_hash
 from memo_dist.memory.wordings import answer_wordings
+from memo_dist.synthesis.shard_files import shard_reflections
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training.prepare import HELD_OUT
 from memo_dist.training.trained_on import TrainedOn
@@ -59,8 +60,7 @@ def _familiarity(
     """Of the questions that the shard was trained on; None where it is off or they are gone."""
     if not config.export.familiarity or config.train.source != "reflections":
         return None
-    rows = atomic.read_jsonl(run.reflections) if run.reflections.exists() else ()
-    reflections = [Reflection.from_json(row) for row in rows if row["shard"] == shard]
+    reflections = list(shard_reflections(run, shard)) if run.reflections.exists() else []
     if reflections_hash(reflections) != record.reflections:
         logger.warning(
             "%s does not hold the reflections that shard %s was trained on: its confidence does"

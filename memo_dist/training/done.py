@@ -20,8 +20,8 @@ from memo_dist.training.prepare import EXAMPLES, JOB, shard_examples
 from memo_dist.training.trained_on import TrainedOn, current_inputs, load_record
 
 
-def pending_shards(run: RunFolder, config: Config, base: BaseModel) -> list[int]:
-    """The shards that have no complete final weights yet.
+def pending_shards(run: RunFolder, config: Config, base: BaseModel) -> dict[int, TrainedOn]:
+    """The shards that have no complete final weights yet, with what they are to be trained on.
 
     Raises:
         UsageError: the reflections are not those of the run's corpus, or a shard was trained on
@@ -29,10 +29,10 @@ def pending_shards(run: RunFolder, config: Config, base: BaseModel) -> list[int]
     """
     check_reflections(run)
     now = current_inputs(run, config, base)
-    pending = []
+    pending = {}
     for shard, inputs in enumerate(now):
         if not checkpoint.is_complete(_final(run, shard)):
-            pending.append(shard)
+            pending[shard] = inputs
             continue
         changes = trained_on(run, config, shard, base).changes(inputs)
         if changes:

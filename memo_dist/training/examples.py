@@ -10,9 +10,10 @@ the file into memory, so that a million examples cost them no more than the page
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from memo_dist.synthesis.types import Reflection
 
 _FEW_ABSTAIN = 4  # of each class, what fit_calibration needs
 _HOLD_OUT_BUCKETS = 1 << 32
+_ENCODED_AT_ONCE = 1000
 _DTYPES: dict[str, Any] = {
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
@@ -165,9 +167,7 @@ def tokenize(
     """
     ids = array("i")  # four bytes a token
     starts, prompts, untrained, too_long = array("q", [0]), array("i"), array("i"), []
-    for reflection in reflections:
-        prompt = chat.prompt_ids(reflection.question)
-        answer = chat.answer_ids(with_bridge(reflection.bridge, reflection.answer))
+    for reflection, prompt, answer in _encoded(reflections, chat):
         if not answer:
             raise UsageError(
                 f"reflection {reflection.id} ({reflection.question!r}) has no trained token: the"
@@ -187,6 +187,17 @@ def tokenize(
         )
     parts = (np.array(part, np.int32) for part in (prompts, untrained))
     return Examples(np.array(ids, np.int32), np.array(starts, np.int64), *parts), too_long
+
+
+def _encoded(
+    reflections: Iterable[Reflection], chat: ChatFormat
+) -> Iterator[tuple[Reflection, list[int], list[int]]]:
+    """Each reflection with the token ids of its prompt and of its answer."""
+    waiting = iter(reflections)
+    while some := list(islice(waiting, _ENCODED_AT_ONCE)):
+        prompts = chat.prompts_ids([row.question for row in some])
+        answers = chat.answers_ids([with_bridge(row.bridge, row.answer) for row in some])
+        yield from zip(some, prompts, answers, strict=True)
 
 
 def split_held_out(

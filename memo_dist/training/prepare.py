@@ -35,6 +35,7 @@ from memo_dist.models.scratch import (
     train_tokenizer,
 )
 from memo_dist.models.weight_files import StoredWeights
+from memo_dist.synthesis import shard_files
 from memo_dist.synthesis.types import Reflection
 from memo_dist.training import checkpoint
 from memo_dist.training.continued import load_start, replayed
@@ -48,7 +49,7 @@ from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.model import use_bf16
 from memo_dist.training.recall import HELD_OUT as HELD_OUT
 from memo_dist.training.schedule import passes, peak_lr
-from memo_dist.training.trained_on import current_inputs
+from memo_dist.training.trained_on import TrainedOn, current_inputs
 
 PROBES = 4
 EXAMPLES = "examples.safetensors"
@@ -173,8 +174,7 @@ def shard_reflections(run: RunFolder, shard: int) -> list[Reflection]:
     Raises:
         UsageError: there are none (fewer documents than shards, or nothing was synthesised).
     """
-    rows = map(Reflection.from_json, atomic.read_jsonl(run.reflections))
-    found = [row for row in rows if row.shard == shard]
+    found = list(shard_files.shard_reflections(run, shard))
     if not found:
         raise UsageError(
             f"shard {shard} has no reflections in {run.reflections}: use fewer corpus.shards"
@@ -187,10 +187,24 @@ def shard_documents(run: RunFolder, shard: int) -> list[Document]:
     return [row.document for row in located_documents(run.corpus) if row.shard == shard]
 
 
-def prepare_job(
-    run: RunFolder, config: Config, shard: int, base: BaseModel, resources: Resources
+def prepare_job(  # noqa: PLR0913
+    run: RunFolder,
+    config: Config,
+    shard: int,
+    base: BaseModel,
+    resources: Resources,
+    inputs: TrainedOn | None = None,
 ) -> TrainJob:
-    """Split, tokenise and describe one shard's training."""
+    """Split, tokenise and describe one shard's training.
+
+    Args:
+        run: the run folder.
+        config: its configuration.
+        shard: which shard.
+        base: of the memories.
+        resources: where it will be trained.
+        inputs: what it will be trained on, where that is known; None: read from the run.
+    """
     folder = run.train(shard)
     made = shard_examples(run, config, shard, base)
     start = load_start(folder)
@@ -216,7 +230,7 @@ def prepare_job(
         replayed=given.replayed,
         soft="" if given.soft is None else str(given.soft.absolute()),
     )
-    record = current_inputs(run, config, base)[shard]
+    record = inputs or current_inputs(run, config, base)[shard]
     replace(record, continued=start.weights if start else "").save(folder, job.identity)
     atomic.write_json(folder / JOB, job.to_json())
     return job

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +85,12 @@ class RankedWork(Protocol):
         """Prepare one of the trainings, checkpoint to continue from included."""
         ...
 
+    def jobs(
+        self, run: RunFolder, config: Config, numbers: Sequence[int], resources: Resources
+    ) -> Mapping[int, RankJob]:
+        """:meth:`job` of several trainings, by number; inside a Ray session."""
+        ...
+
     def steps(self, job: Any, world: int) -> int:
         """Optimizer steps of one of the trainings, for a progress bar."""
         ...
@@ -118,7 +124,7 @@ def train_by_ray(work: RankedWork, run: RunFolder, config: Config) -> None:
     with ray_session(config.cluster) as resources:
         STOP.install()  # Ray has replaced the handler of SIGTERM
         placement = work.place(config, resources)
-        jobs = {number: work.job(run, config, number, resources) for number in pending}
+        jobs = work.jobs(run, config, pending, resources)
         train_bank(jobs, config, placement, work.label, work.entry)
 
 

@@ -20,7 +20,7 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.identity import BaseModel
-from memo_dist.synthesis.finish import marker_path
+from memo_dist.synthesis.shard_files import marker_path, shard_files
 
 FILE = "trained-on.json"
 SCHEMA_VERSION = 1
@@ -93,16 +93,15 @@ def load_record(folder: Path) -> tuple[str, TrainedOn] | None:
 
 
 def current_inputs(run: RunFolder, config: Config, base: BaseModel) -> list[TrainedOn]:
-    """What each shard would be trained on now; documents and reflections are read once."""
+    """What each shard would be trained on now; the documents are read once.
+
+    The reflections are where the synthesis has not noted what is needed of them.
+    """
     manifest = load_manifest(run.corpus)
     documents: list[dict[str, str]] = [{} for _ in range(manifest.shards)]
     for row in located_documents(run.corpus):
         documents[row.shard][row.document.id] = row.document.content_hash
-    ids: list[list[str]] = [[] for _ in documents]
-    kinds = [Counter[str]() for _ in documents]
-    for line in atomic.read_jsonl(run.reflections):
-        ids[line["shard"]].append(line["id"])
-        kinds[line["shard"]][line["kind"]] += 1
+    reflections = _reflections(run, manifest.shards)
     synthesis = atomic.read_json(marker_path(run))
     settings = stage_keys(config, "train")
     return [
@@ -110,14 +109,29 @@ def current_inputs(run: RunFolder, config: Config, base: BaseModel) -> list[Trai
             settings=settings,
             base=base.weights_hash,
             documents=documents[shard],
-            reflections=hash_value(ids[shard]),
-            kinds=dict(kinds[shard]),
+            reflections=reflections[shard][0],
+            kinds=reflections[shard][1],
             corpus=manifest.fingerprint,
             generator=synthesis["generator"],
             generator_limits=list(synthesis["limits"]),
         )
         for shard in range(manifest.shards)
     ]
+
+
+def _reflections(run: RunFolder, shards: int) -> list[tuple[str, dict[str, int]]]:
+    """Hash over the ids and numbers by kind of each shard's reflections."""
+    noted = shard_files(run)
+    if noted is not None:
+        empty = hash_value([]), dict[str, int]()
+        found = {shard: (file.ids, file.kinds) for shard, file in noted.items()}
+        return [found.get(shard, empty) for shard in range(shards)]
+    ids: list[list[str]] = [[] for _ in range(shards)]
+    kinds = [Counter[str]() for _ in range(shards)]
+    for line in atomic.read_jsonl(run.reflections):
+        ids[line["shard"]].append(line["id"])
+        kinds[line["shard"]][line["kind"]] += 1
+    return [(hash_value(ids[shard]), dict(kinds[shard])) for shard in range(shards)]
 
 
 def _document_changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ Ranks are started as for memories (:mod:`memo_dist.training.start`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ class ConnectorWork:
         """The job whose examples are written, with the threads of a rank."""
         threads = config.cluster.threads or self.place(config, resources).threads
         return replace(self._job, threads=threads)
+
+    def jobs(
+        self, run: RunFolder, config: Config, numbers: Sequence[int], resources: Resources
+    ) -> dict[int, ConnectorJob]:
+        """:meth:`job` of each number."""
+        return {number: self.job(run, config, number, resources) for number in numbers}
 
     def steps(self, job: ConnectorJob, world: int) -> int:
         """Steps of all epochs."""
