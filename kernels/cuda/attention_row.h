@@ -108,8 +108,8 @@ struct AnyRows {
 // Blocks a multiprocessor that a kernel is bounded to: 8 of them leave 64 registers a thread. The
 // addresses of single numbers take more.
 template <class Rows>
-constexpr int blocks_for(int whole) {
-  return std::is_same_v<Rows, AnyRows> ? 4 : whole;
+constexpr int blocks_for(int whole, int any = 4) {
+  return std::is_same_v<Rows, AnyRows> ? any : whole;
 }
 
 inline bool is_whole(const Planes& planes, int64_t width) {

@@ -132,7 +132,7 @@ __device__ __forceinline__ void token_weights(const AttentionInputs& in,
 // A head of more than 256 columns is read in several strips, each of which computes the weights
 // again: sums of all columns would not fit into registers.
 template <class Rows>
-__global__ void __launch_bounds__(kThreads, blocks_for<Rows>(4))
+__global__ void __launch_bounds__(kThreads, blocks_for<Rows>(4, 2))
     grad_memory_kernel(AttentionInputs in, AttentionGradient given, const float* delta,
                        OutputMatrix grad_key, OutputMatrix grad_value) {
   MEMO_SHARED(float, shared);  // [warps][2][kWarp]
