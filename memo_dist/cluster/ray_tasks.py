@@ -16,6 +16,10 @@ Done = TypeVar("Done")
 def on_workers(function: Callable[[Job], Done], jobs: Sequence[Job], doing: str) -> list[Done]:
     """The results in the order of the jobs; inside a Ray session.
 
+    After an error the other tasks end with the session. They are not cancelled: ``ray.cancel`` of
+    a task that ends at that moment can abort this process (Ray 2.60, a check in
+    ``TaskManager::CompletePendingTask``).
+
     Args:
         function: importable in the workers. A job is done again where its worker died once.
         jobs: one a task.
@@ -33,6 +37,3 @@ def on_workers(function: Callable[[Job], Done], jobs: Sequence[Job], doing: str)
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise RunError(f"{doing} ended early ({type(error).__name__}: {error})") from error
-    finally:
-        for reference in waiting:  # what is left after an error; a task that ended stays so
-            ray.cancel(reference)
