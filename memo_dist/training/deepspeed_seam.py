@@ -32,6 +32,8 @@ from memo_dist.training.fragments import (
 
 _TIMEOUT = timedelta(minutes=30)
 """torch's own."""
+PARTITIONED_GRADIENTS = 2
+"""The ZeRO stage from which on each rank keeps a part of the gradients."""
 _NAMES_OF_FP32 = ("torch.float32", "fp32", "float32", "float")
 """As ``data_types.grad_accum_dtype`` may name it."""
 # Keys of a DeepSpeed file that the framework itself decides.
@@ -100,16 +102,30 @@ def accumulates_in_fp32(train: TrainConfig, bf16: bool, rows_per_rank: int) -> b
 
     In bf16 a row's gradient is lost where it is below 1/256 of the sum so far. One row has nothing
     to sum, and would need the memory. ``data_types.grad_accum_dtype`` of the DeepSpeed file
-    overrides both.
+    overrides that. Only from ZeRO stage 2 on: at stage 1 DeepSpeed (0.19) changes to an optimizer
+    that loses rows of this loop (``tests/test_training_precision.py``).
 
     Args:
         train: DeepSpeed's file.
         bf16: whether weights are bf16.
         rows_per_rank: rows of a step that one rank computes one after the other.
+
+    Raises:
+        UsageError: the file says fp32 at a lower stage.
     """
     file = read_deepspeed_file(train.deepspeed)
     given = file.get("data_types", {}).get("grad_accum_dtype")
-    return bf16 and (rows_per_rank > 1 if given is None else given in _NAMES_OF_FP32)
+    if not bf16:
+        return False
+    partitioned = zero_stage(train) >= PARTITIONED_GRADIENTS
+    if given is None:
+        return partitioned and rows_per_rank > 1
+    if given in _NAMES_OF_FP32 and not partitioned:
+        raise UsageError(
+            f"train.deepspeed={train.deepspeed}: data_types.grad_accum_dtype={given} with bf16"
+            " needs ZeRO stage 2 or 3 (zero_optimization.stage or train.zero_stage)"
+        )
+    return given in _NAMES_OF_FP32
 
 
 def engine_config(train: TrainConfig, bf16: bool, rows_per_rank: int) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Sources of the formulas:
   N ranks: mixed precision 2P + 2T + 12T (weights, gradients; master copy and Adam's two moments),
   fp32 4P + 4T + 8T. Stage 1 divides the optimizer by N, stage 2 the gradients too, stage 3 the
   weights too. DeepSpeed (0.19) keeps a master copy of its partition from stage 1 on in fp32 too.
-  bf16 runs at stage 1 at least. Where a rank sums the gradients of several rows, the sums are fp32:
-  4T beside the 2T of a row up to stage 1, 4T / N in their place from stage 2 on.
+  bf16 runs at stage 1 at least. From stage 2 on, where a rank sums the gradients of several rows,
+  the sums are fp32: 4T / N in place of 2T / N.
 - Activations: the counting of Korthikanti et al. (arXiv 2205.05198, section 4) redone for a
   decoder layer with RMSNorm, gated MLP and attention that keeps no [tokens, tokens] scores: per
   token 11 h + 4 f numbers (residual twice; each norm's normalised and scaled values; q, k, v, the
@@ -38,6 +38,7 @@ import torch
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.training.deepspeed_seam import (
+    PARTITIONED_GRADIENTS,
     accumulates_in_fp32,
     read_deepspeed_file,
     zero_stage,
@@ -59,7 +60,6 @@ RANK_ADDRESSES, RAY_ADDRESSES = 1 * GIB, 4 * GIB
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4
-_PARTITIONED_GRADIENTS = 2  # ZeRO stage
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default of reduce_bucket_size
 _PREFETCH_ELEMENTS = 50_000_000  # and of stage3_prefetch_bucket_size
 _LOGIT_CHANGES = (
@@ -221,12 +221,10 @@ def _states(  # noqa: PLR0913 - each decides the size of one of the states
         stage = max(stage, 1)  # see engine_config
     weight = 2 if bf16 else _FP32
     optimizer = 2 * _FP32 + (_FP32 if bf16 or stage else 0)
-    gradient = weight
-    if wide:
-        gradient = _FP32 + (weight if stage < _PARTITIONED_GRADIENTS else 0)
+    gradient = _FP32 if wide else weight
     return {
         "parameters": weight * all_ // (ranks if stage == 3 else 1),
-        "gradients": gradient * trained // (ranks if stage >= _PARTITIONED_GRADIENTS else 1),
+        "gradients": gradient * trained // (ranks if stage >= PARTITIONED_GRADIENTS else 1),
         "optimizer": optimizer * trained // (ranks if stage >= 1 else 1),
     }
 
