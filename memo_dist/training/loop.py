@@ -25,7 +25,7 @@ import torch
 
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import STOP
-from memo_dist.errors import RunError
+from memo_dist.errors import RunError, StoppedError
 from memo_dist.io import atomic
 from memo_dist.training import checkpoint, recall
 from memo_dist.training.deepspeed_seam import Engine, engine_config, zero_stage
@@ -37,7 +37,6 @@ from memo_dist.training.progress import Progress
 from memo_dist.training.reporting import Reporter, drop_metrics_after, last_metric_step
 from memo_dist.training.saver import Saver, find_checkpoint, settle_checkpoint
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate
-from memo_dist.training.states import StoppedError
 from memo_dist.training.trainee import StepContent, Trainee
 
 

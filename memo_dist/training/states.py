@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from memo_dist.cluster.ranks import Ranks
+from memo_dist.errors import StoppedError
 from memo_dist.io import atomic
 from memo_dist.io.marker import both_hashes, damage
 from memo_dist.training.batch import pack_row
@@ -26,10 +27,6 @@ Run = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
 """From (token ids [1, tokens], positions [1, tokens], lengths) to states [1, tokens, width]."""
 
 _log = logging.getLogger(__name__)
-
-
-class StoppedError(Exception):
-    """A stop was requested before all states were computed."""
 
 
 def kept_states(  # noqa: PLR0913
@@ -70,7 +67,7 @@ def kept_states(  # noqa: PLR0913
             goes_on = on_row(done * ranks.world / len(rows))
         stopped = done < len(mine)
         if ranks.any([stopped], device)[0]:
-            raise StoppedError
+            raise StoppedError("stopped before the states of all examples were computed")
         out.flush()
         ranks.barrier()
         if ranks.is_first:
