@@ -257,6 +257,17 @@ def test_replicas_and_a_key_in_place_of_its_name_are_refused():
         load_config((), ["serve.vllm_api_key_env=sk-0123456789abcdef"])
 
 
+@pytest.mark.parametrize("key", ["two\nlines", "\u043a\u043b\u044e\u0447"])
+def test_a_key_that_no_header_can_hold_is_refused_without_it(key, run, monkeypatch):
+    monkeypatch.setenv("MY_KEY", key)
+    words = ["serve.engine=vllm", "serve.vllm_urls=[http://127.0.0.1:9/v1]"]
+    words.append("serve.vllm_api_key_env=MY_KEY")
+    config = load_config((), words, stored=run.config)
+    with pytest.raises(UsageError, match="environment variable MY_KEY is no API key") as caught:
+        opener(run, config)
+    assert key not in str(caught.value)
+
+
 def test_a_run_of_somebody_else_chooses_neither_command_nor_url(run, tmp_path, monkeypatch):
     monkeypatch.setattr(origin, "_foreign", {})
     monkeypatch.setattr(origin, "_own", set())

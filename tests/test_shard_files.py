@@ -208,3 +208,15 @@ def test_workers_of_ray_give_the_same_files(toy):
         finish_remotely(RunFolder(run.root), plan, limits)
     assert {name: (run.root / name).read_bytes() for name in WRITTEN} == before
     assert marker_path(run).read_bytes() == marker
+
+
+def test_more_shards_than_open_files_can_be_merged(monkeypatch):
+    limits = [(64, 4096)]
+    monkeypatch.setattr(merging.resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(merging.resource, "setrlimit", lambda _, both: limits.append(both))
+    merging._allow_files(10)
+    assert limits[-1] == (266, 4096)
+    merging._allow_files(5)
+    assert len(limits) == 2, "enough already"
+    merging._allow_files(9000)
+    assert limits[-1] == (4096, 4096), "as far as it may"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import resource
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ROWS_A_PART = 1_000_000
 _ID = b'"id": "'
 """Stands once in a line: inside of a string a quote has a backslash before it."""
 _BLOCK = 2**20
+_OTHER_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def merge_part(job: MergeJob) -> list[Reflection]:
         OSError: the run folder cannot be written.
     """
     run, samples = RunFolder(job.root), _Samples()
+    _allow_files(len(job.shards))
 
     def write(stream: BinaryIO) -> None:
         with ExitStack() as stack:
@@ -99,6 +102,15 @@ def join(paths: Iterable[Path], target: Path) -> str:
 
     write_with(target, write)
     return hasher.hexdigest()
+
+
+def _allow_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may, for ``count`` more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Samples:

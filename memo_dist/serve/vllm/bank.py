@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -99,6 +100,11 @@ def _read_key(settings: ServeConfig) -> str:
     if name and not key:
         raise UsageError(
             f"serve.vllm_api_key_env={name}, but the environment variable {name} is not set"
+        )
+    if not (key.isascii() and key.isprintable()):  # no HTTP header could hold it
+        raise UsageError(
+            f"serve.vllm_api_key_env={name}: the value of the environment variable {name} is no API"
+            " key (line breaks, control characters or letters beyond ASCII)"
         )
     return key
 
@@ -207,7 +213,10 @@ def serve_words(manifest: BankManifest, folder: Path) -> list[list[str]]:
     if adapters:
         folders = [paths[entry.id] for entry in adapters]
         base = [str(base_folder(manifest, folder)), f"--served-model-name={_BASE_MODEL}"]
-        names = [f"{_model(entry)}={paths[entry.id]}" for entry in adapters]
+        # As JSON: NAME=PATH cannot hold a path with a comma.
+        names = [
+            json.dumps({"name": _model(entry), "path": str(paths[entry.id])}) for entry in adapters
+        ]
         found.append([*base, *common, *_lora_words(folders), "--lora-modules", *names])
     return found
 
