@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from trained_bank import adapter_entry
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,9 +24,9 @@ from memo_dist.io import atomic
 from memo_dist.memory.answering import FEATURES
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.loading import AdapterShards, SharedBases, adapter_name, choose_loaded
-from memo_dist.memory.manifest import BankManifest, BaseRef, ShardEntry, shard_documents
+from memo_dist.memory.manifest import BankManifest, BaseRef
 from memo_dist.models.chat_format import ChatFormat
-from memo_dist.models.identity import hash_weights, identify, weight_files
+from memo_dist.models.identity import identify, weight_files
 from memo_dist.models.scratch import train_tokenizer
 from memo_dist.models.weight_files import StoredWeights, WeightWriter, add_weights
 from memo_dist.training.export import build_folder
@@ -346,18 +347,7 @@ def test_adapters_on_another_base_are_refused(adapters, base):
 
 
 def bank_of(folder: Path, adapters: dict[int, Path], base: BaseRef) -> BankManifest:
-    entries = [
-        ShardEntry(
-            id=shard,
-            path=path.name,
-            kind="adapter",
-            documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
-            reflections_hash="1" * 64,
-            weights_hash=hash_weights(path),
-            recipe_hash="2" * 64,
-        )
-        for shard, path in adapters.items()
-    ]
+    entries = (adapter_entry(shard, path) for shard, path in adapters.items())
     return BankManifest(base, tuple(entries))
 
 

@@ -22,6 +22,19 @@ from memo_dist.synthesis.types import Reflection
 SHAPE = ScratchConfig(vocabulary=300, hidden_size=64, layers=2, heads=2, intermediate_size=128)
 
 
+def adapter_entry(shard: int, folder: Path) -> ShardEntry:
+    """A bank's row of an exported adapter, with one document and no reflections of a run."""
+    return ShardEntry(
+        id=shard,
+        path=folder.name,
+        kind="adapter",
+        documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
+        reflections_hash="1" * 64,
+        weights_hash=hash_weights(folder),
+        recipe_hash="2" * 64,
+    )
+
+
 def train_shards(
     root: Path,
     facts: Sequence[Mapping[str, str]],

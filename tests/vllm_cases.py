@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from protocol_cases import FACTS, OUTSIDE
-from trained_bank import train_shards
+from trained_bank import adapter_entry, train_shards
 
 from memo_dist.config import load_config, to_yaml
 from memo_dist.io.runfolder import RunFolder
@@ -21,9 +21,8 @@ from memo_dist.memory.manifest import (
     BankManifest,
     BaseRef,
     ShardEntry,
-    shard_documents,
 )
-from memo_dist.models.identity import hash_weights, identify
+from memo_dist.models.identity import identify
 from memo_dist.models.loading import load_frozen, load_tokenizer
 
 COMMAND = os.environ.get("MEMO_TESTS_VLLM") or shutil.which("vllm") or ""
@@ -65,12 +64,4 @@ def _adapter(base: Path, memory: Path, shard: int) -> ShardEntry:
     count = len(FEATURES)
     ones, weights = (1.0,) * count, tuple(0.1 * (number + 1) for number in range(count))
     Calibration(FEATURES, weights, (0.0,) * count, ones, 0.5, 0.01, True, wordings=2).save(folder)
-    return ShardEntry(
-        id=shard,
-        path=folder.name,
-        kind="adapter",
-        documents=shard_documents([(f"doc-{shard}", "0" * 64)]),
-        reflections_hash="1" * 64,
-        weights_hash=hash_weights(folder),
-        recipe_hash="2" * 64,
-    )
+    return adapter_entry(shard, folder)

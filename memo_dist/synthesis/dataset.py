@@ -57,8 +57,8 @@ def write_rows(folder: Path, part: int, parts: int, rows: Iterable[dict[str, Any
 
 def write_card(folder: Path, parts: int, card: str) -> None:
     """Write ``README.md``, and remove files of another number of parts, which it would name too."""
-    wanted = {_rows_path(folder, part, parts) for part in range(parts)}
-    for path in set((folder / "data").glob("*.parquet")) - wanted:
+    own = {_rows_path(folder, part, parts) for part in range(parts)}
+    for path in set((folder / "data").glob("*.parquet")) - own:
         path.unlink()
     write_text(folder / "README.md", card)
 

@@ -226,7 +226,7 @@ def _lora_words(folders: Sequence[Path]) -> list[str]:
 
     Only the modules that they have are made ready for adapters. vLLM 0.32 would take the output
     layer too, and there its adapters fail (on a CPU: the process ends) where the log-probabilities
-    of several prompts are wanted, as for the likelihood of questions.
+    of several prompts are requested, as for the likelihood of questions.
     """
     modules = sorted(set().union(*map(_modules, folders)))
     rank = f"--max-lora-rank={_rank(folders)}"

@@ -176,11 +176,11 @@ class VllmShards:
 
 
 def _complete(
-    shard: ServedShard, prompts: Sequence[list[int]], wanted: Mapping[str, Any]
+    shard: ServedShard, prompts: Sequence[list[int]], more: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The choice for each prompt, in their order."""
+    """The choice for each prompt, in their order; ``more``: of the request's body."""
     stops = sorted(shard.chat.stop_ids)
-    body = {**_GREEDY, **wanted, "model": shard.model, "prompt": prompts, "stop_token_ids": stops}
+    body = {**_GREEDY, **more, "model": shard.model, "prompt": prompts, "stop_token_ids": stops}
     reply = shard.server.post("/completions", body)
     with _expecting():
         choices = {int(choice["index"]): choice for choice in reply["choices"]}
