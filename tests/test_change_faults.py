@@ -19,6 +19,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.tombstones import load_tombstones
 from memo_dist.runs import existing_run, open_run
+from memo_dist.synthesis import merging
 
 QUESTION = "When was the Orlestad pumping station opened?"
 GONE = "site-3"
@@ -26,6 +27,8 @@ RENEWED = (
     "corpus.next/documents.jsonl",
     "synth/direct/manifest.json",
     "synth/direct/part-",
+    "synth/shards/reflections-2.jsonl",
+    "synth/merging/reflections-",
     "reflections.jsonl",
     "train/shard-2/job.json",
     "memory/gen-1/.building-shard-2/",
@@ -74,7 +77,8 @@ def full_disk(patch: pytest.MonkeyPatch, run: RunFolder, name: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write_with(path, writer)
 
-    patch.setattr(atomic, "write_with", refuse)
+    for module in (atomic, merging):
+        patch.setattr(module, "write_with", refuse)
 
 
 def answers(run: RunFolder) -> list[str]:

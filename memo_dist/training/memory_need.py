@@ -182,7 +182,7 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
         adapter_rank: LoRA's r on every linear map of every layer; 0: full fine-tuning.
     """
     zero = read_deepspeed_file(train.deepspeed).get("zero_optimization", {})
-    stage = zero_stage(train)
+    stage = max(zero_stage(train), 1) if bf16 else zero_stage(train)  # see engine_config
     trained = _trained(shape, train, adapter_rank)
     extra = trained if adapter_rank else 0
     rows = max(1, train.batch_tokens // train.micro_batch_tokens // ranks)
@@ -217,8 +217,6 @@ def _states(  # noqa: PLR0913 - each decides the size of one of the states
 
     ``wide``: bf16 gradients are summed in fp32.
     """
-    if bf16:
-        stage = max(stage, 1)  # see engine_config
     weight = 2 if bf16 else _FP32
     optimizer = 2 * _FP32 + (_FP32 if bf16 or stage else 0)
     gradient = _FP32 if wide else weight
