@@ -44,7 +44,7 @@ def encode(
     one saves and ends the call with an error.
 
     Args:
-        corpus: a folder or file of .txt .md .html .pdf .jsonl .parquet.
+        corpus: a folder or file of the kinds that docs/corpus.md lists.
         run: the run folder; it is created.
         config_files: YAML files; later ones win.
         settings: values that win over the files: ``{"train.epochs": 4}``.

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 stopped with state sa
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -69,3 +70,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for a close match among ``known``, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def install_hint(extra: str) -> str:
+    """How to install the packages of an optional dependency, with their tested versions.
+
+    The project is installed from its clone: an index may carry another package of its name.
+    """
+    return f"in the clone run {sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"

@@ -1,6 +1,7 @@
 """The Markdown pages: links, paths and keys exist, tables render, README stays short."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,12 @@ def test_links_resolve_and_tables_render(page):
     text = page.read_text(encoding="utf-8")
     assert not broken_links(page, text)
     assert not broken_tables(text)
+
+
+def test_every_test_file_stands_in_the_page_about_tests():
+    patterns = re.findall(r"`(test_[a-z_*]+)`", (ROOT / "docs" / "testing.md").read_text())
+    names = sorted(path.stem for path in (ROOT / "tests").glob("test_*.py"))
+    assert not [n for n in names if not any(fnmatch(n, pattern) for pattern in patterns)]
 
 
 def test_the_readme_is_short():

@@ -101,11 +101,12 @@ def test_every_key_of_a_job_reaches_the_script(capsys):
         "max_stalled": ("4", "--max-stalled 4 --"),
     }
     words = [f"launch.{key}={value}" for key, (value, _) in keys.items()]
-    text = dry(capsys, "slurm", "--dry-run", *words, "--", "train", "RUN", "train.epochs=2")
+    verb = ("train", "RUN", "train.batch_tokens=24576")  # a row for each of the 24 ranks
+    text = dry(capsys, "slurm", "--dry-run", *words, "--", *verb)
     for key, (_, line) in keys.items():
         assert line in text, key
     assert "#SBATCH --ntasks-per-node=8" in text
-    assert text.endswith("sbatch --parsable multi-node.sbatch train RUN train.epochs=2\n")
+    assert text.endswith("sbatch --parsable multi-node.sbatch train RUN train.batch_tokens=24576\n")
     subprocess.run(["bash", "-n"], input=text.split("# ---- command")[0], text=True, check=True)
 
 
@@ -180,6 +181,25 @@ def test_the_chain_passes_configuration_on(tmp_path, capsys):
     assert text.count("# ---- ") == 5
 
 
+def test_only_the_stages_that_use_gpus_request_them(capsys):
+    gpus = ("launch.gpus_per_node=8", "launch.recipe=chain")
+    verb = ("--", "encode", "C", "--run", "R")
+    scripts = {
+        part.partition("\n")[0]: part
+        for part in dry(capsys, "slurm", "--dry-run", *gpus, *verb).split("# ---- ")[1:]
+    }
+    line = "#SBATCH --gpus-per-node=8"
+    assert {name for name, text in scripts.items() if line in text} == {"single-node.sbatch"}
+    assert "\nsubmit merge merge.sbatch synthesize " in scripts["chain.sh"]
+    assert "\nsubmit train single-node.sbatch train " in scripts["chain.sh"]
+    text = dry(capsys, "slurm", "--dry-run", *gpus, *verb, "generator.kind=writer")
+    array = text.split("# ---- ")[1]
+    assert "#SBATCH --array=" in array
+    assert line in array
+    alone = ("launch.gpus_per_node=8", "launch.recipe=array", "--", "synthesize", "C")
+    assert line not in dry(capsys, "slurm", "--dry-run", *alone, "--run", "R")
+
+
 def test_local_torchrun_and_ray(capsys):
     verb = ("--", "train", "a run", "train.epochs=2")
     for change in (("update", "RUN", "C"), ("forget", "RUN", "ID", "--why", "a reason")):
@@ -201,6 +221,9 @@ def test_local_torchrun_and_ray(capsys):
 # -- what is refused -------------------------------------------------------------------------------
 
 
+MODEL = "generator.kind=openai generator.model=m generator.urls=[http://h/v1]"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -214,6 +237,14 @@ def test_local_torchrun_and_ray(capsys):
         ("slurm -- scale fit STUDY", "`scale run STUDY` can be launched"),
         ("slurm launch.recipe=chain -- train RUN", "encode CORPUS --run RUN"),
         ("slurm launch.recipe=chain -- encode C --run R --resume must", "cannot pass"),
+        ("slurm launch.recipe=chain -- encode C --run R " + MODEL, "kind=openai: run `synthesize`"),
+        (
+            "slurm launch.recipe=array -- synthesize C --run R " + MODEL,
+            "launch.recipe=array divides",
+        ),
+        ("slurm launch.nodes=4 launch.gpus_per_node=8 -- train RUN", "32 ranks cannot share the 4"),
+        ("slurm launch.recipe=chain launch.nodes=3 -- encode C --run R", "3 ranks cannot share"),
+        ("torchrun launch.gpus_per_node=3 -- train RUN", "launch.gpus_per_node)"),
         ("slurm -- train RUN train.epoch=2", "did you mean 'train.epochs'?"),
         ("torchrun -- encode C --run R", "torchrun starts training ranks"),
         ("torchrun launch.nodes=2 -- train RUN", "launch.rendezvous=HOST:PORT"),

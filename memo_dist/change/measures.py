@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from memo_dist.errors import UsageError
+from memo_dist.errors import UsageError, install_hint
 from memo_dist.memory.likelihood import Floats, Known
 
 _LEAST = 0.2
@@ -86,7 +86,7 @@ def forget_quality(ours: Sequence[float], never: Sequence[float]) -> float:
     try:
         from scipy.stats import ks_2samp
     except ImportError:
-        raise UsageError("this test needs scipy: pip install 'memo-dist[scale]'") from None
+        raise UsageError(f"this test needs scipy: {install_hint('scale')}") from None
     return float(ks_2samp(ours, never).pvalue)
 
 

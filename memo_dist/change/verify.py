@@ -123,6 +123,8 @@ def never_saw(run: RunFolder, config: Config, receipt: Receipt) -> Iterator[Chec
         for shard in shards:
             now, there = (hash_weights(one.train(shard) / "final") for one in (run, other))
             fault = "" if now == there else f"{now[:16]} here, {there[:16]} there"
+            if fault and config.train.max_minutes:
+                fault += f" (train.max_minutes={config.train.max_minutes:g} ends by the clock)"
             yield Check(f"weights of shard {shard} equal those of a run that never saw it", fault)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memo_dist.cli.options import config_options, resolve, run_argument
+from memo_dist.cli.options import config_options, names_in, questions_options, resolve, run_argument
 from memo_dist.cluster.stop import STOP
 from memo_dist.compare.registry import DEFAULT, METHODS
 from memo_dist.evaluation.questions import default_name, load_questions
@@ -17,15 +17,7 @@ from memo_dist.runs import existing_run
 
 @click.command("compare")
 @run_argument
-@click.option(
-    "--questions",
-    "questions_file",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="JSONL file; a line has id, question, answer and optionally aliases, supporting_ids,"
-    " answerable, type.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Ask only the first N questions.")
+@questions_options
 @click.option(
     "--methods",
     default=",".join(DEFAULT),
@@ -71,7 +63,6 @@ def command(  # noqa: PLR0913
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     questions = load_questions(questions_file, limit or config.evaluate.limit)
-    named = [method.strip() for method in methods.split(",") if method.strip()]
     quiet_libraries()
     STOP.install()
     from memo_dist.compare.comparing import compare_methods, make_plan
@@ -80,9 +71,8 @@ def command(  # noqa: PLR0913
     from memo_dist.compare.text import comparison_text
 
     files = split_predictions(predictions)
-    plan = make_plan(
-        run, config, questions, name or default_name(questions_file), named, files, reader
-    )
+    name = name or default_name(questions_file)
+    plan = make_plan(run, config, questions, name, names_in(methods), files, reader)
     with permissions.creating(config.run.group_readable):
         result = compare_methods(plan, STOP)
         report = write_comparison(result)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from memo_dist.answering import MODES
-from memo_dist.cli.options import config_options, resolve, run_argument
+from memo_dist.cli.options import config_options, names_in, questions_options, resolve, run_argument
 from memo_dist.cluster.stop import STOP
 from memo_dist.evaluation.questions import default_name, load_questions
 from memo_dist.io import permissions
@@ -17,15 +17,7 @@ from memo_dist.runs import existing_run
 
 @click.command("evaluate")
 @run_argument
-@click.option(
-    "--questions",
-    "questions_file",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="JSONL file; a line has id, question, answer and optionally aliases, supporting_ids,"
-    " answerable.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Score only the first N questions.")
+@questions_options
 @click.option(
     "--modes",
     default="direct",
@@ -53,13 +45,12 @@ def command(  # noqa: PLR0913
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
     questions = load_questions(questions_file, limit or config.evaluate.limit)
-    wanted = [mode.strip() for mode in modes.split(",") if mode.strip()]
     quiet_libraries()
     STOP.install()
     from memo_dist.evaluation.session import evaluate_run
 
     evaluation = name or default_name(questions_file)
     with permissions.creating(config.run.group_readable):
-        _, tables = evaluate_run(run, config, questions, evaluation, STOP, wanted)
+        _, tables = evaluate_run(run, config, questions, evaluation, STOP, names_in(modes))
     click.echo(tables)
     click.echo(f"report: {run.report}")

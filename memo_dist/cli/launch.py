@@ -56,7 +56,7 @@ def command(  # noqa: PLR0913
     call = parse_verb(ctx.meta["verb"])
     config = _resolve(call, config_files, overrides)
     if target in ("local", "torchrun"):
-        words = local_command(call) if target == "local" else torchrun_command(config.launch, call)
+        words = local_command(call) if target == "local" else torchrun_command(config, call)
         ctx.exit(run_foreground(words, dry_run))
     scheduler: Any = _SCHEDULERS[target]
     plan = scheduler.plan(config, call)

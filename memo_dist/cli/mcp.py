@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memo_dist.cli.options import config_options, need_extra, resolve, run_argument
+from memo_dist.cli.options import config_options, need_server, resolve, run_argument
 from memo_dist.runs import existing_run
 
 
@@ -29,9 +29,7 @@ def command(
     """
     run, _ = existing_run(run_folder)
     config = resolve(config_files, overrides, run_folder)
-    need_extra("mcp", "mcp", "fastapi", "uvicorn", "prometheus_client")
-    if config.serve.replicas:
-        need_extra("serve-ray", "grpc_reflection")
+    need_server(config, "mcp", "mcp")
     from memo_dist.observability.logs import quiet_libraries
     from memo_dist.serve.server import serve, serve_stdio
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from memo_dist.config import Config, load_config
-from memo_dist.errors import UsageError
+from memo_dist.errors import UsageError, install_hint
 from memo_dist.training.job import RESUME_CHOICES
 
 _OVERRIDE = re.compile(r"\w+(\.\w+)+=")
@@ -38,6 +38,17 @@ resume_option = click.option(
     help="auto: continue if possible; never: require a new run; must: require an existing run;"
     " PATH: continue from this checkpoint of the run.",
 )
+_questions_option = click.option(
+    "--questions",
+    "questions_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="JSONL file; a line has id, question, answer and optionally aliases, supporting_ids,"
+    " answerable, type.",
+)
+_limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), help="Use only the first N questions."
+)
 config_option = click.option(
     "--config",
     "config_files",
@@ -51,6 +62,16 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--config FILE`` (repeatable) and trailing ``key=value`` overrides."""
     overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     return config_option(overrides(function))
+
+
+def questions_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--questions FILE`` and ``--limit N``."""
+    return _questions_option(_limit_option(function))
+
+
+def names_in(text: str) -> list[str]:
+    """The names of a list separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def split_overrides(words: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
@@ -79,9 +100,22 @@ def need_extra(extra: str, *modules: str) -> None:
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"the package {missing[0]} is not installed: pip install 'memo-dist[{extra}]'"
-        )
+        raise UsageError(f"the package {missing[0]} is not installed: {install_hint(extra)}")
+
+
+def need_server(config: Config, extra: str, *modules: str) -> None:
+    """Refuse where a package of the HTTP server, or of what it offers, is missing.
+
+    Args:
+        config: ``serve.replicas`` needs an extra of its own.
+        extra, modules: of the verb, see :func:`need_extra`.
+
+    Raises:
+        UsageError: says what to install.
+    """
+    need_extra(extra, *modules, "fastapi", "uvicorn", "prometheus_client")
+    if config.serve.replicas:
+        need_extra("serve-ray", "grpc_reflection")
 
 
 def check_resume(resume: str) -> str:

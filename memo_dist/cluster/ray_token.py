@@ -34,7 +34,7 @@ _ASK_SECONDS = 60
 
 
 def check_environment(cluster: ClusterConfig) -> None:
-    """Refuse an environment in which Ray asks nobody for a token.
+    """Refuse an environment in which Ray requires no token.
 
     Raises:
         UsageError: it is switched off there, and ``cluster.authentication`` is not.
@@ -80,7 +80,7 @@ def of_cluster(cluster: ClusterConfig) -> Iterator[None]:
     """Of a running cluster: the user's token for it.
 
     Raises:
-        UsageError: there is none, others may read it, or the cluster asks nobody for one.
+        UsageError: there is none, others may read it, or the cluster requires none.
     """
     if cluster.authentication == "none":
         yield
@@ -89,7 +89,7 @@ def of_cluster(cluster: ClusterConfig) -> Iterator[None]:
         _check_file(cluster)
     if is_open(cluster.address):
         raise UsageError(
-            f"the Ray cluster at cluster.address={cluster.address} asks nobody for a token: whoever"
+            f"the Ray cluster at cluster.address={cluster.address} requires no token: whoever"
             f" reaches it runs code as its owner; start it with {MODE}=token (docs/launching.md),"
             " or set cluster.authentication=none"
         )

@@ -1,6 +1,6 @@
 """The store in which training ranks meet, on one address instead of on all of a machine's.
 
-torch's ``TCPStore`` listens on every interface and asks nobody who they are. Here the socket is
+torch's ``TCPStore`` listens on every interface and authenticates no client. Here the socket is
 opened first, on the address at which the ranks meet alone, and handed to it; a rank that is alone
 opens none. What ranks read from a store is never unpickled.
 https://github.com/pytorch/pytorch/issues/116486

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from memo_dist.compare.method import NotRunError
+from memo_dist.errors import install_hint
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 _MODULES = "modules.json"
@@ -60,9 +61,7 @@ def _load(name: str) -> Any:
 
         return SentenceTransformer(name, trust_remote_code=False)
     except ImportError as error:
-        raise NotRunError(
-            f"{error.name} is not installed: pip install 'memo-dist[compare]'"
-        ) from error
+        raise NotRunError(f"{error.name} is not installed: {install_hint('compare')}") from error
     except Exception as error:
         raise NotRunError(f"compare.embedder={name} cannot be loaded: {error}") from error
 

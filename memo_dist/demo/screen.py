@@ -12,9 +12,9 @@ RIGHT_ANSWERS = 5
 
 OWN_DOCUMENTS = """\
 Your own documents, with a language model of any OpenAI-compatible server:
-  memo-dist encode DOCUMENTS --run RUN generator.kind=openai generator.model=NAME 'generator.urls=[URL]'
+  memo-dist encode DOCUMENTS --run RUN --config configs/encode-laptop.yaml 'synthesis.steps=[direct,abstain]' generator.kind=openai generator.model=NAME 'generator.urls=[URL]'
 or with a chat window, which gets prompts as files and gives replies as files (docs/chat-window.md):
-  memo-dist encode DOCUMENTS --run RUN generator.kind=recorded generator.model=NAME generator.recording=FOLDER
+  memo-dist encode DOCUMENTS --run RUN --config configs/encode-laptop.yaml 'synthesis.steps=[direct,abstain]' generator.kind=recorded generator.model=NAME generator.recording=FOLDER
 """  # noqa: E501 - commands to copy
 
 

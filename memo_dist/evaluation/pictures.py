@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memo_dist.errors import UsageError
+from memo_dist.errors import UsageError, install_hint
 from memo_dist.io import atomic
 
 COLOURS = ("#1b6ca8", "#c8553d", "#4f8a3d", "#8a5aa8", "#b8860b", "#3d8a86", "#7a7a7a")
@@ -28,7 +28,7 @@ def write_picture(folder: Path, name: str, draw: Callable[[Any], None], extra: s
     try:
         import matplotlib
     except ImportError:
-        raise UsageError(f"plots need matplotlib: pip install 'memo-dist[{extra}]'") from None
+        raise UsageError(f"plots need matplotlib: {install_hint(extra)}") from None
     from matplotlib.figure import Figure
 
     # A fixed salt and no date: the same results, the same SVG.

@@ -10,9 +10,11 @@ from types import FrameType
 
 import click
 
-from memo_dist.config.schema import LaunchConfig
+from memo_dist.config import Config
 from memo_dist.errors import UsageError
+from memo_dist.launch.render import ranks_per_node
 from memo_dist.launch.verbs import VerbCall
+from memo_dist.training.job import rows_per_step
 
 
 def local_command(call: VerbCall) -> list[str]:
@@ -20,15 +22,18 @@ def local_command(call: VerbCall) -> list[str]:
     return [sys.executable, "-m", "memo_dist", *call.words]
 
 
-def torchrun_command(launch: LaunchConfig, call: VerbCall) -> list[str]:
+def torchrun_command(config: Config, call: VerbCall) -> list[str]:
     """``torchrun``'s arguments, through the module that keeps the ranks' exit code.
 
     Raises:
-        UsageError: another verb than train, or several nodes without a meeting point.
+        UsageError: another verb than train, several nodes without a meeting point, or ranks that
+            cannot share the rows of a step.
     """
+    launch = config.launch
     if call.verb != "train":
         raise UsageError(f"torchrun starts training ranks: 'train', not '{call.verb}'")
-    ranks = launch.tasks_per_node or launch.gpus_per_node or 1
+    ranks = ranks_per_node(launch)
+    rows_per_step(config.train, launch.nodes * ranks)
     place = ["--standalone"]
     if launch.nodes > 1:
         if not launch.rendezvous:

@@ -50,6 +50,8 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 FILE_NAMES = {"array": "synthesize-array.sbatch"}
+MERGE = "merge.sbatch"
+"""Joins the parts of a synthesis, in a chain whose other jobs have GPUs."""
 ARRAYS = {"array": "synthesize", "scale-array": "scale"}
 """Recipes that are job arrays, and their verbs."""
 
@@ -63,6 +65,11 @@ def recipe_of(launch: LaunchConfig, call: VerbCall) -> str:
     if launch.nodes == 1:
         return "single-node"
     return "multi-node" if call.verb == "train" else "ray"
+
+
+def ranks_per_node(launch: LaunchConfig) -> int:
+    """Training ranks that a launcher starts on each node."""
+    return launch.tasks_per_node or launch.gpus_per_node or 1
 
 
 def file_name(recipe: str) -> str:
@@ -81,7 +88,7 @@ def job_script(recipe: str, launch: LaunchConfig, array: str = "", name: str = "
     """
     name = name or file_name(recipe)
     nodes = launch.nodes if recipe in ("multi-node", "ray") else 1
-    tasks = (launch.tasks_per_node or launch.gpus_per_node or 1) if recipe == "multi-node" else 1
+    tasks = ranks_per_node(launch) if recipe == "multi-node" else 1
     if array and launch.array_at_once:
         array = f"{array}%{launch.array_at_once}"
     log = "%x-%A_%a.log" if recipe in ARRAYS else "%x-%j.log"
@@ -103,13 +110,28 @@ def job_script(recipe: str, launch: LaunchConfig, array: str = "", name: str = "
     return Script(name, text)
 
 
-def chain_scripts(launch: LaunchConfig, partitions: int) -> list[Script]:
-    """The scripts of the chain; the last one submits the others."""
+def chain_scripts(
+    launch: LaunchConfig, partitions: int, synthesis_gpus: bool = True
+) -> list[Script]:
+    """The scripts of the chain; the last one submits the others.
+
+    Args:
+        launch: the group ``launch``.
+        partitions: of the synthesis.
+        synthesis_gpus: its generator uses the GPUs that the jobs request; if not, the jobs of the
+            synthesis request none.
+    """
     train = "single-node" if launch.nodes == 1 else "multi-node"
     jobs = {recipe: job_script(recipe, launch) for recipe in ("single-node", train)}
-    text = _template("chain.sh.j2").render(file="slurm/chain.sh", train=file_name(train))
-    array = job_script("array", launch, task_range(partitions))
-    return [array, *jobs.values(), Script("chain.sh", text)]
+    without = launch if synthesis_gpus else replace(launch, gpus_per_node=0)
+    array = job_script("array", without, task_range(partitions))
+    merge = jobs["single-node"]
+    if launch.gpus_per_node:  # nothing in a merge runs on a GPU
+        merge = job_script("single-node", replace(launch, gpus_per_node=0), name=MERGE)
+    own = [merge] if merge.name == MERGE else []
+    names = {"file": "slurm/chain.sh", "train": file_name(train), "merge": merge.name}
+    text = _template("chain.sh.j2").render(names)
+    return [array, *own, *jobs.values(), Script("chain.sh", text)]
 
 
 def task_range(partitions: int) -> str:

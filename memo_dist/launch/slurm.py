@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memo_dist.config import Config
+from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.launch import jobs
@@ -22,12 +23,14 @@ from memo_dist.launch.render import (
     Script,
     chain_scripts,
     job_script,
+    ranks_per_node,
     recipe_of,
     task_range,
 )
 from memo_dist.launch.verbs import VerbCall
 from memo_dist.scaling.cells import partition_cells
 from memo_dist.scaling.folder import SETTLED, StudyFolder
+from memo_dist.training.job import rows_per_step
 
 COMMAND_SECONDS = 60
 """Seconds that a command of Slurm may take."""
@@ -90,6 +93,11 @@ def plan(config: Config, call: VerbCall) -> SlurmPlan:
         return _chain(config, call)
     _check_recipe(recipe, call)
     array = _missing_partitions(config, call) if recipe in ARRAYS else ""
+    if recipe == "array":
+        _check_array(config, recipe)
+        launch = launch if _uses_gpus(config) else replace(launch, gpus_per_node=0)
+    if recipe == "multi-node":
+        rows_per_step(config.train, launch.nodes * ranks_per_node(launch))
     script = job_script(recipe, launch, array)
     return SlurmPlan([script], ["sbatch", "--parsable", script.name, *call.words], config)
 
@@ -103,6 +111,20 @@ def _check_recipe(recipe: str, call: VerbCall) -> None:
         )
 
 
+def _check_array(config: Config, recipe: str) -> None:
+    """Tasks of an array share nothing, so no limit or budget either."""
+    if config.generator.kind not in BUILT_IN:
+        raise UsageError(
+            f"launch.recipe={recipe} divides the synthesis among independent tasks, which cannot"
+            f" share the limits and the budget of generator.kind={config.generator.kind}: run"
+            " `synthesize` with launch.recipe=ray, then `train` and `export`"
+        )
+
+
+def _uses_gpus(config: Config) -> bool:
+    return config.generator.kind != "rules"
+
+
 def _chain(config: Config, call: VerbCall) -> SlurmPlan:
     if call.verb != "encode" or call.corpus is None or call.run is None:
         raise UsageError("launch.recipe=chain takes the stages of: encode CORPUS --run RUN")
@@ -111,8 +133,12 @@ def _chain(config: Config, call: VerbCall) -> SlurmPlan:
     left -= {"--config", *map(str, call.files), *kept}
     if left:
         raise UsageError(f"launch.recipe=chain cannot pass {' '.join(sorted(left))} to its stages")
-    scripts = chain_scripts(config.launch, config.synthesis.partitions)
-    questions = config.launch.questions or "-"
+    _check_array(config, "chain")
+    launch = config.launch
+    if launch.nodes > 1:
+        rows_per_step(config.train, launch.nodes * ranks_per_node(launch))
+    scripts = chain_scripts(launch, config.synthesis.partitions, _uses_gpus(config))
+    questions = launch.questions or "-"
     words = ["bash", "chain.sh", str(call.corpus), str(call.run), questions, *kept]
     return SlurmPlan(scripts, words, config)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from memo_dist.errors import UsageError
+from memo_dist.errors import UsageError, install_hint
 from memo_dist.models.identity import hash_vocabulary, quiet_loading
 from memo_dist.models.loading import load_frozen
 from memo_dist.models.weight_files import StoredWeights, WeightWriter
@@ -164,7 +164,7 @@ def _by_mergekit(merging: Merging, base: Path, models: Sequence[Path], target: P
         from mergekit.merge import MergeOptions, run_merge
     except ImportError as error:
         raise UsageError(
-            f"--method {merging.method} needs mergekit: pip install 'memo-dist[merge]' ({error})"
+            f"--method {merging.method} needs mergekit ({error}): {install_hint('merge')}"
         ) from error
     name = _MERGEKIT[merging.method]
     weight = {"weight": 1.0 / len(models) if name == "linear" else 1.0}

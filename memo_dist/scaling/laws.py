@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from memo_dist.errors import UsageError
+from memo_dist.errors import UsageError, install_hint
 from memo_dist.scaling.cells import Cell
 
 _LEVEL = 0.95
@@ -269,7 +269,7 @@ def _least_squares() -> Any:
     try:
         from scipy.optimize import least_squares
     except ImportError:
-        raise UsageError("fits need scipy: pip install 'memo-dist[scale]'") from None
+        raise UsageError(f"fits need scipy: {install_hint('scale')}") from None
     return least_squares
 
 

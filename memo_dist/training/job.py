@@ -151,8 +151,10 @@ def rows_per_step(train: TrainConfig, world: int) -> int:
     rows = train.batch_tokens // train.micro_batch_tokens
     if rows % world:
         raise UsageError(
-            f"{world} ranks cannot share the {rows} rows of a step evenly: change cluster.workers"
-            " or train.batch_tokens / train.micro_batch_tokens"
+            f"{world} ranks cannot share the {rows} rows of a step evenly: change"
+            f" train.batch_tokens={train.batch_tokens},"
+            f" train.micro_batch_tokens={train.micro_batch_tokens} or the number of ranks"
+            " (cluster.workers; launch.nodes and launch.gpus_per_node)"
         )
     return rows
 

@@ -11,7 +11,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from memo_dist.config.model_schema import EndpointConfig
-from memo_dist.errors import UsageError
+from memo_dist.errors import UsageError, install_hint
 from memo_dist.llm.backends.base import Answer, RequestRefused
 from memo_dist.llm.requests import Request, Usage
 from memo_dist.models.base import resolve_base
@@ -97,7 +97,7 @@ class _Grammar:
         except ImportError:
             raise UsageError(
                 f"{group}.kind=transformers needs llguidance for structured answers:"
-                f" pip install 'memo-dist[grammar]', or set {group}.structured=prompt"
+                f" {install_hint('grammar')}, or set {group}.structured=prompt"
             ) from None
         self._library = llguidance
         self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=model.config.vocab_size)
