@@ -1,13 +1,14 @@
 """The demo's documents get second versions: new and old values, neighbours, and the dry run.
 
-    python benchmarks/update_demo.py [--others 43] [--shards 4] [--folder KEPT] [--out FILE]
-        [KEY=VALUE]...
+    python benchmarks/update_demo.py [--others 43] [--shards 4] [--ray] [--folder KEPT]
+        [--out FILE] [KEY=VALUE]...
 
 The 8 documents that change and OTHERS that do not are encoded; `memo-dist update` brings the memory
 to the second versions. Asked before and after: people's questions (examples/), and the questions
 that were taught, where the answer changed and where it stayed. The dry run's tokens and minutes are
 compared with those of the trainings that follow. A scratch memory, by the verbs without Ray
-(here.py). With --folder a second start continues.
+(here.py), which has rules only; --ray runs the installed command, for language models and recorded
+replies. With --folder a second start continues.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-from here import SCRATCH, encode, succeed
+from here import SCRATCH, succeed
 from machine import machine
 from technical_documentation import DATA, Row, ask, compared, questions, timed
 
@@ -47,13 +49,19 @@ def main() -> None:
     )
     parser.add_argument("--others", type=int, default=43)
     parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--ray", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="memo-demo-") as name:
         report = _measure(options.folder or Path(name), options)
-    kept = {"others": options.others, "shards": options.shards, "settings": options.settings}
+    kept = {
+        "others": options.others,
+        "shards": options.shards,
+        "ray": options.ray,
+        "settings": options.settings,
+    }
     report |= {"options": kept, **machine()}
     print(json.dumps(report, indent=2))
     if options.out:
@@ -69,12 +77,14 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     second = _copied(folder / "second", names)
     shutil.copytree(DATA / "documents_v2", second, dirs_exist_ok=True)
     settings = (*SCRATCH, f"corpus.shards={options.shards}", *options.settings)
-    run = encode(first, folder / "run", *settings)
+    verb = _command if options.ray else succeed
+    run = RunFolder(folder / "run")
+    verb("encode", first, "--run", run.root, *settings)
     promised = forecast(run, existing_run(run.root)[1], Request(second))
     new = RunFolder(folder / "updated")
     if not new.root.exists():
         shutil.copytree(run.root, new.root)
-    seconds = timed(succeed, "update", new.root, second)
+    seconds = timed(verb, "update", new.root, second)
     kinds = {**_of_people(names), **_taught(run, new, promised)}
     found = compared(ask(run.root, kinds), ask(new.root, kinds), kinds)
     return {
@@ -83,6 +93,12 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "dry run": _promise(promised, run, new),
         "questions": found,
     }
+
+
+def _command(*arguments: str | Path) -> str:
+    """Standard output of the installed command, which has to succeed."""
+    words = [sys.executable, "-m", "memo_dist", *map(str, arguments)]
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def _copied(folder: Path, names: Sequence[str]) -> Path:
