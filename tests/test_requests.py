@@ -28,7 +28,7 @@ from memo_dist.llm.requests import Failure, Message, Request, Response, Usage
 from memo_dist.llm.router import Router, Stopping
 from memo_dist.llm.spending import Spending, exhausted
 from memo_dist.llm.validation import fault_of, next_send
-from memo_dist.synthesis.estimate import Speed, estimate, hours, speed
+from memo_dist.synthesis.estimate import Speed, assumed_speed, estimate, hours, speed
 
 GOOD = '{"pairs": [{"question": "Who?", "answer": "Ada."}]}'
 CHANGES = {
@@ -393,18 +393,28 @@ def test_dry_run_counts_calls_tokens_money_and_hours(tmp_path):
     assert hours(list(rows.values()), config.generator, assumed) == pytest.approx(calls / 60)
 
 
-def test_the_speed_of_a_run_is_read_from_its_journals_without_its_pauses(tmp_path):
-    run = RunFolder(tmp_path)
+def journaled_replies(folder: Path, usage: tuple[int, int, int]) -> RunFolder:
+    """A run with 40 replies, one every two seconds, and a pause among them."""
+    run = RunFolder(folder)
     path = run.synth / "direct" / "journal" / "requests-0.jsonl"
     path.parent.mkdir(parents=True)
     journal = RequestJournal(path)
     for number in range(40):
         ended = 1000.0 + 2 * number + 10_000 * (number >= 20)
-        journal.append(Attempt(f"{number:064}", 0, "ok", True, usage=(90, 0, 30), at=ended))
+        journal.append(Attempt(f"{number:064}", 0, "ok", True, usage=usage, at=ended))
     journal.close()
-    found = speed(run, GeneratorConfig())
+    return run
+
+
+def test_the_speed_of_a_run_is_read_from_its_journals_without_its_pauses(tmp_path):
+    found = speed(journaled_replies(tmp_path, (90, 0, 30)), GeneratorConfig())
     assert found.measured
     assert found.tokens == pytest.approx(15, rel=0.1)
+
+
+def test_replies_without_counted_tokens_show_no_speed(tmp_path):
+    config = GeneratorConfig()
+    assert speed(journaled_replies(tmp_path, (0, 0, 0)), config) == assumed_speed(config)
 
 
 def test_replies_come_from_final_attempts_only():

@@ -171,7 +171,7 @@ def speed(run: RunFolder, config: GeneratorConfig) -> Speed:
     times.sort()
     gaps = [later - earlier for earlier, later in pairwise(times)]
     busy = sum(gap for gap in gaps if gap <= config.request_timeout)  # longer: nothing ran
-    if len(times) < LEAST_REPLIES or busy <= 0:
+    if len(times) < LEAST_REPLIES or busy <= 0 or not tokens:  # recorded replies count none
         return assumed_speed(config)
     return Speed(tokens / busy, measured=True)
 
