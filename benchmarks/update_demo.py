@@ -84,7 +84,8 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     new = RunFolder(folder / "updated")
     if not new.root.exists():
         shutil.copytree(run.root, new.root)
-    seconds = timed(verb, "update", new.root, second)
+    endpoint = [word for word in options.settings if word.startswith("generator.")]
+    seconds = timed(verb, "update", new.root, second, *endpoint)
     kinds = {**_of_people(names), **_taught(run, new, promised)}
     found = compared(ask(run.root, kinds), ask(new.root, kinds), kinds)
     return {
