@@ -69,8 +69,8 @@ class BufferFile:
                 raise
             self._db.execute("COMMIT")
 
-    def _checkpoint(self) -> None:
-        """Empty the write-ahead log: it holds pages of before a deletion."""
+    def empty_log(self) -> None:
+        """Empty the write-ahead log: it holds pages of before a change or a deletion."""
         with self._lock:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from memo_dist.answering import Answered
+from memo_dist.change.staying import BUFFER
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import DOCUMENTS, iter_documents
 from memo_dist.errors import RunError, UsageError
@@ -33,7 +34,6 @@ from memo_dist.serve.scopes import ScopeMemories, most_confident
 
 logger = logging.getLogger(__name__)
 
-BUFFER_FILE = "buffer.sqlite"
 PAGE = 100
 """Documents and events of one page."""
 _HITS = 5
@@ -54,8 +54,7 @@ class Service:
         self.run, self.config = run, config
         self.bank_name = run.root.resolve().name
         self.metrics = Metrics()
-        folder = run.root / "serve"
-        self.buffer = PendingBuffer(folder / BUFFER_FILE, config.serve.max_pending)
+        self.buffer = PendingBuffer(run.root / BUFFER, config.serve.max_pending)
         self.engine = _open_engine(run, config, self.buffer.hidden)
         self.scopes = ScopeMemories(run, config, self.buffer.hidden)
         self._consolidator = Consolidator(run, config, self.buffer, self.engine, self.scopes)
@@ -367,8 +366,8 @@ class Service:
         if event.kind != "DELETE":
             raise not_found("receipt of this event")
         if event.state != "SUCCEEDED":
-            raise ApiError(409, "not_ready", "the memory is still trained without the document",
-                           retry_after=10)  # fmt: skip
+            why = event.message or "the memory is still trained without the document"
+            raise ApiError(409, "not_ready", why, retry_after=10)
         return await asyncio.to_thread(self._receipt, event)
 
     async def entities(self, caller: Caller) -> list[tuple[str, str, int]]:
