@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from memo_dist.answers.keywords import FUNCTION_WORDS
@@ -299,6 +300,21 @@ class PendingBuffer(BufferFile):
 
     # -- reads -------------------------------------------------------------------------------------
 
+    def mark(self) -> int:
+        """Of this moment, for :meth:`changed_since`."""
+        with self._lock:
+            (number,) = self._db.execute("SELECT max(number) FROM history").fetchone()
+        return int(number or 0)
+
+    def changed_since(self, mark: int) -> set[str]:
+        """Documents that were deleted or got another text since then."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT document FROM history WHERE number>? AND kind IN ('DELETE','UPDATE')",
+                (mark,),
+            ).fetchall()
+        return {str(name) for (name,) in rows}
+
     def get(self, name: str) -> Stored | None:
         """A document that was written here and is not gone."""
         with self._lock:
@@ -402,13 +418,25 @@ class PendingBuffer(BufferFile):
             rows = self._events("WHERE id=?", (name,))
         return rows[0] if rows else None
 
-    def events(self, scope: Scope | None, limit: int) -> list[Event]:
-        """Events, newest first; of a scope, or of all (None)."""
+    def events(
+        self, limit: int, state: str = "", seen: Callable[[Event], bool] = lambda event: True
+    ) -> list[Event]:
+        """The newest events, newest first.
+
+        Args:
+            limit: most events.
+            state: of them; "": any.
+            seen: whether an event is one of them.
+        """
+        rest = "WHERE ? IN ('', state) ORDER BY created DESC, id"
         with self._lock:
-            if scope is None:
-                return self._events("ORDER BY created DESC, id LIMIT ?", (limit,))
-            return self._events("WHERE scope=? ORDER BY created DESC, id LIMIT ?",
-                                (json_text(scope), limit))  # fmt: skip
+            return list(islice(filter(seen, self._iter_events(rest, (state,))), limit))
+
+    def scope_of(self, name: str) -> Scope:
+        """The scope of a document, also of a deleted one; empty: shared, or not written here."""
+        with self._lock:
+            there = self._find(name)
+        return there.scope if there else {}
 
     def entities(self) -> list[tuple[str, str, int]]:
         """(entity, name, documents) of every scope."""

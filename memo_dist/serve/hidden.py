@@ -6,8 +6,9 @@ that for minutes. Until then the buffer's own list hides a document that was del
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from memo_dist.answering import Answered
 from memo_dist.memory.tombstones import Withheld
 
 Hides = Callable[[], Mapping[str, str]]
@@ -39,3 +40,11 @@ class Hidden(Withheld):
             if shard >= 0 and hidden in ("", content):
                 found[shard] = found.get(shard, frozenset()) | {name}
         return found
+
+
+def comes_from(answered: Answered, names: Collection[str]) -> bool:
+    """Whether an answer may come from one of these documents."""
+    answer = answered.answer
+    if not names or answer.abstained:
+        return False
+    return not answer.sources or not set(names).isdisjoint(answer.sources)
