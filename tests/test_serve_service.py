@@ -18,9 +18,11 @@ from memo_dist.answering import Answered
 from memo_dist.answers.answer import Answer
 from memo_dist.config import load_config
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.memory.tombstones import Withheld
 from memo_dist.serve.app import build
 from memo_dist.serve.connection import guarded_protocol
 from memo_dist.serve.errors import ApiError
+from memo_dist.serve.hidden import Hidden
 from memo_dist.serve.keys import Caller, KeyRing
 from memo_dist.serve.records import PENDING, Stored
 from memo_dist.serve.service import PAGE, Service
@@ -140,6 +142,19 @@ def test_names_with_a_slash_are_deleted_and_read(service):
     assert [reply.status_code for reply in replies] == [200] * 5 + [404]
     assert replies[0].json()["id"] == "docs/a"
     assert replies[1].json()[0]["event"] == "ADD"
+
+
+def test_a_document_is_hidden_in_every_shard_that_lists_it(tmp_path):
+    """Merged memories may know one document, in one revision or in two."""
+    listed = (("x", "h"),), (("x", "h"), ("y", "h")), (("x", "older"),)
+    shards = [
+        SimpleNamespace(id=k, documents=[SimpleNamespace(id=n, hash=h) for n, h in rows])
+        for k, rows in enumerate(listed)
+    ]
+    withheld = Withheld(tmp_path, SimpleNamespace(shards=shards))
+    everywhere = dict.fromkeys((0, 1, 2), frozenset({"x"}))
+    assert Hidden(withheld, lambda: {"x": ""}).documents() == everywhere
+    assert set(Hidden(withheld, lambda: {"x": "h"}).documents()) == {0, 1}
 
 
 # -- connections -----------------------------------------------------------------------------------
