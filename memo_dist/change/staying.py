@@ -21,6 +21,8 @@ BUFFER = Path("serve") / "buffer.sqlite"
 """The pending buffer of memo_dist.serve, below the run."""
 OTHER_RUNS = Path("serve") / "scopes"
 """Runs of scopes: other documents than those of this run, also in files of earlier revisions."""
+_COLUMNS = "id, title, text, metadata, scope"
+"""What callers choose."""
 NOT_SEARCHED = f"{OTHER_RUNS.as_posix()}: runs of their own with documents of scopes, not searched"
 
 
@@ -48,16 +50,17 @@ def residue(
 
 
 def _staying(run: RunFolder, gone: Collection[str]) -> Iterator[str]:
+    """Whatever stands in the run by right; tombstones and receipts name forgotten documents too."""
+    yield from gone
     if (run.corpus / DOCUMENTS).exists():
-        yield from (f"{one.title}\n{one.text}" for one in iter_documents(run.corpus))
+        for one in iter_documents(run.corpus):
+            yield f"{one.id}\n{one.title}\n{one.text}\n{one.origin}"
     path = run.root / BUFFER
     if not path.exists():
         return
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as buffer:
-            rows = buffer.execute("SELECT id, title, text, metadata FROM documents").fetchall()
+            rows = buffer.execute(f"SELECT {_COLUMNS} FROM documents").fetchall()  # noqa: S608
     except sqlite3.Error as error:
         raise RunError(f"the pending buffer '{path}' cannot be read: {error}") from error
-    for name, title, text, metadata in rows:
-        if name not in gone:
-            yield f"{title}\n{text}\n{metadata}"
+    yield from ("\n".join(row) for row in rows if row[0] not in gone)

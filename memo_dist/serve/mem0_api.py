@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from memo_dist.serve.errors import invalid, not_found
+from memo_dist.serve.errors import ApiError, invalid, not_found
 from memo_dist.serve.keys import ENTITIES, Caller, Scope, clean_scope
 from memo_dist.serve.merging import MEMORY
 from memo_dist.serve.native import Turn, caller_of, joined_messages, query_scope
@@ -251,7 +251,10 @@ async def _found(
         row = Stored(name, 0, "", reply.text, more, {}, "", 0.0, 0.0)
         rows.append({**_memory(row), "score": round(reply.confidence or 0.0, 4)})
     for one in passages:
-        there = await service.document(caller, one.document)
+        try:
+            there = await service.document(caller, one.document)
+        except ApiError:  # it was deleted meanwhile
+            continue
         shown = replace(there, metadata={**there.metadata, "source": "pending"})
         rows.append({**_memory(shown), "score": round(one.coverage, 4)})
     return sorted(rows, key=lambda row: -float(row["score"]))

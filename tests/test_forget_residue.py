@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,32 @@ def test_residue_in_the_buffer_is_found_beside_texts_that_stay(run, buffer):
     assert found(run) == [], "the row and the log are overwritten"
 
 
+@pytest.mark.parametrize("place", ["id", "title", "metadata", "scope"])
+def test_words_in_what_callers_name_are_no_residue(run, buffer, place):
+    words = "The pumping station at Hestvik was opened in 1958 by the county engineer"
+    values = {"id": "b", "title": "", "metadata": {}, "scope": {}}
+    values[place] = {
+        "id": words.replace(" ", "-"),
+        "title": words,
+        "metadata": {"quoted": words},
+        "scope": {"user_id": words},
+    }[place]
+    buffer.add(replace(row("b", "A text."), **values), "me")
+    if place == "scope":  # names of scopes stay beside deleted documents
+        buffer.delete("b", "me")
+    assert found(run) == []
+
+
+def test_the_ids_of_forgotten_documents_stay(run):
+    """Titles are often the words of an id, and tombstones and receipts name ids."""
+    name = "the-county-engineer-opened-the-pumping-station-at-hestvik"
+    text = f"{name.replace('-', ' ')}\n{OLD}"
+    run.generations.mkdir(parents=True)
+    (run.generations / "tombstones.json").write_text(f'{{"id": "{name}"}}')
+    assert residue(run, [name], [Fingerprint.of(text)])[0] == []
+    assert residue(run, ["a"], [Fingerprint.of(text)])[0] == ["memory/tombstones.json"]
+
+
 def test_a_document_that_came_into_the_corpus_later_is_no_residue(run):
     """`verify` after a corrected text was trained."""
     corpus([("other", "Nothing of that."), ("b", NEW)], run)
@@ -96,6 +123,6 @@ def test_a_buffer_that_cannot_be_read_is_named(run):
         found(run)
     path.unlink()
     with sqlite3.connect(path) as other:
-        other.execute("CREATE TABLE documents (id, title, text, metadata)")
+        other.execute("CREATE TABLE documents (id, title, text, metadata, scope)")
     other.close()
     assert found(run) == []
