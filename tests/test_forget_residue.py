@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from memo_dist.change import refusals, replaced
 from memo_dist.change.fingerprint import Fingerprint
 from memo_dist.change.staying import BUFFER, residue
-from memo_dist.corpus.manifest import DOCUMENTS
+from memo_dist.corpus.manifest import DOCUMENTS, LocatedDocument, iter_documents
 from memo_dist.corpus.types import Document
-from memo_dist.errors import RunError
+from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.serve.buffer import PendingBuffer
@@ -126,3 +128,57 @@ def test_a_buffer_that_cannot_be_read_is_named(run):
         other.execute("CREATE TABLE documents (id, title, text, metadata, scope)")
     other.close()
     assert found(run) == []
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bank(run, monkeypatch):
+    """{document: content hash} of the memory, and a corpus of the shards 0 (a, b) and 1 (c, d)."""
+    found = {name: Document(name, name, f"Text {name}.").content_hash for name in "abcd"}
+    corpus([(name, f"Text {name}.") for name in "abcd"], run)
+    for module in (refusals, replaced):
+        monkeypatch.setattr(module, "load_manifest", lambda folder: None)
+        monkeypatch.setattr(module, "bank_documents", lambda manifest: found)
+    monkeypatch.setattr(refusals, "load_corpus_manifest", lambda _: SimpleNamespace(left_out=0))
+    monkeypatch.setattr(
+        refusals,
+        "located_documents",
+        lambda folder: [LocatedDocument(one, one.id in "cd", 0) for one in iter_documents(folder)],
+    )
+    return found
+
+
+def refused(run, ids, begun=()):
+    config = SimpleNamespace(corpus=SimpleNamespace(shards=2))
+    return set(refusals.refusals(run, config, ids, begun))
+
+
+def test_one_document_of_a_shard_stays(run, bank):
+    assert refused(run, ["a", "c"]) == set()
+    assert refused(run, ["a", "b", "c"]) == {"b"}, "the others can be forgotten"
+    assert refused(run, ["b"], begun=["a"]) == {"b"}
+    assert refused(run, ["a"], begun=["a", "b"]) == set(), "what has begun is ended"
+    assert refused(run, ["unknown"]) == set()
+
+
+def test_another_revision_in_the_corpus_is_refused_unless_its_words_are_kept(run, bank):
+    replaced.keep_replaced(run, ["a", "b"])
+    corpus([(name, f"Newer {name}.") for name in "abc"] + [("d", "Text d.")], run)
+    assert refused(run, ["a"]) == set()
+    assert refused(run, ["b", "c"]) == {"c"}
+    assert refused(run, ["a", "b"]) == {"b"}, "one of the shard stays"
+    replaced.keep_replaced(run, ["a", "b", "c"])
+    kept = replaced.load_replaced(run.generations)
+    assert set(kept) == {"a", "b"}, "what the corpus has now is not what the memory has"
+    assert kept["a"][0] == bank["a"]
+    assert kept["a"][1].found_in("a\nText a.")
+    assert "Text" not in (run.generations / replaced.FILE).read_text()
+    bank["a"] = "newer"
+    assert refused(run, ["a"]) == {"a"}, "the memory has a third revision"
+    replaced.clear_replaced(run.generations)
+    assert replaced.load_replaced(run.generations) == {}
+    (run.generations / replaced.FILE).write_text('{"a": 1}')
+    with pytest.raises(UsageError, match="is damaged"):
+        replaced.load_replaced(run.generations)

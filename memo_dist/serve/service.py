@@ -28,6 +28,7 @@ from memo_dist.serve.errors import ApiError, invalid, not_found
 from memo_dist.serve.hidden import Hides, comes_from
 from memo_dist.serve.keys import Caller, Scope
 from memo_dist.serve.merging import Passage, Reply, merge, passages
+from memo_dist.serve.messages import shown
 from memo_dist.serve.metrics import Metrics
 from memo_dist.serve.records import PENDING, TRAINED, Change, Event, Stored
 from memo_dist.serve.scopes import SILENCE, ScopeMemories, most_confident
@@ -138,7 +139,7 @@ class Service:
         except TimeoutError:
             raise ApiError(504, "timeout", "no answer within serve.answer_seconds") from None
         except UsageError as error:
-            raise invalid(str(error), "question") from error
+            raise invalid(shown(error, self.run.root), "question") from error
         except RunError as error:
             raise ApiError(503, "unavailable", "the memory cannot answer now",
                            retry_after=5) from error  # fmt: skip
