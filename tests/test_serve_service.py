@@ -40,7 +40,7 @@ def document(name, text="The Falkenau zincworks are in the valley.", scope=None)
 def service(tmp_path):
     config = load_config((), ["memory.base=scratch", "serve.answer_seconds=20"])
     found = Service(RunFolder(tmp_path), config)
-    found.engine.known = lambda: SimpleNamespace(documents={})
+    found.engine.known = lambda: SimpleNamespace(documents={"old": "hash"})
     yield found
     found.buffer.close()
 
@@ -56,6 +56,9 @@ class Memory:
         meanwhile, sources = self.turns[min(self.asked, len(self.turns) - 1)]
         self.asked += 1
         meanwhile()
+        return self.answered(sources)
+
+    def answered(self, sources):
         text = "in the valley" if sources else ""
         return Answered(Answer(text, 0.9, not sources, sources, (0,), 0.0, 1))
 
@@ -98,6 +101,20 @@ def test_an_answer_of_the_memory_is_asked_for_again_then_withheld(service):
     assert (ask(service, memory).sources, memory.asked) == (("other",), 2)
     memory = Memory((replace, ("old",)))
     assert (ask(service, memory).source, memory.asked) == ("none", 3), "it changes all the time"
+
+
+def test_a_change_of_what_the_memory_does_not_know_asks_nothing_again(service):
+    service.buffer.add(document("new", "Something else."), "me")
+
+    def change():
+        service.buffer.replace(document("new", "Another text."), "me")
+
+    def unnamed(_):
+        return Answered(Answer("in the valley", 0.9, False, (), (0,), 0.0, 1))
+
+    memory = Memory((change, ("other",)))
+    memory.answered = unnamed
+    assert (ask(service, memory).text, memory.asked) == ("in the valley", 1)
 
 
 def test_the_history_of_a_deleted_document_is_its_scopes_own(service):

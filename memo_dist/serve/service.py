@@ -153,14 +153,19 @@ class Service:
         """What memory and buffer say, without documents that were deleted or replaced meanwhile."""
         for _ in range(_TRIES):
             mark = await asyncio.to_thread(self.buffer.mark)
+            known = {*self.engine.known().documents}
             pending, shared, scoped = await asyncio.gather(
                 asyncio.to_thread(self._passages, question, scope),
                 self._batchers[mode].ask(question),
                 self._of_scopes(scope, question),
             )
             changed = await asyncio.to_thread(self.buffer.changed_since, mark)
+            known |= self.engine.known().documents.keys()  # of the next generation too
             kept = tuple(one for one in pending if one.document not in changed)
-            heard = [SILENCE if comes_from(one, changed) else one for one in (shared, *scoped)]
+            heard = [
+                SILENCE if comes_from(shared, changed & known) else shared,
+                *(SILENCE if comes_from(one, changed) else one for one in scoped),
+            ]
             if kept == pending and heard == [shared, *scoped]:
                 break
         return most_confident(heard[0], heard[1:]), kept
