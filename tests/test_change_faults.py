@@ -13,12 +13,18 @@ from changes_here import work_here
 from changing_corpus import SETTINGS, site, sites, state, write
 
 from memo_dist import pipeline
+from memo_dist.change.receipt import Receipt
+from memo_dist.change.refusals import refusals
+from memo_dist.change.staying import BUFFER, NOT_SEARCHED, OTHER_RUNS
+from memo_dist.change.verify import receipts_of
 from memo_dist.cli.main import run as run_command
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.tombstones import load_tombstones
 from memo_dist.runs import existing_run, open_run
+from memo_dist.serve.buffer import PendingBuffer
+from memo_dist.serve.records import Stored
 from memo_dist.synthesis import merging
 
 QUESTION = "When was the Orlestad pumping station opened?"
@@ -164,3 +170,51 @@ def test_a_document_in_another_revision_is_not_forgotten_halfway(run, tmp_path, 
     assert run_command(update) == 0
     assert run_command(["forget", str(run.root), GONE]) == 0
     assert len(load_tombstones(run.generations)) == 1
+
+
+def test_a_replacement_that_does_not_train_is_forgotten_in_both_revisions(run, tmp_path, capsys):
+    """On 9d1f21f: refused, and the served document could be neither trained nor deleted."""
+    file = tmp_path / "new.md"
+    file.write_text(f"# Velmora pumping station\n\n{site(3, opened=1950)}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, run, "synth/direct/manifest.json")
+        assert run_command(["update", str(run.root), "--replace", f"{GONE}={file}"]) == 1
+    capsys.readouterr()
+    assert run_command(["forget", str(run.root), GONE]) == 0, capsys.readouterr().err
+    assert len(load_tombstones(run.generations)) == 2, "neither revision comes back"
+    assert not (run.generations / "replaced.json").exists()
+    assert run_command(["verify", str(run.root)]) == 0
+    for opened in (1901, 1950):
+        (run.root / "notes.txt").write_text(site(3, opened=opened))
+        assert run_command(["verify", str(run.root)]) == 1, opened
+
+
+def test_words_that_also_wait_in_the_buffer_hold_up_no_deletion(run):
+    """On 9d1f21f: "files still hold words of the documents", and no update from then on."""
+    buffer = PendingBuffer(run.root / BUFFER, 10)
+    for name, scope in (("site-b", {}), ("site-c", {"user_id": "ann"})):
+        text = site(3, opened=1950)
+        buffer.add(Stored(name, 0, "", text, {}, scope, "", 0.0, 0.0), "me")
+    theirs = run.root / OTHER_RUNS / "0123" / "corpus"
+    theirs.mkdir(parents=True)
+    (theirs / "documents.jsonl").write_text(site(3))
+    assert run_command(["forget", str(run.root), GONE]) == 0
+    assert not (run.generations / "forgetting.json").exists()
+    assert run_command(["verify", str(run.root)]) == 0
+    (receipt,) = receipts_of(run)
+    assert NOT_SEARCHED in Receipt.load(receipt).out_of_reach
+    buffer.add(Stored(GONE, 0, "", site(3), {}, {}, "", 0.0, 0.0), "me")
+    assert run_command(["verify", str(run.root)]) == 1, "its own row is residue"
+    buffer.close()
+
+
+def test_the_last_document_of_a_shard_is_refused_beside_those_that_go(run, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, run, "synth/direct/manifest.json")
+        assert run_command(["forget", str(run.root), "site-4"]) == 1
+    capsys.readouterr()
+    assert run_command(["forget", str(run.root), "site-6"]) == 2
+    assert "shard 0 would have no document left" in capsys.readouterr().err
+    config = existing_run(run.root)[1]
+    assert set(refusals(run, config, ["site-3", "site-6"], ["site-4"])) == {"site-6"}
+    assert run_command(["forget", str(run.root), "site-4"]) == 0
