@@ -78,3 +78,6 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
     assert [q.id for q in load_questions(path)] == ["q1"]
+    two = json.dumps({**GOOD, "id": "q2", "answer": "a\u2028b"}, ensure_ascii=False)
+    path.write_bytes(json.dumps(GOOD).encode() + b"\r" + two.encode())
+    assert [q.answer for q in load_questions(path)][1] == "a\u2028b"
