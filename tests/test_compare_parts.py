@@ -202,6 +202,7 @@ def test_predictions_of_a_file(tmp_path):
         "{": "not UTF-8 JSON",
         '{"id": "zz", "answer": "x"}': "none of its ids",
         '{"id": "q0", "answer": "x", "seconds": -1}': "'seconds' is -1",
+        '{"id": "q0", "answer": "x", "seconds": NaN}': "'seconds' is nan",
         '{"id": "q0", "answer": "x"}\n{"id": "q0", "answer": "x"}': "comes twice",
     }.items():
         file.write_text(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def _reply(row: Mapping[str, Any], where: str) -> tuple[str, Reply]:
 def _numbers(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     found = {key: row[key] for key in _NUMBERS if row.get(key) is not None}
     for key, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
             raise UsageError(f"{where}: '{key}' is {value!r}; write a number, 0 or more")
     return found

@@ -13,6 +13,8 @@ from typing import Any
 
 from memo_dist.errors import UsageError
 
+_ESCAPE = rb"\u"
+
 
 def user_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of each line that is not blank; a byte order mark is skipped.
@@ -37,6 +39,8 @@ def user_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _object(line: bytes, number: int, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        if _ESCAPE in line:  # half a surrogate pair is a text that no file can hold
+            json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not UTF-8 JSON ({error})") from error
     if not isinstance(row, dict):
