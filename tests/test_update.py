@@ -12,11 +12,9 @@ from changing_corpus import encode, shard_ids, site, sites, state, succeed, writ
 from cli import ENCODE_SECONDS, kill_driver, memo_dist, start, wait_until
 
 from memo_dist.corpus.manifest import load_manifest, shard_of
-from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.training.checkpoint import read_state
-from memo_dist.training.recall import HELD_OUT
 
 CHANGED = {**sites(), "site-y": site(9), "site-2": site(2, opened=1990)}
 QUESTION = "When was the Orlestad pumping station opened?"
@@ -53,16 +51,6 @@ def refusal(run: RunFolder, *arguments: str | Path) -> str:
 
 def generations(run: RunFolder) -> list[str]:
     return sorted(path.name for path in run.generations.glob("gen-*"))
-
-
-def ids_of(run: RunFolder, shard: int) -> set[str]:
-    """Of the reflections behind the bank's shard."""
-    rows = atomic.read_jsonl(run.trained_reflections)
-    return {row["id"] for row in rows if row["shard"] == shard}
-
-
-def held_out(run: RunFolder, shard: int) -> set[str]:
-    return {row["id"] for row in atomic.read_jsonl(run.train(shard) / HELD_OUT)}
 
 
 def test_updates_in_a_row_equal_one_encode_of_the_final_corpus(run, tmp_path):
@@ -135,12 +123,7 @@ def test_kills_leave_a_bank_that_answers_and_the_same_command_ends_it(run, chang
 
 def test_continued_weights_are_marked_until_an_exact_update(run, changed, tmp_path):
     corpus = write(tmp_path / "corpus", CHANGED)
-    trained = {shard: ids_of(run, shard) - held_out(run, shard) for shard in range(3)}
     update(run, corpus, "update.policy=continue")
-    for shard in (1, 2):
-        held = held_out(run, shard)
-        assert held, "the new confidence is measured"
-        assert not held & trained[shard], "on what the old weights did not see"
     cards = [(run.memory_shard(shard) / "README.md").read_text() for shard in range(3)]
     assert ["not exact" in card for card in cards] == [False, True, True]
     assert state(run)["reflections"] == state(changed)["reflections"]
