@@ -154,7 +154,7 @@ def findings(result: Result) -> list[str]:
 
 def _at_least(row: TableRow) -> float:
     """Fraction of all questions that a row has right, its missing ones counted as wrong."""
-    return row.n * (row.right or 0.0) / (row.n + row.missing)
+    return round(row.n * (row.right or 0.0)) / (row.n + row.missing)
 
 
 def _at_most(row: TableRow) -> float:
