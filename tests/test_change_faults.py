@@ -26,6 +26,9 @@ from memo_dist.runs import existing_run, open_run
 from memo_dist.serve.buffer import PendingBuffer
 from memo_dist.serve.records import Stored
 from memo_dist.synthesis import merging
+from memo_dist.training import renew
+from memo_dist.training.continued import load_start
+from memo_dist.training.recall import HELD_OUT
 
 QUESTION = "When was the Orlestad pumping station opened?"
 GONE = "site-3"
@@ -69,8 +72,8 @@ def run(first, tmp_path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(first.root, tmp_path / "run")))
 
 
-def encode(corpus: Path, run: Path) -> RunFolder:
-    assert run_command(["encode", str(corpus), "--run", str(run), *SETTINGS]) == 0
+def encode(corpus: Path, run: Path, *more: str) -> RunFolder:
+    assert run_command(["encode", str(corpus), "--run", str(run), *SETTINGS, *more]) == 0
     return RunFolder(run)
 
 
@@ -85,6 +88,13 @@ def full_disk(patch: pytest.MonkeyPatch, run: RunFolder, name: str) -> None:
 
     for module in (atomic, merging):
         patch.setattr(module, "write_with", refuse)
+
+
+def ids(run: RunFolder) -> tuple[set[str], set[str]]:
+    """Of the reflections behind a bank of one shard: (trained, held out)."""
+    every = {row["id"] for row in atomic.read_jsonl(run.trained_reflections)}
+    held = {row["id"] for row in atomic.read_jsonl(run.train(0) / HELD_OUT)}
+    return every - held, held
 
 
 def answers(run: RunFolder) -> list[str]:
@@ -218,3 +228,34 @@ def test_the_last_document_of_a_shard_is_refused_beside_those_that_go(run, capsy
     config = existing_run(run.root)[1]
     assert set(refusals(run, config, ["site-3", "site-6"], ["site-4"])) == {"site-6"}
     assert run_command(["forget", str(run.root), "site-4"]) == 0
+
+
+class KilledHere(BaseException):
+    """The process ends."""
+
+
+def test_continued_weights_are_calibrated_on_what_they_did_not_see(tmp_path, monkeypatch):
+    """Also where the launch before was killed, and where continued weights are continued."""
+    corpus, more = tmp_path / "corpus", ("synthesis.phrasings=4", "corpus.shards=1")
+    run = encode(write(corpus, sites()), tmp_path / "run", *more)
+    words = ["update", str(run.root), str(corpus), "update.policy=continue"]
+    trained, held = ids(run)
+    assert held
+    write(corpus, {**sites(), "site-2": site(2, opened=1990)})
+
+    def killed(*_):
+        raise KilledHere
+
+    with monkeypatch.context() as patched:
+        patched.setattr(renew, "take_up", killed)
+        with pytest.raises(KilledHere):
+            run_command(words)
+    for opened in (1990, 1960):
+        write(corpus, {**sites(), "site-2": site(2, opened=opened)})
+        assert run_command(words) == 0
+        assert set(load_start(run.train(0)).held_out) == held
+        now, held = ids(run)
+        assert held
+        assert not held & trained
+        trained |= now
+    assert run.memory.name == "gen-2"
