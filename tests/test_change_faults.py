@@ -13,13 +13,22 @@ from changes_here import work_here
 from changing_corpus import SETTINGS, site, sites, state, write
 
 from memo_dist import pipeline
+from memo_dist.change.receipt import Receipt
+from memo_dist.change.refusals import refusals
+from memo_dist.change.staying import BUFFER, NOT_SEARCHED, OTHER_RUNS
+from memo_dist.change.verify import receipts_of
 from memo_dist.cli.main import run as run_command
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank
 from memo_dist.memory.tombstones import load_tombstones
 from memo_dist.runs import existing_run, open_run
+from memo_dist.serve.buffer import PendingBuffer
+from memo_dist.serve.records import Stored
 from memo_dist.synthesis import merging
+from memo_dist.training import renew
+from memo_dist.training.continued import load_start
+from memo_dist.training.recall import HELD_OUT
 
 QUESTION = "When was the Orlestad pumping station opened?"
 GONE = "site-3"
@@ -63,8 +72,8 @@ def run(first, tmp_path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(first.root, tmp_path / "run")))
 
 
-def encode(corpus: Path, run: Path) -> RunFolder:
-    assert run_command(["encode", str(corpus), "--run", str(run), *SETTINGS]) == 0
+def encode(corpus: Path, run: Path, *more: str) -> RunFolder:
+    assert run_command(["encode", str(corpus), "--run", str(run), *SETTINGS, *more]) == 0
     return RunFolder(run)
 
 
@@ -79,6 +88,13 @@ def full_disk(patch: pytest.MonkeyPatch, run: RunFolder, name: str) -> None:
 
     for module in (atomic, merging):
         patch.setattr(module, "write_with", refuse)
+
+
+def ids(run: RunFolder) -> tuple[set[str], set[str]]:
+    """Of the reflections behind a bank of one shard: (trained, held out)."""
+    every = {row["id"] for row in atomic.read_jsonl(run.trained_reflections)}
+    held = {row["id"] for row in atomic.read_jsonl(run.train(0) / HELD_OUT)}
+    return every - held, held
 
 
 def answers(run: RunFolder) -> list[str]:
@@ -164,3 +180,82 @@ def test_a_document_in_another_revision_is_not_forgotten_halfway(run, tmp_path, 
     assert run_command(update) == 0
     assert run_command(["forget", str(run.root), GONE]) == 0
     assert len(load_tombstones(run.generations)) == 1
+
+
+def test_a_replacement_that_does_not_train_is_forgotten_in_both_revisions(run, tmp_path, capsys):
+    """On 9d1f21f: refused, and the served document could be neither trained nor deleted."""
+    file = tmp_path / "new.md"
+    file.write_text(f"# Velmora pumping station\n\n{site(3, opened=1950)}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, run, "synth/direct/manifest.json")
+        assert run_command(["update", str(run.root), "--replace", f"{GONE}={file}"]) == 1
+    capsys.readouterr()
+    assert run_command(["forget", str(run.root), GONE]) == 0, capsys.readouterr().err
+    assert len(load_tombstones(run.generations)) == 2, "neither revision comes back"
+    assert not (run.generations / "replaced.json").exists()
+    assert run_command(["verify", str(run.root)]) == 0
+    for opened in (1901, 1950):
+        (run.root / "notes.txt").write_text(site(3, opened=opened))
+        assert run_command(["verify", str(run.root)]) == 1, opened
+
+
+def test_words_that_also_wait_in_the_buffer_hold_up_no_deletion(run):
+    """On 9d1f21f: "files still hold words of the documents", and no update from then on."""
+    buffer = PendingBuffer(run.root / BUFFER, 10)
+    for name, scope in (("site-b", {}), ("site-c", {"user_id": "ann"})):
+        text = site(3, opened=1950)
+        buffer.add(Stored(name, 0, "", text, {}, scope, "", 0.0, 0.0), "me")
+    theirs = run.root / OTHER_RUNS / "0123" / "corpus"
+    theirs.mkdir(parents=True)
+    (theirs / "documents.jsonl").write_text(site(3))
+    assert run_command(["forget", str(run.root), GONE]) == 0
+    assert not (run.generations / "forgetting.json").exists()
+    assert run_command(["verify", str(run.root)]) == 0
+    (receipt,) = receipts_of(run)
+    assert NOT_SEARCHED in Receipt.load(receipt).out_of_reach
+    buffer.add(Stored(GONE, 0, "", site(3), {}, {}, "", 0.0, 0.0), "me")
+    assert run_command(["verify", str(run.root)]) == 1, "its own row is residue"
+    buffer.close()
+
+
+def test_the_last_document_of_a_shard_is_refused_beside_those_that_go(run, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, run, "synth/direct/manifest.json")
+        assert run_command(["forget", str(run.root), "site-4"]) == 1
+    capsys.readouterr()
+    assert run_command(["forget", str(run.root), "site-6"]) == 2
+    assert "shard 0 would have no document left" in capsys.readouterr().err
+    config = existing_run(run.root)[1]
+    assert set(refusals(run, config, ["site-3", "site-6"], ["site-4"])) == {"site-6"}
+    assert run_command(["forget", str(run.root), "site-4"]) == 0
+
+
+class KilledHere(BaseException):
+    """The process ends."""
+
+
+def test_continued_weights_are_calibrated_on_what_they_did_not_see(tmp_path, monkeypatch):
+    """Also where the launch before was killed, and where continued weights are continued."""
+    corpus, more = tmp_path / "corpus", ("synthesis.phrasings=4", "corpus.shards=1")
+    run = encode(write(corpus, sites()), tmp_path / "run", *more)
+    words = ["update", str(run.root), str(corpus), "update.policy=continue"]
+    trained, held = ids(run)
+    assert held
+    write(corpus, {**sites(), "site-2": site(2, opened=1990)})
+
+    def killed(*_):
+        raise KilledHere
+
+    with monkeypatch.context() as patched:
+        patched.setattr(renew, "take_up", killed)
+        with pytest.raises(KilledHere):
+            run_command(words)
+    for opened in (1990, 1960):
+        write(corpus, {**sites(), "site-2": site(2, opened=opened)})
+        assert run_command(words) == 0
+        assert set(load_start(run.train(0)).held_out) == held
+        now, held = ids(run)
+        assert held
+        assert not held & trained
+        trained |= now
+    assert run.memory.name == "gen-2"

@@ -1,11 +1,14 @@
 """Parts of a comparison with a known answer: break-even, fusion, graph, prices, planted answers."""
 
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
 
+from memo_dist.compare import judge
 from memo_dist.compare.breakeven import Expense, break_even
+from memo_dist.compare.comparing import Result, _pairs, reference_of
 from memo_dist.compare.graph import PassageGraph, entities
 from memo_dist.compare.judge import planted_wrong
 from memo_dist.compare.method import Cost, Reply
@@ -14,6 +17,7 @@ from memo_dist.compare.prices import load_prices
 from memo_dist.compare.retrieval import fuse_ranks
 from memo_dist.compare.rows import Pricing, judged, table_row
 from memo_dist.compare.task import Outcome
+from memo_dist.compare.text import findings
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import compare
@@ -104,21 +108,101 @@ def test_planted_answers_are_wrong_and_of_the_same_type():
     assert planted["q3"] in {"gold1", "gold2"}
 
 
+def test_planted_answers_are_made_as_they_are_read(monkeypatch):
+    """The first hundred of many questions do not look at all pairs."""
+    looked = []
+    wrong = judge._is_wrong
+    monkeypatch.setattr(judge, "_is_wrong", lambda *a: looked.append(1) or wrong(*a))
+    rows = questions(*(str(n % 7) for n in range(2000)))
+    first = list(islice(planted_wrong(rows), 100))
+    assert len(looked) == 100
+    assert [(question.id, answer) for question, answer in first[:2]] == [
+        ("q0", "gold7"),
+        ("q1", "gold8"),
+    ]
+    few = questions("a", "b")
+    assert [answer for _, answer in planted_wrong(few)] == ["gold1", "gold0"]
+    assert not list(planted_wrong(few[:1]))
+
+
+def result_of(**rights):
+    """A comparison in which each method has these questions right (None: missing)."""
+    count = len(next(iter(rights.values())))
+    asked = questions(*["a"] * count)
+    how = Pricing(load_prices(), "cpu", "none", 20, 0)
+    rows, answered = [], {}
+    for name, right in rights.items():
+        replies = [
+            None if one is None else Reply(q.answer if one else "no")
+            for q, one in zip(asked, right, strict=True)
+        ]
+        answered[name] = judged(asked, replies)
+        rows.append(table_row(name, name, Outcome("k", "done"), answered[name], how))
+    reference = reference_of(rows)
+    return Result(None, rows, answered, _pairs(reference, answered, how), reference, [], "USD")
+
+
+def test_a_missing_question_does_not_make_another_method_the_best():
+    half = [True, False] * 30
+    first, *_ = findings(result_of(memory=[None, *half[1:]], bm25=[True] * 9 + [False] * 51))
+    assert first.startswith("Most right: memory (memory), 49.2 % of 59 (1 missing).")
+    # One answer that is right is no best row.
+    found = findings(result_of(memory=half, bm25=[True] + [None] * 59))
+    assert found[0].startswith("Most right: memory (memory), 50.0 % of 60.")
+    assert "Not decided" in found[1]
+    assert "bm25 (59 missing)" in found[1]
+
+
+def test_rows_are_compared_on_the_questions_that_both_answered():
+    memory = [True] * 12 + [None] * 48
+    bm25 = [True] * 9 + [False] * 3 + [True] * 6 + [False] * 42
+    first, second, *_ = findings(result_of(memory=memory, bm25=bm25))
+    assert first.startswith("Most right: bm25 (bm25), 25.0 % of 60.")
+    assert "memory has 100.0 % of 12 (48 missing): 25.0 points more on the 12 that both" in first
+    assert "memory (48 missing)" in second
+    whole = result_of(memory=[True, False, False, False], bm25=[True, True, True, False])
+    assert "memory has 25.0 %: 50.0 points less" in findings(whole)[0]
+
+
+def test_both_together_are_compared_on_the_questions_that_all_answered():
+    both = [True, True, False, None]
+    found = result_of(
+        memory=[True, False, False, True], bm25=[False, True, False, True], memory_bm25=both
+    )
+    (said,) = (text for text in findings(found) if "memory_bm25" in text and "beside" in text)
+    assert said == (
+        "Use both together: memory_bm25 66.7 % beside memory 33.3 %, bm25 33.3 % of the 3"
+        " questions that all answered."
+    )
+
+
+def test_lines_of_a_file_end_at_line_feeds_only(tmp_path):
+    file = tmp_path / "p.jsonl"
+    row = {"id": "q0", "answer": "Ali\u2028ce \x85"}
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\r\n")
+    (reply,) = PredictedMethod("mine", file, questions("a")).answer(["q0"])
+    assert reply.text == "Ali\u2028ce"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="line 1: not UTF-8 JSON"):
+        PredictedMethod("mine", file, questions("a"))
+
+
 def test_predictions_of_a_file(tmp_path):
     file = tmp_path / "p.jsonl"
     rows = [{"id": "q0", "answer": " gold0 ", "tokens_in": 7}, {"id": "q1", "answer": ""}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = questions("a", "a", "a")
-    first, second, third = PredictedMethod("mine", file, asked).answer([q.question for q in asked])
+    first, second, third = PredictedMethod("mine", file, asked).answer([q.id for q in asked])
     assert (first.text, first.tokens_in, first.failed) == ("gold0", 7, "")
     assert (second.text, second.failed) == ("", "")
     assert "does not answer" in third.failed
     for line, message in {
         '{"id": "q0"}': r"line 1: 'answer' is None",
         "[]": "a list, not",
-        "{": "not JSON",
+        "{": "not UTF-8 JSON",
         '{"id": "zz", "answer": "x"}': "none of its ids",
         '{"id": "q0", "answer": "x", "seconds": -1}': "'seconds' is -1",
+        '{"id": "q0", "answer": "x", "seconds": NaN}': "'seconds' is nan",
         '{"id": "q0", "answer": "x"}\n{"id": "q0", "answer": "x"}': "comes twice",
     }.items():
         file.write_text(line)

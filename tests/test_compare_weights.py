@@ -26,6 +26,7 @@ from memo_dist.evaluation.questions import Question
 from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.identity import hash_weights
+from memo_dist.models.reader import Generation
 from memo_dist.models.scratch import new_scratch_model, scratch_model_config, train_tokenizer
 from memo_dist.synthesis.types import Reflection
 
@@ -91,6 +92,31 @@ def test_a_backbone_is_trained_once_and_answers(make, place, backbone, monkeypat
     monkeypatch.setattr(weights.TrainedBackbone, "_run", None)
     assert again.prepare(corpus) == cost
     assert again.answer(["Where is item 2?"])[0].text == replies[0].text
+
+
+@pytest.mark.parametrize(
+    ("run", "rates"),
+    [("full", {"sft": 1e-3, "lora": 1e-2}), ("lora", {"sft": 1e-4, "lora": 1e-3})],
+)
+def test_the_rate_is_that_of_the_runs_method(run, rates, place, backbone):
+    setting, _ = place
+    train = replace(setting.config.train, method=run, lr=1e-3)
+    given = replace(setting, config=replace(setting.config, train=train))
+    for make, rate in rates.items():
+        assert getattr(weights, make)(given)._train.lr == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("make", "text"), [("sft", "room 3"), ("sft_documents", "Ada ⇒ room 3")])
+def test_a_bridge_is_no_part_of_the_answer(make, text, place):
+    class Written:
+        def generate(self, prompts, most, size):
+            return [Generation(text, 5, 4) for text in ("Ada ⇒ room 3", "Ada ⇒ I don't know.")]
+
+    method = getattr(weights, make)(place[0])
+    method._reader = Written()
+    first, second = method.answer(["Where is item 2?", "Who?"])
+    assert (first.text, first.tokens_out) == (text, 4)
+    assert second.text == ("" if make == "sft" else "Ada ⇒ I don't know.")
 
 
 def test_a_stopped_training_goes_on(place):

@@ -184,7 +184,7 @@ def test_two_wiki(tmp_path):
     ("name", "content", "message"),
     [
         ("musique", '{"id": "a"}', "line 1: field 'paragraphs' is missing"),
-        ("musique", '\n{"id": ', "line 2: Expecting value"),
+        ("musique", '\n{"id": ', r"line 2: not UTF-8 JSON \(Expecting value"),
         ("musique", '{"id": "a", "paragraphs": [], "question": "q"}', "test splits"),
         ("browsecomp-plus", '{"query_id": "1", "query": "q", "answer": "a"}', "'evidence_docs'"),
         ("2wikimultihopqa", "{}", "holds dict, not an array"),

@@ -74,7 +74,19 @@ def test_unreadable_files(tmp_path):
         load_questions(path)
 
 
+def test_half_a_surrogate_pair_is_refused_before_a_file_is_written(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({**GOOD, "answer": "\ud83d\ude00"}) + "\n")
+    assert load_questions(path)[0].answer == "\U0001f600"
+    path.write_text(json.dumps({**GOOD, "question": "Who \ud83d?"}) + "\n")
+    with pytest.raises(UsageError, match=r"line 1: not UTF-8 JSON .*surrogates"):
+        load_questions(path)
+
+
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
     assert [q.id for q in load_questions(path)] == ["q1"]
+    two = json.dumps({**GOOD, "id": "q2", "answer": "a\u2028b"}, ensure_ascii=False)
+    path.write_bytes(json.dumps(GOOD).encode() + b"\r" + two.encode())
+    assert [q.answer for q in load_questions(path)][1] == "a\u2028b"

@@ -322,8 +322,8 @@ def test_paths_outside_the_bank_are_refused(memory_folder: Path, path: str) -> N
         (lambda row: row["shards"][0].update(extra=1), "not a bank that this version reads"),
         (lambda row: row.pop("base"), "has no field .base."),
         (
-            lambda row: row["shards"][1].update(documents=row["shards"][0]["documents"]),
-            "'doc-0' belongs to the shards 0 and 1",
+            lambda row: row["shards"][1].update(documents=2 * row["shards"][1]["documents"]),
+            "shard 1 lists a document twice",
         ),
     ],
 )

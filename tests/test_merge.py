@@ -193,3 +193,16 @@ def test_the_older_revision_of_a_document_is_withheld(one, trained, tmp_path):
     )
     assert done.returncode == 2
     assert "do not tell which revision is newer" in done.stderr
+
+
+def test_an_equal_document_of_two_runs_is_withheld_in_both_shards(one, trained, tmp_path):
+    """On 9d1f21f the second shard did not list it, and answered from it after its deletion."""
+    same = write_run(tmp_path / "same", trained[2:], FACTS[2:], "quarry")
+    out = RunFolder(tmp_path / "out")
+    done = memo_dist("merge", one.root, same.root, "--out", out.root, "--duplicates", "newer")
+    assert done.returncode == 0, done.stderr
+    assert "withheld" not in done.stdout
+    listed = [[row.id for row in entry.documents] for entry in load_manifest(out.memory).shards]
+    assert listed == [["mill"], ["quarry"], ["quarry"]]
+    add_tombstones(out.generations, [Tombstone.of("quarry", CONTENT, "2031-01-01T00:00:00Z")])
+    assert answers(out, FACTS[1:]) == ["", "", "", ""]

@@ -67,6 +67,20 @@ def test_a_run_of_an_earlier_version_is_closed(tmp_path):
         assert modes(root)["."] == 0o2700  # the group of new files stays the folder's
 
 
+def test_a_file_gets_the_modes_of_the_umask_without_a_change_of_it(tmp_path, monkeypatch):
+    """On 9d1f21f the umask was 0 for a moment; two threads could leave it so."""
+    os.umask(0o027)
+
+    def refuse(mask):
+        raise AssertionError("other threads would see another umask")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "umask", refuse)
+        atomic.write_text(tmp_path / "a.txt", "x")
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_links_to_a_base_model_that_others_use_stay_as_they_are(tmp_path):
     cached = tmp_path / "cache.safetensors"
     cached.touch()

@@ -3,6 +3,8 @@
 import json
 import shlex
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from cli import memo_dist, tiny_corpus
 
 from memo_dist.cli.main import run as run_cli
 from memo_dist.config import load_config
+from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError
 from memo_dist.models.scratch import MAX_POSITIONS
+from memo_dist.scaling import corpus_sample
 from memo_dist.scaling.capacity_plan import _doubts, _number
 from memo_dist.scaling.corpus_sample import CorpusSample, Quantity
 from memo_dist.scaling.law_file import LawFile, Measured, read_law, write_law
@@ -51,6 +55,31 @@ def sample(facts=1000.0, characters=50_000.0):
 
 def size(law, *overrides, exposures=200.0):
     return needed_size(sample(), load_config([], overrides), law, exposures)
+
+
+class Name(str):
+    """An id that counts how often it is hashed."""
+
+    hashed = 0
+
+    def __hash__(self):
+        Name.hashed += 1
+        return super().__hash__()
+
+
+def test_a_sample_of_many_documents_is_chosen_in_one_pass(monkeypatch):
+    documents = [Document(Name(f"d{n}"), "", "text") for n in range(300)]
+    counts = np.ones((200, len(corpus_sample.COUNTED)))
+    manifest = SimpleNamespace(characters=1200, documents=300, chunks=300)
+    taken = []
+    monkeypatch.setattr(corpus_sample, "iter_documents", lambda folder: iter(documents))
+    monkeypatch.setattr(corpus_sample, "iter_chunks", lambda folder: iter(()))
+    monkeypatch.setattr(corpus_sample, "load_manifest", lambda folder: manifest)
+    monkeypatch.setattr(corpus_sample, "_count", lambda some, *_: taken.extend(some) or counts)
+    config = load_config([], ["plan.sample_documents=200"])
+    assert corpus_sample.sample_corpus(Path(), config).sampled == len(taken) == 200
+    assert taken == [d for d in documents if d in taken]
+    assert Name.hashed < 10 * len(documents)
 
 
 def test_a_law_survives_its_file(law_path):

@@ -12,7 +12,7 @@ from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.config.schema import SynthesisConfig
 from memo_dist.corpus.types import Chunk, Document
 from memo_dist.synthesis.dated import date_conflicts
-from memo_dist.synthesis.rules import RulesGenerator
+from memo_dist.synthesis.rules import RulesGenerator, abstain, collect
 from memo_dist.synthesis.types import Reflection, Rejected, Unit
 
 MANUAL = Document(
@@ -303,6 +303,66 @@ def test_abstain_examples_ask_for_what_no_document_tells(reflections: list[Refle
     assert not asked & {item.question for item in abstain}
     assert any(item.sources == () for item in abstain)
     assert any(item.sources for item in abstain)
+
+
+def test_a_document_is_read_once_a_step_beyond_the_cache(monkeypatch, reflections) -> None:
+    reads: list[str] = []
+    read = collect.document_facts
+    monkeypatch.setattr(collect, "document_facts", lambda d: reads.append(d.id) or read(d))
+    for kept_chars, times in ((8_000_000, 1), (0, 4)):
+        generator = RulesGenerator(SynthesisConfig(), seed=17)
+        generator.read = collect.FactReader(kept_chars)
+        made: list[Reflection] = []
+        reads.clear()
+        for step in generator.steps().values():
+            made += step.run(unit(MANUAL, HISTORY, POLICY), made).reflections
+        assert sorted(reads) == sorted(["manual", "history", "policy"] * times)
+        assert made == reflections
+
+
+def _plainly_swapped(documents: list[collect.DocumentFacts]) -> list[abstain.Unanswerable]:
+    """As :func:`abstain._swapped` is defined, pair by pair."""
+    entities, found = list(abstain._entities(documents)), []
+    for fact in (fact for facts in documents for fact in facts.facts):
+        owner = next((e for _, e in entities if e.name == fact.about), None)
+        if owner is None or fact.kind != "direct" or fact.attribute in abstain._TOO_COMMON:
+            continue
+        question = abstain._shortest(fact)
+        for index, other in entities:
+            same = (other.kind, other.plural) == (owner.kind, owner.plural)
+            if not question or other is owner or not same or other.name in question:
+                continue
+            words = abstain._words(other.name)
+            names = {w for w in words if len(w) > 2} or set(words)
+            texts = [abstain._document_words(f"{f.document.title} {f.document.text}")
+                     for f in documents]  # fmt: skip
+            near = set().union(*(text for text in texts if names & text))
+            if not abstain._related(fact.attribute) & near:
+                text = abstain._fill(question.replace(fact.about, "{X}"), other.name)
+                found.append(abstain.Unanswerable(text, index))
+    return found
+
+
+def test_what_stands_near_an_entity_is_sought_once(monkeypatch) -> None:
+    sought: list[str] = []
+    naming = abstain._Surroundings._naming
+    monkeypatch.setattr(
+        abstain._Surroundings,
+        "_naming",
+        lambda self, name: sought.append(name) or naming(self, name),
+    )
+    documents = [collect.document_facts(d) for d in (MANUAL, HISTORY, POLICY, _works())]
+    expected = _plainly_swapped(documents)
+    assert len(expected) > 20
+    assert list(abstain._swapped(documents)) == expected
+    assert len(sought) == len(set(sought)), "once for each entity, however many facts there are"
+
+
+def _works() -> Document:
+    """Firms and their founders, in a text with many entities of one kind."""
+    names = ("Ada Moss", "Ben Carr", "Cora Finch", "Dan Holt", "Eve Lund", "Fay Marsh")
+    lines = [f"{name} founded the Tarn{n} mill in {1901 + n}." for n, name in enumerate(names)]
+    return Document("works", "Mills", " ".join(lines))
 
 
 def test_an_attribute_that_is_told_is_never_an_abstain_question() -> None:

@@ -12,7 +12,8 @@ pytest.importorskip("scipy")
 
 from memo_dist.config import load_config
 from memo_dist.config.scale_schema import ScaleConfig
-from memo_dist.scaling.cells import Cell
+from memo_dist.io import atomic
+from memo_dist.scaling.cells import Cell, cell_name
 from memo_dist.scaling.fit import Study, fit_study, split_overwhelmed, usable_points
 from memo_dist.scaling.folder import StudyFolder
 from memo_dist.scaling.law_file import read_law
@@ -204,6 +205,24 @@ def test_a_size_that_ran_unpredicted_is_named(tmp_path):
     assert "not predicted" in fitted.fits["random", "plain"].notes[-1]
     fitted = fit_study({cell: result(1.0, "diverged")}, ScaleConfig(bootstrap=20), seed=1)
     assert "diverged, held out" in fitted.fits["random", "plain"].notes[0]
+
+
+def test_cells_that_hold_nothing_are_compared_with_nothing(tmp_path):
+    rule, check = Cell("random", 10_000, 2, 100, 1), Cell("random", 10_000, 2, 100, 1, rate=2.0,
+                                                          role="rate")  # fmt: skip
+    for bits in (0.0, -3.0):
+        study = fit_study({rule: result(bits), check: result(5.0)}, ScaleConfig(bootstrap=20), 1)
+        assert study.rates == []
+        assert any("no check of the rate" in n for n in study.fits["random", "plain"].notes)
+        cell, config = Cell("random", 20_000, 1.0, 100, 1, role="predict"), load_config([], [])
+        folder = StudyFolder(tmp_path)
+        told = {cell_name(cell, config.scale): {"bits": [1.0, 0.5, 2.0], "written": "now"}}
+        atomic.write_json(folder.prediction("random"), {"schema_version": 1, "cells": told})
+        fitted = fit_study({cell: result(bits)}, ScaleConfig(bootstrap=20), seed=1)
+        check_predictions(folder, fitted, {cell: result(bits)}, config)
+        assert fitted.held_out == []
+        assert fitted.fits["random", "plain"].notes[-1].startswith("holds nothing, held out")
+        assert summary_text(study)
 
 
 def _measured(point):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -18,8 +20,9 @@ from served import begin, end, eventually, serving
 from memo_dist.answering import Answered
 from memo_dist.answers.answer import Answer
 from memo_dist.config import load_config
-from memo_dist.errors import RunError, UsageError
+from memo_dist.errors import RunError, StoppedError, UsageError
 from memo_dist.io import atomic
+from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.serve import consolidate, scopes
 from memo_dist.serve.batching import Batcher
@@ -28,10 +31,12 @@ from memo_dist.serve.consolidate import Consolidator
 from memo_dist.serve.errors import ApiError
 from memo_dist.serve.limits import RateLimit
 from memo_dist.serve.merging import merge, passages
+from memo_dist.serve.messages import shown
 from memo_dist.serve.records import CONSOLIDATING, PENDING, TRAINED, Stored
 from memo_dist.serve.scopes import ScopeMemories
 
 ZINC = "The zincworks of Falkenau melt ore."
+ANN, BOB = {"user_id": "ann"}, {"user_id": "bob"}
 
 
 def document(name="a", text=ZINC, scope=None):
@@ -126,7 +131,11 @@ def test_what_is_deleted_during_a_batch_is_forgotten_after_it(buffer, path):
     buffer.end_batch(batch, {})
     assert [row.id for row in buffer.to_forget()] == ["a"]
     assert buffer.hidden() == {"a": ""}
-    buffer.end_forget(["a"], "the run is in use")
+    buffer.fail_forget({"a": "no document would be left"})
+    assert (buffer.event(event.id).state, buffer.event(event.id).message) == (
+        "FAILED",
+        "no document would be left",
+    )
     assert [row.id for row in buffer.to_forget()] == ["a"]
     buffer.end_forget(["a"])
     assert not buffer.to_forget()
@@ -141,10 +150,54 @@ def test_a_replaced_document_of_the_memory_is_hidden_until_the_new_one_is_traine
         buffer.replace(document(), "me")
     buffer.replace(document(), "me", known="old-hash")
     assert buffer.hidden() == {"a": ""}
-    batch = buffer.begin_batch()
+    batch = buffer.begin_batch(known={"a": "old-hash"})
     assert buffer.hidden() == {"a": "old-hash"}, "of the next generation the new one is answered"
     buffer.end_batch(batch, {})
     assert buffer.hidden() == {}
+
+
+def test_a_document_replaced_while_its_first_text_trains_stays_hidden_in_the_next_batch(buffer):
+    buffer.add(document(), "me")
+    batch = buffer.begin_batch()
+    buffer.replace(document(text="The zincworks closed."), "me", known="")
+    buffer.end_batch(batch, {})
+    assert buffer.begin_batch(known={"a": "hash-of-the-first"})
+    assert buffer.hidden() == {"a": "hash-of-the-first"}
+    assert buffer.begin_batch(known={"a": "hash-of-the-second"}), "a restarted server goes on"
+    assert buffer.hidden() == {"a": "hash-of-the-first"}, "the new text answers once it is there"
+
+
+def test_the_same_document_again_changes_nothing_once_it_is_trained(buffer):
+    _, event = buffer.add(document(), "me")
+    buffer.end_batch(buffer.begin_batch(), {})
+    again, same = buffer.add(document(), "me", known="hash")
+    assert (again.version, same.id, same.state) == (1, event.id, "SUCCEEDED")
+    for other in (document(text="Other."), document(scope={"user_id": "ann"})):
+        with pytest.raises(ApiError, match="another document"):
+            buffer.add(other, "me", known="hash")
+    buffer.replace(document(text="The zincworks closed."), "me", known="hash")
+    buffer.end_batch(buffer.begin_batch(), {})
+    with pytest.raises(ApiError, match="another document"):
+        buffer.add(document(), "me", known="hash")
+
+
+def test_a_replaced_text_leaves_the_log_of_the_file(buffer, path):
+    buffer.add(document(), "me")
+    buffer.replace(document(text="The works closed."), "me")
+    assert b"falkenau melt ore" not in content(path)
+
+
+def test_what_failed_does_not_begin_a_consolidation_by_itself(buffer):
+    buffer.add(document(), "me")
+    buffer.add(document("b", "Another text.", ANN), "me")
+    assert (buffer.waiting(), buffer.waiting(scopes=True)) == (1, 2)
+    buffer.end_batch(buffer.begin_batch(), {}, "no reflections")
+    assert (buffer.waiting(), buffer.waiting(scopes=True)) == (0, 1)
+    assert [row.id for row in buffer.begin_batch()] == ["a"], "with a request it is tried again"
+    buffer.end_batch([buffer.get("a")], {"a": "not English"})
+    assert buffer.waiting() == 0
+    buffer.replace(document(text="A longer text."), "me")
+    assert buffer.waiting() == 1, "another text may be trained"
 
 
 def test_scoped_texts_never_reach_the_shared_weights(buffer):
@@ -218,6 +271,7 @@ class Toy(Consolidator):
         config = load_config((), ["memory.base=scratch", "corpus.shards=3"])
         super().__init__(run, config, buffer, engine, ScopeMemories(run, config, buffer.hidden))
         self.corpora, self.failing, self.verbs = corpora, failing, []
+        self.refused = {}
 
     @property
     def corpus(self):
@@ -255,7 +309,13 @@ def toy(tmp_path, buffer, monkeypatch):
     for room in (consolidate, scopes):
         monkeypatch.setattr(room, "load_manifest", lambda folder: folder.parent)
         monkeypatch.setattr(room, "bank_documents", lambda root: dict(corpora[root]))
-    return Toy(RunFolder(tmp_path), buffer, corpora)
+    found = Toy(RunFolder(tmp_path), buffer, corpora)
+    monkeypatch.setattr(
+        consolidate,
+        "refusals",
+        lambda run, config, ids, begun: {n: w for n, w in found.refused.items() if n in ids},
+    )
+    return found
 
 
 def test_a_consolidation_adds_replaces_and_forgets(toy, buffer):
@@ -284,7 +344,9 @@ def test_a_verb_that_fails_is_told_and_tried_again(toy, buffer):
         toy._work()
     assert buffer.event(gone.id).message == "the disk is full"
     assert buffer.hidden()["old"] == ""
+    assert buffer.event(added.id).message == "the disk is full"
     toy.failing = ""
+    buffer.request_consolidation("me")
     toy._work()
     assert toy.corpus == {"new": ZINC}
     assert {buffer.event(one.id).state for one in (gone, added)} == {"SUCCEEDED"}
@@ -307,9 +369,6 @@ def test_writes_do_not_make_what_fails_run_without_a_pause(toy, buffer):
         time.sleep(0.05)
     toy.stop()
     assert toy.corpus == {}
-
-
-ANN, BOB = {"user_id": "ann"}, {"user_id": "bob"}
 
 
 def test_each_scope_is_trained_into_a_run_of_its_own(toy, buffer):
@@ -350,7 +409,115 @@ def test_a_scope_that_fails_does_not_keep_the_others_from_training(toy, buffer, 
     with pytest.raises(RunError, match="no reflections"):
         toy._work()
     assert (buffer.get("a").state, buffer.get("b").state) == (PENDING, TRAINED)
-    assert buffer.event(event.id).message == buffer.event(asked.id).message == "no reflections"
+    assert buffer.event(event.id).message == "no reflections"
+    assert buffer.event(asked.id).state == "FAILED"
+    assert buffer.event(asked.id).message == consolidate._NOT_ALL, "callers of all scopes see it"
+
+
+def test_a_refused_deletion_keeps_neither_deletions_nor_trainings_waiting(toy, buffer):
+    toy.corpora[toy._run.root] |= {"last": "Its text.", "other": "Its text."}
+    toy.refused = {"last": f"shard 0 would have no document left, remove {toy._run.root}"}
+    events = [buffer.delete(name, "me", known="hash") for name in ("last", "other")]
+    for name, scope in (("new", {}), ("b", BOB)):
+        buffer.add(document(name, f"Text {name}.", scope), "me")
+    buffer.request_consolidation("me")
+    with pytest.raises(RunError, match="no document left"):
+        toy._work()
+    assert toy.corpus == {"old": "its text", "last": "Its text.", "new": "Text new."}
+    assert {buffer.get(name).state for name in ("new", "b")} == {TRAINED}
+    assert [buffer.event(one.id).state for one in events] == ["FAILED", "SUCCEEDED"]
+    assert buffer.event(events[0].id).message.endswith("no document left, remove RUN")
+    assert buffer.hidden()["last"] == ""
+    toy.refused = {}
+    toy._work()
+    assert buffer.event(events[0].id).state == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("error", [UsageError("a merged memory"), OSError("no such file")])
+def test_a_run_in_which_nothing_can_be_forgotten_trains_the_others(toy, buffer, monkeypatch, error):
+    def refuse(run, *_):
+        raise error
+
+    monkeypatch.setattr(consolidate, "refusals", refuse)
+    event = buffer.delete("old", "me", known="hash")
+    buffer.add(document("b", scope=BOB), "me")
+    buffer.request_consolidation("me")
+    with pytest.raises(RunError, match=str(error)):
+        toy._work()
+    assert buffer.event(event.id).message == str(error)
+    assert buffer.get("b").state == TRAINED
+
+
+def test_a_stop_ends_the_round(toy, buffer, monkeypatch):
+    def stop(*_):
+        raise StoppedError("stopped")
+
+    event = buffer.delete("old", "me", known="hash")
+    buffer.add(document("new"), "me")
+    buffer.request_consolidation("me")
+    monkeypatch.setattr(toy, "_verb", stop)
+    with pytest.raises(StoppedError):
+        toy._work()
+    assert (buffer.event(event.id).state, buffer.event(event.id).message) == ("PENDING", "stopped")
+    assert buffer.get("new").state == PENDING
+
+
+def test_events_wait_while_the_next_generation_cannot_be_loaded(toy, buffer):
+    def fail():
+        raise UsageError("no vLLM server has these weights")
+
+    gone, asked = buffer.delete("old", "me", known="hash"), buffer.request_consolidation("me")
+    _, added = buffer.add(document("new"), "me")
+    toy._engine.refresh = fail
+    with pytest.raises(RunError, match="no vLLM server"):
+        toy._work()
+    assert toy.corpus == {"new": ZINC}
+    states = [buffer.event(one.id).state for one in (gone, added, asked)]
+    assert states == ["PENDING", "RUNNING", "RUNNING"]
+    assert buffer.hidden()["old"] == ""
+    toy._engine.refresh = lambda: True
+    toy._work()
+    assert {buffer.event(one.id).state for one in (gone, added, asked)} == {"SUCCEEDED"}
+
+
+def test_a_scope_whose_run_is_written_or_cannot_be_removed_stays(toy, buffer, monkeypatch):
+    buffer.add(document("a", scope=ANN), "me")
+    buffer.request_consolidation("me")
+    toy._work()
+    run = toy._run_of(ANN)
+    event = buffer.delete("a", "me")
+    with file_lock(run.lock, 0, RunError), pytest.raises(RunError, match="in use by process"):
+        toy._work()
+    assert run.root.exists()
+    assert "in use" in buffer.event(event.id).message
+    with monkeypatch.context() as patch:
+        patch.setattr(scopes.shutil, "rmtree", failing_rmtree)
+        with pytest.raises(RunError, match="cannot be removed: Permission denied"):
+            toy._work()
+    assert buffer.event(event.id).state == "FAILED"
+    toy._work()
+    assert buffer.event(event.id).state == "SUCCEEDED"
+    assert not run.root.exists()
+
+
+def failing_rmtree(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "it wrote nothing"),
+        (
+            "a line\n/srv/m/run holds no corpus: run in /home/ann/b\n",
+            "RUN holds no corpus: run in b",
+        ),
+        ("'/srv/m/run/corpus/x' is damaged", "'RUN/corpus/x' is damaged"),
+        ("/srv/m/run2/x, 3/4 of https://example.org/a/b", "x, 3/4 of https://example.org/a/b"),
+    ],
+)
+def test_messages_hold_no_paths_of_the_server(text, expected):
+    assert shown(text, Path("/srv/m/run")) == expected
 
 
 def test_texts_of_scopes_can_stay_in_the_buffer(toy, buffer):
@@ -369,6 +536,17 @@ def test_a_policy_begins_a_consolidation_by_itself(toy, buffer):
     buffer.add(document("two", "Another text."), "me")
     toy._work()
     assert toy.verbs == ["update"]
+    buffer.add(document("bad"), "me")
+    buffer.add(document("worse"), "me")
+    toy.failing = "no reflections"
+    with pytest.raises(RunError):
+        toy._work()
+    toy._work()
+    assert toy.verbs == ["update", "update"], "what failed is not tried again without a request"
+    toy.failing = ""
+    buffer.request_consolidation("me")
+    toy._work()
+    toy.verbs = ["update"]
     toy._config.serve.consolidate = "nightly"
     toy._config.serve.consolidate_at, toy._day = "00:00", "yesterday"
     toy._work()

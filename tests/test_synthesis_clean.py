@@ -93,6 +93,50 @@ def test_an_abstain_example_yields_to_an_answer_of_any_step():
     assert sorted(kept.question for kept in cleaned.kept) == ["When?", "Who?"]
 
 
+GROUND = {"d:0-9": "Nothing of it stands here.", "d:9-20": "Ada Moss built the Tarn mill."}
+
+
+def of_chunk(item, chunk):
+    return replace(item, reflection=replace(item.reflection, chunks=(chunk,)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "early"), [("entity", False), ("entity", True), ("paraphrase", False)]
+)
+def test_a_later_copy_that_cites_the_right_chunk_keeps_its_rewordings(kind, early):
+    """Also those that are judged before it, as they are of an earlier step."""
+    bad = of_chunk(row("Who built the mill?", "Ada Moss"), "d:0-9")
+    good = of_chunk(row("Who built the mill?", "Ada Moss", 1, "entity", "s"), "d:9-20")
+    name = good.reflection.id
+    rewordings = [
+        of_chunk(row(f"Who {verb} it up?", "Ada Moss", 0 if early else 2, "paraphrase",
+                     parent=name), "d:9-20")
+        for verb in ("built", "put", "set")
+    ]  # fmt: skip
+    items = [bad, good, *rewordings] if kind == "entity" else [bad, *rewordings]
+    cleaned = clean(items, LIMITS, lambda item: GROUND[item.chunks[0]])
+    reasons = sorted(reason for reason, _ in dropped(cleaned))
+    if kind == "entity":
+        assert reasons == ["answer not in the text"]
+        assert [kept.fact for kept in cleaned.kept] == [name] * 4
+        assert sum(cleaned.by_step.values()) == 4
+    else:
+        assert reasons == ["answer not in the text", *["parent dropped"] * 3]
+
+
+def test_a_twin_stands_for_a_fact_of_which_an_earlier_copy_went():
+    other = row("Who built the mill?", "Ada Moss", request="a", source="e")
+    bad = of_chunk(row("Who built the mill?", "Ada Moss", request="0"), "d:0-9")
+    copy = of_chunk(row("Who built the mill?", "Ada Moss", 1, "entity", "s"), "d:9-20")
+    child = row("Who put it up?", "Ada Moss", 2, "paraphrase", parent=copy.reflection.id)
+    ground = {**GROUND, "e:0-9": GROUND["d:9-20"]}
+    items = [other, bad, copy, of_chunk(child, "d:9-20")]
+    cleaned = clean(items, LIMITS, lambda item: ground[item.chunks[0]])
+    assert [reason for reason, _ in dropped(cleaned)] == ["answer not in the text", "same question"]
+    kept = {item.question: item for item in cleaned.kept}
+    assert kept["Who put it up?"].parent == other.reflection.id
+
+
 def test_rewordings_follow_the_fate_of_their_parent():
     first, wrong = row("When?"), row("When?", "2001", step=1)
     twin = row("When?", source="e", step=1)

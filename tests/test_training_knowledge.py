@@ -239,6 +239,9 @@ def test_peoples_questions_take_the_place_of_held_out_wordings(base, tmp_path, t
         assert len(meter._examples["held_out"]) == count
         meter.prepare(None, torch.device("cpu"))
         assert meter.measure(model, torch.device("cpu")).held_out == 0.0
+    line = json.dumps({"question": "Q?", "answer": "a\u2028b"}, ensure_ascii=False)
+    file.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    assert [row.answer for row in _questions(file)] == ["a\u2028b"]
     file.write_text('{"question": "What?"}\n')
     with pytest.raises(UsageError, match=r"train\.held_out_questions"):
         _questions(file)

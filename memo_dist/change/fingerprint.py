@@ -11,15 +11,15 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from memo_dist.io import atomic
-from memo_dist.training.examples import Examples
 
 WORDS = 8
 """Length of a run of words."""
@@ -58,6 +58,11 @@ class Fingerprint:
         """The inverse of ``dataclasses.asdict``."""
         return cls(row["salt"], row["words"], tuple(row["runs"]))
 
+    def without(self, others: Iterable[str]) -> Fingerprint:
+        """Without the runs that ``others`` (texts that stay) have."""
+        shared = {run for other in others for run in _hashes(other, self.salt, self.words)}
+        return replace(self, runs=tuple(run for run in self.runs if run not in shared))
+
     def found_in(self, text: str) -> bool:
         """Whether one of the runs stands in a text."""
         wanted = frozenset(self.runs)
@@ -76,7 +81,10 @@ def _hashes(text: str, salt: str, length: int) -> Iterator[str]:
 
 
 def search(
-    root: Path, fingerprints: Iterable[Fingerprint], tokenizer: Path | None
+    root: Path,
+    fingerprints: Iterable[Fingerprint],
+    tokenizer: Path | None,
+    left_out: Sequence[Path] = (),
 ) -> tuple[list[str], int]:
     """The files below ``root`` that hold a run of one of the texts, and how many were opened.
 
@@ -84,11 +92,14 @@ def search(
         root: the run folder.
         fingerprints: what is searched for.
         tokenizer: a model folder, to read token ids as text; None: they are not read.
+        left_out: folders that are not searched.
     """
     wanted = [one for one in fingerprints if one.runs]
     read = _decoder(tokenizer) if tokenizer else None
     found, opened = [], 0
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        if any(path.is_relative_to(folder) for folder in left_out):
+            continue
         opened += 1
         if any(one.found_in(text) for text in _texts(path, read) for one in wanted):
             found.append(path.relative_to(root).as_posix())
@@ -104,6 +115,8 @@ def _texts(path: Path, read: Any) -> Iterator[str]:
             yield from (str(value) for value in column.to_pylist())
         return
     if path.name == "examples.safetensors" and read is not None:
+        from memo_dist.training.examples import Examples
+
         examples = Examples.load(path)
         yield from (read(examples.tokens(index)) for index in range(len(examples)))
         return
@@ -145,15 +158,16 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _decoder(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def _decoder(folder: Path) -> Callable[[np.ndarray], str]:
+    """Gives the text of token ids; the tokenizer is loaded with the first ones."""
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    @cache
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
 
-    def read(ids: np.ndarray) -> str:
-        return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+        return AutoTokenizer.from_pretrained(folder)
 
-    return read
+    return lambda ids: str(tokenizer().decode(ids.tolist(), skip_special_tokens=True))
 
 
 def drop_lines(path: Path, fingerprints: Iterable[Fingerprint]) -> int:

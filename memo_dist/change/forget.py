@@ -17,17 +17,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from memo_dist.change.difference import bank_documents, corpus_documents, difference
-from memo_dist.change.fingerprint import Fingerprint, search
+from memo_dist.change.fingerprint import Fingerprint
 from memo_dist.change.merged import refuse_merged
 from memo_dist.change.pending import Pending
 from memo_dist.change.receipt import FOLDER, Receipt
+from memo_dist.change.refusals import refusals
+from memo_dist.change.replaced import clear_replaced, load_replaced
 from memo_dist.change.residue import clear_derived, clear_rest, out_of_reach
+from memo_dist.change.staying import NOT_SEARCHED, OTHER_RUNS, residue
 from memo_dist.change.update import renew
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.edit import edit_corpus
 from memo_dist.corpus.manifest import iter_documents
-from memo_dist.corpus.manifest import load_manifest as load_corpus_manifest
 from memo_dist.errors import RunError, UsageError, suggest
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
@@ -115,8 +117,8 @@ def forget(run: RunFolder, config: Config, patterns: Sequence[str], why: str) ->
     clean = time.time() - pending.started
     cleared = {**clear_derived(run), **cleared}  # the old bank has answered meanwhile
     cleared |= clear_rest(run, config, pending.fingerprints)
-    base = run.memory_shard(0)
-    found, searched = search(run.root, pending.fingerprints, base)
+    found, searched = residue(run, ids, pending.fingerprints)
+    clear_replaced(run.generations)
     receipt = Receipt(
         time=pending.time,
         who=_user(),
@@ -134,7 +136,7 @@ def forget(run: RunFolder, config: Config, patterns: Sequence[str], why: str) ->
             "residue is cleared": time.time() - pending.started,
         },
         cleared=cleared,
-        out_of_reach=out_of_reach(config),
+        out_of_reach=[*out_of_reach(config), *_left_out(run)],
         searched=searched,
         found=found,
     )
@@ -142,7 +144,8 @@ def forget(run: RunFolder, config: Config, patterns: Sequence[str], why: str) ->
     if found:
         raise RunError(
             f"{len(found)} files of {run.root} still hold words of the documents, first"
-            f" {found[0]}; remove them and run the same command again"
+            f" {found[0]}; remove them (documents of a server: by DELETE /v1/documents/ID) and run"
+            " the same command again"
         )
     Pending.clear(run.generations)
     return receipt
@@ -155,18 +158,23 @@ def _begin(
     started = time.time()
     check_revisable(run)
     ids = sorted(documents)
-    _check(run, config, ids)
+    begun = [one.id for one in earlier.documents] if earlier else []
+    for reason in refusals(run, config, ids, begun).values():
+        raise UsageError(reason)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
     stones = _withhold(run, documents, stamp)
-    texts = {one.id: f"{one.title}\n{one.text}" for one in iter_documents(run.corpus)}
-    others = [text for name, text in texts.items() if name not in ids]
+    # A stopped update may have left another revision in the corpus: that may not come back either.
+    corpus = corpus_documents(run.corpus)
+    _withhold(
+        run, {n: corpus[n] for n in ids if corpus.get(n, documents[n]) != documents[n]}, stamp
+    )
     pending = Pending(
         time=stamp,
         why=why,
         started=started,
         withheld=time.time() - started,
         documents=stones,
-        fingerprints=[Fingerprint.of(texts[name], others) for name in ids if name in texts],
+        fingerprints=_fingerprints(run, documents),
         weights=_weights(run),
     )
     if earlier is not None:
@@ -178,6 +186,21 @@ def _begin(
         )
     pending.save(run.generations)
     return pending
+
+
+def _fingerprints(run: RunFolder, documents: Mapping[str, str]) -> list[Fingerprint]:
+    """Of the texts in the corpus, and of what the memory has where that is another revision."""
+    texts = {one.id: f"{one.title}\n{one.text}" for one in iter_documents(run.corpus)}
+    others = [text for name, text in texts.items() if name not in documents]
+    kept = load_replaced(run.generations)
+    return [
+        *(Fingerprint.of(texts[name], others) for name in sorted(documents) if name in texts),
+        *(
+            kept[n][1]
+            for n, digest in sorted(documents.items())
+            if n in kept and kept[n][0] == digest
+        ),
+    ]
 
 
 def _withhold(run: RunFolder, documents: Mapping[str, str], stamp: str) -> list[Tombstone]:
@@ -194,29 +217,8 @@ def _withhold(run: RunFolder, documents: Mapping[str, str], stamp: str) -> list[
     return [one for _, one in sorted({**known, **new}.items())]
 
 
-def _check(run: RunFolder, config: Config, ids: Sequence[str]) -> None:
-    """Refuse before anything is written what could not be ended."""
-    if load_corpus_manifest(run.corpus).left_out:
-        raise UsageError(
-            f"corpus.max_documents={config.corpus.max_documents} left documents out of this corpus,"
-            " which would take the place of those that go: remove the documents from the source"
-            " and run `memo-dist update RUN CORPUS`"
-        )
-    manifest = load_manifest(run.memory)
-    bank, corpus = bank_documents(manifest), corpus_documents(run.corpus)
-    other = [n for n in ids if n in bank and n in corpus and bank[n] != corpus[n]]
-    if other:
-        raise UsageError(
-            f"{other[0]} is another revision in the corpus than in the memory, so words of the"
-            f" memory's revision could not be searched for: end the update of {run.root} first"
-        )
-    for entry in manifest.shards:
-        if entry.documents and {row.id for row in entry.documents} <= set(ids):
-            raise UsageError(
-                f"shard {entry.id} would have no document left: encode the remaining documents"
-                f" into a new --run with fewer corpus.shards (now {config.corpus.shards}), and"
-                f" remove {run.root}"
-            )
+def _left_out(run: RunFolder) -> list[str]:
+    return [NOT_SEARCHED] if (run.root / OTHER_RUNS).is_dir() else []
 
 
 def _weights(run: RunFolder) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memo_dist.change.merge_recall import ask, document_recall, taught_questions
-from memo_dist.change.merge_sources import Source, check_bases, opened, without_duplicates
+from memo_dist.change.merge_sources import Source, check_bases, older_revisions, opened
 from memo_dist.change.merged import UNION, Merged
 from memo_dist.config import to_yaml
 from memo_dist.errors import RunError, UsageError
@@ -71,18 +71,17 @@ def merge(roots: Sequence[Path], out: Path, options: Options) -> Merged:
         raise UsageError("name at least two runs, or a --method that merges one run's shards")
     with opened(roots) as sources:
         check_bases(sources)
-        entries, stones = without_duplicates(sources, options.newer)
+        stones = older_revisions(sources, options.newer)
         if options.method != UNION:
-            _check_fold([entry for rows in entries for entry in rows], options)
+            _check_fold([entry for one in sources for entry in one.manifest.shards], options)
         try:
-            return _build(sources, entries, stones, out, options)
+            return _build(sources, stones, out, options)
         except OSError as error:  # nothing of it stays: it was built in a temporary folder
             raise RunError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def _build(
     sources: Sequence[Source],
-    entries: Sequence[Sequence[ShardEntry]],
     stones: Sequence[Tombstone],
     out: Path,
     options: Options,
@@ -91,7 +90,7 @@ def _build(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=atomic.TEMP_PREFIX, dir=out.parent) as folder:
         built = RunFolder(Path(folder) / "run")
-        _write_union(built, sources, entries, stones)
+        _write_union(built, sources, stones)
         done = _measured_union(built, sources, options)
         if options.method != UNION:
             done = _fold(built, sources, options, done)
@@ -105,14 +104,14 @@ def _build(
 def _write_union(
     built: RunFolder,
     sources: Sequence[Source],
-    entries: Sequence[Sequence[ShardEntry]],
     stones: Sequence[Tombstone],
 ) -> None:
     """The bank of all shards, numbered anew, in ``built/memory``; weights are links."""
     built.memory.mkdir(parents=True)
     listed: list[ShardEntry] = []
     taught: list[Reflection] = []
-    for source, rows in zip(sources, entries, strict=True):
+    for source in sources:
+        rows = source.manifest.shards
         numbers = {entry.id: len(listed) + place for place, entry in enumerate(rows)}
         taught += [replace(one, shard=numbers[one.shard]) for one in source.reflections()]
         for entry in rows:

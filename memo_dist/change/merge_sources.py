@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from memo_dist.change.pending import Pending
@@ -18,7 +18,6 @@ from memo_dist.memory.manifest import (
     FILE_NAME,
     QUESTION_LIKELIHOOD,
     BankManifest,
-    ShardEntry,
     load_manifest,
 )
 from memo_dist.memory.tombstones import Tombstone, forgotten, load_tombstones
@@ -85,12 +84,11 @@ def check_bases(sources: Sequence[Source]) -> None:
                 )
 
 
-def without_duplicates(
-    sources: Sequence[Source], newer: bool
-) -> tuple[list[list[ShardEntry]], list[Tombstone]]:
-    """The shards' entries, by source, and tombstones of what may not be answered from.
+def older_revisions(sources: Sequence[Source], newer: bool) -> list[Tombstone]:
+    """Tombstones of what may not be answered from: of two revisions the older one.
 
-    An equal document is listed once; of two revisions the older one is withheld.
+    Equal documents need none. Each shard lists what it was trained on, so that a later deletion
+    withholds such a document in all of them.
 
     Raises:
         UsageError: a document was forgotten in one run, is in two of them and ``newer`` is not
@@ -98,10 +96,8 @@ def without_duplicates(
     """
     stones = [stone for source in sources for stone in load_tombstones(source.run.generations)]
     owners: dict[str, tuple[Source, str]] = {}
-    entries: list[list[ShardEntry]] = []
     older: list[Tombstone] = []
     for source in sources:
-        rows = []
         for entry in source.manifest.shards:
             back = forgotten(stones, {row.id: row.hash for row in entry.documents})
             if back:
@@ -109,18 +105,13 @@ def without_duplicates(
                     f"{source.run.root} holds documents that were forgotten in another of the"
                     f" runs: {', '.join(back[:5])}; run `memo-dist forget` there too"
                 )
-            kept = []
             for row in entry.documents:
                 known = owners.setdefault(row.id, (source, row.hash))
                 if known[0] is not source:
                     _refuse_both(row.id, known[0], source, newer)
-                    if known[1] == row.hash:
-                        continue
-                    older.append(_older(row.id, known, (source, row.hash)))
-                kept.append(row)
-            rows.append(replace(entry, documents=tuple(kept)))
-        entries.append(rows)
-    return entries, older
+                    if known[1] != row.hash:
+                        older.append(_older(row.id, known, (source, row.hash)))
+    return older
 
 
 def _refuse_both(name: str, one: Source, two: Source, newer: bool) -> None:

@@ -28,7 +28,7 @@ class Receipt:
         time, who, why: of the command.
         version: of memo_dist.
         documents: their tombstones.
-        fingerprints: of their texts, in the same order.
+        fingerprints: of their texts, of each revision that the run had.
         weights_before, weights_after: {shard: hash of its weights}.
         generation: the one that answers since.
         reflections: hash of the reflections since.

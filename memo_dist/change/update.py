@@ -15,6 +15,7 @@ from memo_dist import pipeline
 from memo_dist.change.difference import Difference, bank_documents, corpus_documents, difference
 from memo_dist.change.merged import refuse_merged
 from memo_dist.change.pending import Pending
+from memo_dist.change.replaced import clear_replaced, keep_replaced
 from memo_dist.change.request import Request, apply, preview
 from memo_dist.cluster.ray_local import ray_session
 from memo_dist.config.schema import Config
@@ -62,9 +63,12 @@ def update(run: RunFolder, config: Config, request: Request) -> Updated:
     if load_tombstones(run.generations):
         with preview(run, config, request) as folder:
             refuse_forgotten(run.generations, corpus_documents(folder))
+    keep_replaced(run, request.replace.keys())
     apply(request, run.corpus, config)
     changes = difference(known, corpus_documents(run.corpus))
-    return renew(run, config, changes)
+    done = renew(run, config, changes)
+    clear_replaced(run.generations)
+    return done
 
 
 def renew(run: RunFolder, config: Config, changes: Difference) -> Updated:

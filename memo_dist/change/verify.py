@@ -10,9 +10,9 @@ from pathlib import Path
 
 from memo_dist import pipeline
 from memo_dist.change.difference import bank_documents, corpus_documents
-from memo_dist.change.fingerprint import search
 from memo_dist.change.merged import refuse_merged
 from memo_dist.change.receipt import FOLDER, Receipt
+from memo_dist.change.staying import residue
 from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import MANIFEST
@@ -51,6 +51,7 @@ def verify(run: RunFolder, config: Config, receipts: Sequence[Receipt]) -> Itera
 
     Raises:
         UsageError: the run has no bank.
+        RunError: the pending buffer of a server cannot be read.
     """
     require(run, EXPORT)
     refuse_merged(run)
@@ -93,7 +94,8 @@ def _receipt(run: RunFolder, receipt: Receipt, weights: dict[str, str]) -> Itera
         if hash_weights(path) in old
     ]
     yield Check(f"{name}: no weights from before are left", ", ".join(kept))
-    found, opened = search(run.root, receipt.fingerprints, run.memory_shard(0))
+    gone = [one.id for one in receipt.documents]
+    found, opened = residue(run, gone, receipt.fingerprints)
     yield Check(f"{name}: no word run of the texts is in any of {opened} files", ", ".join(found))
 
 

@@ -13,9 +13,9 @@ from memo_dist.compare.judge import Judgement, judge_answers
 from memo_dist.compare.method import corpus_identity
 from memo_dist.compare.prices import load_prices
 from memo_dist.compare.readers import DEFAULT_CONTEXT, ReaderChoice, choose_reader
-from memo_dist.compare.registry import METHODS, check_methods, origin
+from memo_dist.compare.registry import METHODS, ROWS_VERSION, check_methods, origin
 from memo_dist.compare.rows import Answered, Pricing, TableRow, judged, table_row
-from memo_dist.compare.task import CACHE, Outcome, Task, replies_of, run_task
+from memo_dist.compare.task import CACHE, REQUESTS, Outcome, Task, finished, replies_of, run_task
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import load_chunks, load_documents
 from memo_dist.errors import RunError, StoppedError, UsageError
@@ -25,10 +25,13 @@ from memo_dist.evaluation.scoring import Comparison, compare
 from memo_dist.evaluation.statistics import holm
 from memo_dist.io.hashing import hash_file, hash_value, short_hash
 from memo_dist.io.runfolder import RunFolder, is_plain_name
+from memo_dist.llm.reopening import reopen_requests
 from memo_dist.memory.manifest import FILE_NAME
 
 QUESTIONS_PER_DAY = 1000.0
 """Of the daily use for which the updates are compared."""
+_JUDGED = "judge.jsonl"
+"""The requests to the judge."""
 _FREE = ("urls", "api_key_env", "patience", "retries")
 """Keys of ``executive`` that change no answer."""
 
@@ -150,12 +153,14 @@ def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = ru
     outcomes: dict[str, Outcome] = {}
     folder = plan.run.compare(plan.name)
     folder.mkdir(parents=True, exist_ok=True)
+    for journal in (folder / REQUESTS, folder / _JUDGED):
+        reopen_requests(journal)
     shared = _shared_key(plan)
     for method in plan.methods:
         task = _task(plan, method, folder, context, shared)
         # A file of answers needs no process of its own: it loads nothing.
         do = run_task if task.predictions is not None else work
-        outcomes[method] = _finished(task) or do(task, should_stop)
+        outcomes[method] = finished(task) or do(task, should_stop)
         if outcomes[method].state == "stopped" and should_stop():
             raise StoppedError("the comparison was stopped: run the same command again")
     how = Pricing(
@@ -174,7 +179,7 @@ def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = ru
 def _with_judge(result: Result, folder: Path, should_stop: Callable[[], bool]) -> Result:
     """A judge that fails is no reason to lose the table."""
     plan = result.plan
-    journal = folder / "judge.jsonl"
+    journal = folder / _JUDGED
     try:
         found = judge_answers(plan.config, plan.questions, result.answered, journal, should_stop)
     except RunError as error:
@@ -204,6 +209,7 @@ def _shared_key(plan: Plan) -> str:
     executive = {k: v for k, v in asdict(config.executive).items() if k not in _FREE}
     documents, chunks = load_documents(plan.run.corpus), list(load_chunks(plan.run.corpus))
     values: list[Any] = [
+        ROWS_VERSION,
         memory_identity(plan.run.memory),
         corpus_identity(documents, chunks),
         plan.reader.identity,
@@ -218,12 +224,6 @@ def _shared_key(plan: Plan) -> str:
         config.run.seed,
     ]
     return hash_value(values)
-
-
-def _finished(task: Task) -> Outcome | None:
-    outcome = Outcome.read(task.outcome)
-    same = outcome is not None and outcome.key == task.key and outcome.state == "done"
-    return outcome if same else None
 
 
 def _result(plan: Plan, folder: Path, outcomes: Mapping[str, Outcome], how: Pricing) -> Result:

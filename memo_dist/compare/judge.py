@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from memo_dist.answers.text import contains, normalise
@@ -94,7 +95,7 @@ def judge_answers(
         ]
         for name, found in answered.items()
     }
-    wrong = planted_wrong(answerable)[:PLANTED]
+    wrong = list(islice(planted_wrong(answerable), PLANTED))
     right = [(question, question.answer) for question in answerable[:PLANTED]]
     groups = [*cases.values(), wrong, right]
     requests = [_request(config, *case) for group in groups for case in group]
@@ -107,19 +108,25 @@ def judge_answers(
     return Judgement(config.executive.model, methods, shares[-2], shares[-1])
 
 
-def planted_wrong(questions: Sequence[Question]) -> list[tuple[Question, str]]:
+def planted_wrong(questions: Sequence[Question]) -> Iterator[tuple[Question, str]]:
     """Each question with the gold answer of a later one that is wrong for it, by both metrics.
 
     Questions of the same type come first: such an answer is of the right kind.
     """
-    planted = []
     for place, question in enumerate(questions):
-        later = [*questions[place + 1 :], *questions[:place]]
-        ordered = sorted(later, key=lambda other: other.type != question.type)
-        answer = next((o.answer for o in ordered if _is_wrong(o.answer, question)), None)
+        others = _later(questions, place)
+        answer = next((o.answer for o in others if _is_wrong(o.answer, question)), None)
         if answer is not None:
-            planted.append((question, answer))
-    return planted
+            yield question, answer
+
+
+def _later(questions: Sequence[Question], place: int) -> Iterator[Question]:
+    """The other questions, those of the same type first, in turn from the next one on."""
+    for same in (True, False):
+        for step in range(1, len(questions)):
+            other = questions[(place + step) % len(questions)]
+            if (other.type == questions[place].type) is same:
+                yield other
 
 
 def _is_wrong(answer: str, question: Question) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import Question
 from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.io.runfolder import is_plain_name
+from memo_dist.io.user_rows import user_rows
 
+VERSION = "2"
+"""Raise it with every change of what is read from a file: older replies are not reused."""
 _NUMBERS = ("tokens_in", "tokens_out", "calls", "seconds")
 
 
@@ -36,19 +39,18 @@ class PredictedMethod:
         """
         self.name = name
         self._replies = _load(file)
-        self._ids = {question.question: question.id for question in questions}
-        if not set(self._ids.values()) & self._replies.keys():
+        if not {question.id for question in questions} & self._replies.keys():
             raise UsageError(f"{file}: none of its ids is the id of a question that is asked")
-        self.identity = short_hash([name, hash_file(file)])
+        self.identity = short_hash([name, VERSION, hash_file(file)])
 
     def prepare(self, corpus: Corpus) -> Cost:
         """Nothing: another system has done the work, and its cost is not known."""
         return Cost(details={"answered by": "a predictions file"})
 
     def answer(self, questions: Sequence[str]) -> list[Reply]:
-        """What the file holds."""
+        """What the file holds for some ids: questions of equal texts have answers of their own."""
         missing = Reply("", failed="the predictions file does not answer it")
-        return [self._replies.get(self._ids[question], missing) for question in questions]
+        return [self._replies.get(name, missing) for name in questions]
 
 
 def split_predictions(words: Sequence[str]) -> dict[str, Path]:
@@ -69,19 +71,9 @@ def split_predictions(words: Sequence[str]) -> dict[str, Path]:
 
 
 def _load(file: Path) -> dict[str, Reply]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the predictions {file}: {error}") from error
     replies: dict[str, Reply] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, row in user_rows(file, "the predictions"):
         where = f"{file}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where}: not JSON ({error})") from error
         name, reply = _reply(row, where)
         if name in replies:
             raise UsageError(f"{where}: the id '{name}' comes twice")
@@ -89,9 +81,7 @@ def _load(file: Path) -> dict[str, Reply]:
     return replies
 
 
-def _reply(row: Any, where: str) -> tuple[str, Reply]:
-    if not isinstance(row, dict):
-        raise UsageError(f"{where}: a {type(row).__name__}, not a JSON object")
+def _reply(row: Mapping[str, Any], where: str) -> tuple[str, Reply]:
     for key in ("id", "answer"):
         if not isinstance(row.get(key), str):
             raise UsageError(f"{where}: '{key}' is {row.get(key)!r}; write a text")
@@ -101,6 +91,7 @@ def _reply(row: Any, where: str) -> tuple[str, Reply]:
 def _numbers(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     found = {key: row[key] for key in _NUMBERS if row.get(key) is not None}
     for key, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
             raise UsageError(f"{where}: '{key}' is {value!r}; write a number, 0 or more")
     return found

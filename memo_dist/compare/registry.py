@@ -11,6 +11,10 @@ from memo_dist.compare.method import ENTRY_POINTS, Make, Method, Setting
 from memo_dist.errors import UsageError, suggest
 from memo_dist.version import VERSION
 
+ROWS_VERSION = "2"
+"""Raise it where what this package makes of the same inputs changes: finished rows of an earlier
+version are done again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -35,6 +35,8 @@ from memo_dist.observability.progress import progress
 State = Literal["done", "failed", "not run", "stopped"]
 CACHE = "cache"
 """Folder below ``RUN/compare`` of what methods have prepared; no comparison has this name."""
+REQUESTS = "requests.jsonl"
+"""The requests to the reader's endpoint, in the folder of the comparison."""
 _COST = "cost.json"
 _MAX_REASON = 300
 
@@ -70,6 +72,13 @@ class Task:
         """The replies, one a line, as they come."""
         return self.folder / f"replies-{self.method}.jsonl"
 
+    def is_open(self, reply: Reply | None) -> bool:
+        """Whether a question is asked (again): it has no reply, or its request failed.
+
+        What a file of predictions leaves out stays missing.
+        """
+        return reply is None or (bool(reply.failed) and self.predictions is None)
+
     @property
     def outcome(self) -> Path:
         """How the method ended."""
@@ -84,7 +93,7 @@ class Outcome:
         key: of the task.
         state: "done", "failed", "not run" or "stopped".
         reason: why it is not done; "" where it is.
-        identity: hash of the method's own and of the corpus; "": it could not be made.
+        identity: hash of the method's own and of the corpus; "": it was never made.
         peak_bytes: peak resident memory of the process; the largest of several launches.
         cost: of the preparation; None: it was not completed.
     """
@@ -98,12 +107,15 @@ class Outcome:
 
     @classmethod
     def read(cls, path: Path) -> Outcome | None:
-        """The outcome in a file; None where there is none."""
+        """The outcome in a file; None where there is none, or another version wrote it."""
         if not path.exists():
             return None
         row = atomic.read_json(path)
-        cost = cost_from_json(row["cost"]) if row["cost"] is not None else None
-        return cls(**{**row, "cost": cost})
+        try:
+            cost = cost_from_json(row["cost"]) if row["cost"] is not None else None
+            return cls(**{**row, "cost": cost})
+        except (TypeError, KeyError):
+            return None
 
 
 def cost_from_json(row: Mapping[str, Any]) -> Cost:
@@ -120,6 +132,18 @@ def reply_from_json(row: Mapping[str, Any]) -> Reply:
 def replies_of(path: Path, method: str, identity: str) -> Predictions[Reply]:
     """The replies of a method in a file."""
     return Predictions(path, method, identity, Reply, reply_from_json)
+
+
+def finished(task: Task) -> Outcome | None:
+    """The outcome of a task with nothing left to ask; None where there is work.
+
+    A question whose request failed is work: the endpoint may answer by now.
+    """
+    outcome = Outcome.read(task.outcome)
+    if outcome is None or outcome.key != task.key or outcome.state != "done":
+        return None
+    known = replies_of(task.replies, task.method, outcome.identity)
+    return None if any(task.is_open(known.get(q)) for q in task.questions) else outcome
 
 
 def run_task(task: Task, should_stop: Callable[[], bool]) -> Outcome:
@@ -139,7 +163,11 @@ def run_task(task: Task, should_stop: Callable[[], bool]) -> Outcome:
     except Exception as error:  # whatever an outside method raises is its row
         outcome = working.ended("failed", error)
     if before is not None and before.key == task.key:
-        outcome = replace(outcome, peak_bytes=max(outcome.peak_bytes, before.peak_bytes))
+        outcome = replace(
+            outcome,
+            identity=outcome.identity or before.identity,
+            peak_bytes=max(outcome.peak_bytes, before.peak_bytes),
+        )
     write_outcome(task, outcome)
     return outcome
 
@@ -170,7 +198,7 @@ class _Working:
         # are there.
         write_outcome(task, self.ended("stopped", StoppedError("it has not ended")))
         known = replies_of(task.replies, task.method, self.identity)
-        open_questions = [q for q in task.questions if known.get(q) is None]
+        open_questions = [q for q in task.questions if task.is_open(known.get(q))]
         self.cost = _stored_cost(corpus.folder)
         if self.cost is None or open_questions:
             self._prepare(method, corpus)
@@ -180,7 +208,7 @@ class _Working:
         task = self.task
         if task.predictions is not None:
             return PredictedMethod(task.method, task.predictions, task.questions)
-        journal = task.folder / "requests.jsonl"
+        journal = task.folder / REQUESTS
         setting = Setting(
             run=task.run,
             config=task.config,
@@ -214,8 +242,12 @@ class _Working:
                 if self.should_stop():
                     raise StoppedError("stopped; the replies so far are kept")
                 batch = open_questions[start : start + size]
-                known.append(batch, self._timed(method, [q.question for q in batch]))
+                known.append(batch, self._timed(method, [self._asked(q) for q in batch]))
                 bar.advance(len(batch))
+
+    def _asked(self, question: Question) -> str:
+        """What the method gets: a file is looked up by id, every other method reads the text."""
+        return question.question if self.task.predictions is None else question.id
 
     def _timed(self, method: Method, questions: Sequence[str]) -> list[Reply]:
         started = time.perf_counter()
@@ -257,7 +289,10 @@ def peak_bytes() -> int:
 
 def _stored_cost(folder: Path) -> Cost | None:
     path = folder / _COST
-    return cost_from_json(atomic.read_json(path)) if path.exists() else None
+    try:
+        return cost_from_json(atomic.read_json(path)) if path.exists() else None
+    except (TypeError, KeyError):  # another version wrote it
+        return None
 
 
 def _reason(error: BaseException | None) -> str:

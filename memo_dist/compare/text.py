@@ -141,9 +141,8 @@ def findings(result: Result) -> list[str]:
     usable = [r for r in result.rows if r.n and r.right is not None and r.method not in _UPPER]
     if not usable:
         return ["No method answered: see the reasons in the table."]
-    whole = [row for row in usable if not row.missing] or usable
-    best = max(whole, key=lambda row: (row.right or 0.0, -(row.money or 0.0)))
-    sentences = [_choice(result, best, usable), *_both(usable)]
+    best = max(usable, key=lambda row: (_at_least(row), -(row.money or 0.0)))
+    sentences = [_choice(result, best, usable), *_undecided(best, usable), *_both(result, usable)]
     if not result.breaks and len(usable) > 1:
         sentences.append(
             f"Cost: no break-even, because a part of the money of {result.reference} or of all"
@@ -153,17 +152,65 @@ def findings(result: Result) -> list[str]:
     return sentences
 
 
+def _at_least(row: TableRow) -> float:
+    """Fraction of all questions that a row has right, its missing ones counted as wrong."""
+    return round(row.n * (row.right or 0.0)) / (row.n + row.missing)
+
+
+def _at_most(row: TableRow) -> float:
+    """The same with its missing ones counted as right."""
+    return _at_least(row) + row.missing / (row.n + row.missing)
+
+
+def _undecided(best: TableRow, usable: Sequence[TableRow]) -> list[str]:
+    """The rows that their missing questions could put before the best one."""
+    rivals = [r for r in usable if r.method != best.method and r.missing]
+    named = [
+        f"{row.method} ({row.missing} missing)" for row in rivals if _at_most(row) > _at_least(best)
+    ]
+    if not named:
+        return []
+    return [f"Not decided: with the missing questions more may be right: {', '.join(named)}."]
+
+
+def _common(result: Result, methods: Sequence[str]) -> tuple[int, list[float]]:
+    """The number of questions that all of some methods answered; the fraction each has right."""
+    right = [
+        {verdict.question.id: verdict.right for verdict in result.answered[method].verdicts}
+        for method in methods
+    ]
+    shared = set.intersection(*map(set, right))
+    count = max(1, len(shared))
+    return len(shared), [sum(known[name] for name in shared) / count for known in right]
+
+
+def _of(row: TableRow) -> str:
+    missing = f" ({row.missing} missing)" if row.missing else ""
+    return f"{percent(row.right)} % of {row.n}{missing}"
+
+
 def _choice(result: Result, best: TableRow, usable: Sequence[TableRow]) -> str:
-    text = f"Most right: {best.method} ({best.meaning}), {percent(best.right)} % of {best.n}."
+    text = f"Most right: {best.method} ({best.meaning}), {_of(best)}."
     own = next((row for row in usable if row.method == result.reference), best)
     if own.method == best.method:
         rivals = [p.comparison.second for p in result.pairs if not sure(p) and _real(p)]
         beside = f" Not told apart from it here: {', '.join(rivals)}." if rivals else ""
         return text + beside
     pair = next((p for p in result.pairs if p.comparison.second == best.method), None)
-    gap = 100 * ((best.right or 0.0) - (own.right or 0.0))
     told = "" if pair is None or sure(pair) else ", which these questions do not tell apart"
-    return f"{text} {own.method} has {percent(own.right)} %: {gap:.1f} points less{told}."
+    return f"{text} {_gap(result, best, own)}{told}."
+
+
+def _gap(result: Result, best: TableRow, own: TableRow) -> str:
+    """How far ``own`` is behind, on the questions that both answered."""
+    shared, (high, low) = _common(result, [best.method, own.method])
+    gap = 100 * (high - low)
+    if not (best.missing or own.missing):
+        return f"{own.method} has {percent(own.right)} %: {gap:.1f} points less"
+    if not shared:
+        return f"{own.method} has {_of(own)}, none of which both answered"
+    compared = f"{abs(gap):.1f} points {'less' if gap >= 0 else 'more'}"
+    return f"{own.method} has {_of(own)}: {compared} on the {shared} that both answered"
 
 
 def _real(pair: Pair) -> bool:
@@ -175,16 +222,23 @@ def sure(pair: Pair) -> bool:
     return pair.p_holm < _SURE
 
 
-def _both(usable: Sequence[TableRow]) -> list[str]:
+def _both(result: Result, usable: Sequence[TableRow]) -> list[str]:
     known = {row.method: row for row in usable}
     both = known.get("memory_bm25")
     singles = [known[name] for name in ("memory", "bm25") if name in known]
     if both is None or len(singles) < 2:
         return []
-    better = all((both.right or 0.0) > (row.right or 0.0) for row in singles)
-    parts = ", ".join(f"{row.method} {percent(row.right)} %" for row in singles)
-    verdict = "Use both together" if better else "Both together bring nothing here"
-    return [f"{verdict}: memory_bm25 {percent(both.right)} % beside {parts}."]
+    names = [both.method, *(row.method for row in singles)]
+    shared, (joined, *alone) = _common(result, names)
+    if not shared:
+        return []
+    parts = ", ".join(
+        f"{name} {percent(one)} %" for name, one in zip(names[1:], alone, strict=True)
+    )
+    verdict = "Use both together" if joined > max(alone) else "Both together bring nothing here"
+    missing = any(row.missing for row in (both, *singles))
+    where = f" of the {shared} questions that all answered" if missing else ""
+    return [f"{verdict}: memory_bm25 {percent(joined)} % beside {parts}{where}."]
 
 
 def break_text(one: BreakEven, currency: str) -> str:

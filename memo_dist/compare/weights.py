@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memo_dist.answers.text import after_bridge
 from memo_dist.compare.forgetting import Ability, ability, forgotten, unrelated_questions
 from memo_dist.compare.method import Corpus, Cost, Make, Method, NotRunError, Reply, Setting
 from memo_dist.config.schema import TrainConfig
@@ -23,14 +24,14 @@ from memo_dist.io.hashing import hash_file, short_hash
 from memo_dist.models.base import resolve_base
 from memo_dist.models.reader import Generation, Reader
 
-VERSION = "1"
+VERSION = "2"
 """Raise it with every change of what is trained or asked: older replies are not reused."""
 COST = "cost.json"
 EXAMPLES = "examples.safetensors"
 SOFT = "soft.safetensors"
 
-_ADAPTERS_RATE = 10.0
-"""How much larger the learning rate of adapters is (docs/training.md)."""
+_RATES = {"full": 1.0, "lora": 10.0}
+"""Relative learning rates: that of adapters is ten times as large (docs/training.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ class TrainedBackbone:
             prompts = [[{"role": "user", "content": question}] for question in questions]
         size = config.evaluate.batch_size
         written = self._reader.generate(prompts, config.memory.max_answer_tokens, size)
+        if self._recipe.source == "reflections":  # it learned to write the bridge first
+            written = [replace(one, text=after_bridge(one.text)) for one in written]
         return [reply_of(one) for one in written]
 
     # -- training ------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ def _settings(recipe: Recipe, train: TrainConfig, base: Path) -> TrainConfig:
 
     given = replace(
         train, source=recipe.source, method=recipe.method, question_loss="no",
-        lr=train.lr * (_ADAPTERS_RATE if recipe.method == "lora" else 1.0),
+        lr=train.lr * (_RATES[recipe.method] / _RATES[train.method]),
         teacher="", teacher_weight=1.0 if recipe.taught else train.teacher_weight,
         replay=0.0, replay_text="", anchor_kl=0.0, held_out_questions="",
         eval_steps=0, eval_minutes=0.0, eval_patience=0, eval_target=0.0, select="last",

@@ -57,6 +57,9 @@ class ServeConfig:
     """Maximum time to receive a request's header."""
     body_seconds: float = key(30.0, above=0, identity=False)
     """Maximum time to receive a request's body."""
+    write_seconds: float = key(30.0, above=0, identity=False)
+    """A client that takes less than 16 KiB of an answer in this time, and not its rest, is cut
+    off."""
     max_pending: int = key(10000, at_least=1, identity=False)
     """Maximum number of documents in the pending buffer; further writes get status 507."""
     consolidate: str = key("call", choices=CONSOLIDATE, identity=False)

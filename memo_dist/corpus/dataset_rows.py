@@ -10,6 +10,7 @@ from typing import Any
 
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_value
+from memo_dist.io.user_rows import user_rows
 
 Row = dict[str, Any]
 _ID_DIGITS = 12
@@ -64,19 +65,11 @@ def json_lines(source: Path) -> Iterator[tuple[int, Row]]:
     """Numbered objects of a JSON lines file.
 
     Raises:
-        UsageError: a folder, or a line is not JSON.
+        UsageError: a folder, or a line is no JSON object.
     """
     if not source.is_file():
         raise UsageError(f"{source} is a folder; give the path of the .jsonl file")
-    with source.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{source.name}, line {number}: {error}") from error
-            yield number, row
+    yield from user_rows(source, "the data set")
 
 
 def json_file(source: Path, kind: type) -> Any:

@@ -25,7 +25,7 @@ class Predictions(Generic[Row]):
     An answer is reused only for the same question id and text, method and identity (the
     memory's weights, the baseline's passages and prompt); answers of others are dropped when
     the file is opened. So is a line that a crash cut off, or that has other fields (another
-    version wrote it).
+    version wrote it). Without an identity nothing is known, and the file stays as it is.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Predictions(Generic[Row]):
 
         Args:
             path: the file.
-            method, identity: of the method.
+            method, identity: of the method; identity "": it was never made.
             kind: dataclass of its answers.
             parse: one of them from its fields after a round through JSON.
         """
@@ -81,7 +81,7 @@ class Predictions(Generic[Row]):
         return short_hash([name, text, self._method, self._identity])
 
     def _load(self) -> None:
-        if not self._path.exists():
+        if not self._identity or not self._path.exists():
             return
         lines = self._path.read_bytes().splitlines(keepends=True)
         for line in lines:

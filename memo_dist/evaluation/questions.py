@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memo_dist.errors import UsageError
+from memo_dist.io.user_rows import user_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def load_questions(path: Path, limit: int = 0) -> list[Question]:
         raise UsageError(f"evaluate.limit is {limit}: write 0 (all questions) or a positive number")
     seen: dict[str, int] = {}
     questions: list[Question] = []
-    for number, row in _rows(path):
+    for number, row in user_rows(path, "the questions"):
         where = f"{path}, line {number}"
         question = _question(row, where)
         if question.id in seen:
@@ -72,23 +71,6 @@ def load_questions(path: Path, limit: int = 0) -> list[Question]:
 def default_name(file: Path) -> str:
     """What is measured with a file is named ``dev-questions`` for ``.../dev/questions.jsonl``."""
     return f"{file.resolve().parent.name}-{file.stem}"
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read the questions {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number}: not UTF-8 JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
-        yield number, row
 
 
 def _question(row: dict[str, Any], where: str) -> Question:

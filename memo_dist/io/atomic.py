@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -51,16 +51,18 @@ def write_with(path: Path, writer: Callable[[BinaryIO], None]) -> None:
             and no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=temp_prefix(), dir=path.parent)
+    temporary = path.with_name(f"{temp_prefix()}{secrets.token_hex(8)}")
+    # The kernel applies the umask: a process can only read its own by changing it for a moment,
+    # which other threads would see. Not tempfile: its files are closed to the run's group.
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "w+b") as stream:
             writer(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
 
@@ -244,9 +246,3 @@ def jsonl_offsets(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _write_all(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from memo_dist.io.atomic import fsync_folder, json_line
+from memo_dist.io.atomic import fsync_folder, json_line, write_with
 from memo_dist.io.hashing import short_hash
+
+_Row = dict[str, Any]
 
 
 def to_line(row: dict[str, Any]) -> bytes:
@@ -29,6 +31,33 @@ def from_line(line: bytes) -> dict[str, Any] | None:
         return row if row.pop("check") == short_hash(row) else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def rewrite(path: Path, change: Callable[[_Row], _Row | None]) -> bool:
+    """Rewrite a file of checked lines row by row, where that changes anything; whether it did.
+
+    Args:
+        path: the file.
+        change: gives the new row; None: the line goes.
+
+    Raises:
+        OSError: the disk is full; the file is as before.
+    """
+    with path.open("rb") as stream:
+        rows = ((row, change(row)) for line in stream if (row := from_line(line)) is not None)
+        if all(new == row for row, new in rows):
+            return False
+
+    def write(out: BinaryIO) -> None:
+        with path.open("rb") as stream:
+            for line in stream:
+                row = from_line(line)
+                new = None if row is None else change(row)
+                if new is not None:
+                    out.write(to_line(new))
+
+    write_with(path, write)
+    return True
 
 
 class LineFile:

@@ -195,15 +195,8 @@ def _check(manifest: BankManifest, folder: Path) -> None:
         raise UsageError(f"'{path}' lists no shards")
     if len({entry.id for entry in manifest.shards}) != len(manifest.shards):
         raise UsageError(f"'{path}' lists a shard id twice")
-    owners: dict[ShardDocument, int] = {}  # revisions of one document may be in several: merges
     for entry in manifest.shards:
         _check_entry(path, entry, folder)
-        for document in entry.documents:
-            if owners.setdefault(document, entry.id) != entry.id:
-                raise UsageError(
-                    f"'{path}': document '{document.id}' belongs to the shards"
-                    f" {owners[document]} and {entry.id}; it may belong to one only"
-                )
 
 
 def _check_entry(path: Path, entry: ShardEntry, folder: Path) -> None:
@@ -212,6 +205,9 @@ def _check_entry(path: Path, entry: ShardEntry, folder: Path) -> None:
             f"'{path}': shard {entry.id!r} of kind '{entry.kind}' is unknown; kinds are"
             f" {', '.join(KINDS)}, ids whole numbers"
         )
+    names = [document.id for document in entry.documents]  # other shards may list them too: merges
+    if len(set(names)) != len(names):
+        raise UsageError(f"'{path}': shard {entry.id} lists a document twice")
     target = _inside(path, entry, folder)
     if not target.is_dir():
         raise UsageError(f"'{path}': shard {entry.id} has no folder '{entry.path}'")

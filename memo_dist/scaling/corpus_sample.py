@@ -88,8 +88,9 @@ def sample_corpus(folder: Path, config: Config) -> CorpusSample:
         UsageError: the sample yields no fact, or plan.characters is below what was sampled.
     """
     manifest, plan = load_manifest(folder), config.plan
-    ids = sorted((d.id for d in iter_documents(folder)), key=sha256_text)[: plan.sample_documents]
-    documents = [d for d in iter_documents(folder) if d.id in set(ids)]
+    ids = sorted((d.id for d in iter_documents(folder)), key=sha256_text)
+    chosen = frozenset(ids[: plan.sample_documents])
+    documents = [d for d in iter_documents(folder) if d.id in chosen]
     counts = _count(documents, iter_chunks(folder), config)
     sizes = np.array([len(d.text) for d in documents], float)
     planned = plan.characters or manifest.characters

@@ -70,7 +70,7 @@ def fit_study(results: Mapping[Cell, dict[str, Any]], scale: ScaleConfig, seed: 
         ]
         _fit_laws(fitted, scale.bootstrap, seed)
         fits[key] = fitted
-    return Study(fits, _rate_checks(results), _precisions(results))
+    return Study(fits, _rate_checks(results, fits), _precisions(results))
 
 
 def usable_points(results: Mapping[Cell, dict[str, Any]]) -> tuple[list[Point], list[str]]:
@@ -149,7 +149,9 @@ def split_overwhelmed(points: Sequence[Point]) -> tuple[list[Point], list[Point]
     return kept, overwhelmed
 
 
-def _rate_checks(results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
+def _rate_checks(
+    results: Mapping[Cell, dict[str, Any]], fits: Mapping[tuple[str, str], Fitted]
+) -> list[dict[str, Any]]:
     """For each size: bits at multiples of the rule's learning rate, relative to the rule's."""
     rows = []
     checked = [cell for cell in results if cell.role == "rate"]
@@ -159,6 +161,10 @@ def _rate_checks(results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]
         if rule is None or results[rule]["outcome"] == "diverged":
             continue
         reference = make_point(rule, results[rule]).bits
+        if reference <= 0:
+            note = f"no check of the rate, the rule's cell holds nothing: {rule.label}"
+            fits[rule.source, rule.arm].notes.append(note)
+            continue
         ratios = {
             cell.rate: make_point(cell, results[cell]).bits / reference
             for cell in mine

@@ -73,6 +73,11 @@ def check_predictions(
             fitted.fits[cell.source, cell.arm].notes.append(note)
             continue
         measured = make_point(cell, result).bits
+        if measured <= 0:
+            fitted.fits[cell.source, cell.arm].notes.append(
+                f"holds nothing, held out: {cell.label}"
+            )
+            continue
         fitted.held_out.append(
             {
                 "source": cell.source,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from memo_dist.answers.keywords import FUNCTION_WORDS
@@ -70,11 +71,7 @@ class PendingBuffer(BufferFile):
             if there is not None and there.state in (DELETING, GONE):
                 raise ApiError(409, "conflict", "a document with this id was deleted", "id")
             if there is not None:
-                if (there.title, there.text, there.scope) == (
-                    document.title,
-                    document.text,
-                    document.scope,
-                ):
+                if self._is_same(there, document):
                     return there, self._event_of(there)
                 raise ApiError(409, "conflict", "there is another document with this id", "id")
             if known:
@@ -93,7 +90,9 @@ class PendingBuffer(BufferFile):
                 raise not_found("document")
             if there is None and not known:
                 raise not_found("document")
-            return self._put(document, "UPDATE", there, caller, known)
+            done = self._put(document, "UPDATE", there, caller, known)
+        self.empty_log()
+        return done
 
     def delete(self, name: str, caller: str, known: str = "") -> Event:
         """Remove a document's text at once; where the memory may have it, a ``forget`` follows.
@@ -127,7 +126,7 @@ class PendingBuffer(BufferFile):
                 "DELETE", name, there.version + 1, caller, there.scope,
                 SUCCEEDED if untrained else WAITING,
             )  # fmt: skip
-        self._checkpoint()
+        self.empty_log()
         return event
 
     def request_consolidation(self, caller: str) -> Event:
@@ -135,6 +134,19 @@ class PendingBuffer(BufferFile):
         with self._transaction():
             rows = self._events("WHERE kind='CONSOLIDATE' AND state=? LIMIT 1", (WAITING,))
             return rows[0] if rows else self._new_event("CONSOLIDATE", "", 0, caller, {}, WAITING)
+
+    def _is_same(self, there: Stored, document: Stored) -> bool:
+        """Whether a document that is written has the id, title, text and scope of one that is
+        there; of a trained text only the hash is left."""
+        if (there.title, there.scope) != (document.title, document.scope):
+            return False
+        if there.state != TRAINED:
+            return there.text == document.text
+        rows = self._db.execute(
+            "SELECT hash FROM history WHERE document=? AND version=? AND kind='TRAINED'",
+            (there.id, there.version),
+        ).fetchall()
+        return (sha256_text(document.text),) in rows
 
     def _put(
         self, document: Stored, kind: str, there: Stored | None, caller: str, known: str
@@ -192,24 +204,29 @@ class PendingBuffer(BufferFile):
                 (FAILED if failed else SUCCEEDED, failed, time.time(), RUNNING),
             )
 
-    def begin_batch(self, scope: Scope | None = None) -> list[Stored]:
+    def begin_batch(
+        self, scope: Scope | None = None, known: Mapping[str, str] | None = None
+    ) -> list[Stored]:
         """Documents of one scope to train now: those of a batch that was begun, or all.
 
         They stay in the buffer until :meth:`end_batch`.
 
         Args:
             scope: exactly this one; None: the shared one.
+            known: {id: content hash} of what its memory has now: until the batch ends no answer
+                comes from these revisions. A batch that was begun keeps those of its begin.
         """
-        exact = json_text(scope or {})
+        exact, before = json_text(scope or {}), known or {}
         with self._transaction():
             begun = self._select("WHERE state=? AND scope=? ORDER BY id", (CONSOLIDATING, exact))
             if begun:
                 return begun
             batch = self._select("WHERE state=? AND scope=? ORDER BY id", (PENDING, exact))
             for row in batch:
+                # Since the write, the memory may have been trained on another revision.
                 self._db.execute(
-                    "UPDATE documents SET state=?, submitted=1 WHERE id=?",
-                    (CONSOLIDATING, row.id),
+                    "UPDATE documents SET state=?, submitted=1, superseded=? WHERE id=?",
+                    (CONSOLIDATING, before.get(row.id, ""), row.id),
                 )
                 self._set_events(row.id, row.version, RUNNING)
             return batch
@@ -238,27 +255,38 @@ class PendingBuffer(BufferFile):
                     self._remember(row.id, row.version, "TRAINED", sha256_text(row.text), "")
                 self._set_events(row.id, row.version, FAILED if reason else SUCCEEDED, reason)
             self._forget_words()
-        self._checkpoint()
+        self.empty_log()
 
     def to_forget(self) -> list[Stored]:
         """Deleted documents that a memory may have, those of a scope together."""
         with self._lock:
             return self._select("WHERE state=? ORDER BY scope, id", (DELETING,))
 
-    def end_forget(self, names: Sequence[str], failed: str = "") -> None:
-        """The documents are forgotten; or not yet: then they stay hidden, and it is tried again."""
+    def end_forget(self, names: Sequence[str]) -> None:
+        """The documents are forgotten."""
         with self._transaction():
-            for name in names:
-                there = self._find(name)
-                if there is None or there.state != DELETING:
-                    continue
-                if not failed:
-                    self._db.execute(
-                        "UPDATE documents SET state=?, superseded='', submitted=0 WHERE id=?",
-                        (GONE, name),
-                    )
-                    self._remember(name, there.version, "FORGOTTEN", "", "")
-                self._set_events(name, there.version, WAITING if failed else SUCCEEDED, failed)
+            for there in self._deleting(names):
+                self._db.execute(
+                    "UPDATE documents SET state=?, superseded='', submitted=0 WHERE id=?",
+                    (GONE, there.id),
+                )
+                self._remember(there.id, there.version, "FORGOTTEN", "", "")
+                self._set_events(there.id, there.version, SUCCEEDED)
+
+    def fail_forget(self, reasons: Mapping[str, str], state: str = FAILED) -> None:
+        """Documents are not forgotten yet: they stay hidden, and it is tried again.
+
+        Args:
+            reasons: {id: why}.
+            state: of their events.
+        """
+        with self._transaction():
+            for there in self._deleting(reasons):
+                self._set_events(there.id, there.version, state, reasons[there.id])
+
+    def _deleting(self, names: Iterable[str]) -> list[Stored]:
+        found = (self._find(name) for name in names)
+        return [there for there in found if there is not None and there.state == DELETING]
 
     def hidden(self) -> dict[str, str]:
         """{document: content hash that no answer may come from; "": any}."""
@@ -271,6 +299,21 @@ class PendingBuffer(BufferFile):
         return {str(name): str(content) for name, content in rows}
 
     # -- reads -------------------------------------------------------------------------------------
+
+    def mark(self) -> int:
+        """Of this moment, for :meth:`changed_since`."""
+        with self._lock:
+            (number,) = self._db.execute("SELECT max(number) FROM history").fetchone()
+        return int(number or 0)
+
+    def changed_since(self, mark: int) -> set[str]:
+        """Documents that were deleted or got another text since then."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT document FROM history WHERE number>? AND kind IN ('DELETE','UPDATE')",
+                (mark,),
+            ).fetchall()
+        return {str(name) for (name,) in rows}
 
     def get(self, name: str) -> Stored | None:
         """A document that was written here and is not gone."""
@@ -296,11 +339,16 @@ class PendingBuffer(BufferFile):
         return {str(name) for (name,) in rows}
 
     def waiting(self, scopes: bool = False) -> int:
-        """Number of documents that wait to be trained, of the shared scope or (``scopes``) all."""
+        """Number of documents that wait to be trained, of the shared scope or (``scopes``) all.
+
+        One whose training failed waits for a request, or for another text.
+        """
         with self._lock:
             (number,) = self._db.execute(
-                "SELECT count(*) FROM documents WHERE state=? AND (? OR scope='{}')",
-                (PENDING, scopes),
+                "SELECT count(*) FROM documents d WHERE state=? AND (? OR scope='{}') AND NOT "
+                "EXISTS (SELECT 1 FROM events WHERE document=d.id AND version=d.version "
+                "AND state=?)",
+                (PENDING, scopes, FAILED),
             ).fetchone()
         return int(number)
 
@@ -370,13 +418,25 @@ class PendingBuffer(BufferFile):
             rows = self._events("WHERE id=?", (name,))
         return rows[0] if rows else None
 
-    def events(self, scope: Scope | None, limit: int) -> list[Event]:
-        """Events, newest first; of a scope, or of all (None)."""
+    def events(
+        self, limit: int, state: str = "", seen: Callable[[Event], bool] = lambda event: True
+    ) -> list[Event]:
+        """The newest events, newest first.
+
+        Args:
+            limit: most events.
+            state: of them; "": any.
+            seen: whether an event is one of them.
+        """
+        rest = "WHERE ? IN ('', state) ORDER BY created DESC, id"
         with self._lock:
-            if scope is None:
-                return self._events("ORDER BY created DESC, id LIMIT ?", (limit,))
-            return self._events("WHERE scope=? ORDER BY created DESC, id LIMIT ?",
-                                (json_text(scope), limit))  # fmt: skip
+            return list(islice(filter(seen, self._iter_events(rest, (state,))), limit))
+
+    def scope_of(self, name: str) -> Scope:
+        """The scope of a document, also of a deleted one; empty: shared, or not written here."""
+        with self._lock:
+            there = self._find(name)
+        return there.scope if there else {}
 
     def entities(self) -> list[tuple[str, str, int]]:
         """(entity, name, documents) of every scope."""

@@ -69,8 +69,8 @@ class BufferFile:
                 raise
             self._db.execute("COMMIT")
 
-    def _checkpoint(self) -> None:
-        """Empty the write-ahead log: it holds pages of before a deletion."""
+    def empty_log(self) -> None:
+        """Empty the write-ahead log: it holds pages of before a change or a deletion."""
         with self._lock:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -134,8 +134,11 @@ class BufferFile:
         return event
 
     def _events(self, rest: str, values: Sequence[Any]) -> list[Event]:
+        return list(self._iter_events(rest, values))
+
+    def _iter_events(self, rest: str, values: Sequence[Any]) -> Iterator[Event]:
         rows = self._db.execute(f"SELECT {_EVENT} FROM events {rest}", values)  # noqa: S608
-        return [_event(row) for row in rows.fetchall()]
+        return map(_event, rows)
 
     def _event_of(self, there: Stored) -> Event:
         """The newest event of a document."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from memo_dist.change.difference import bank_documents, corpus_documents
 from memo_dist.change.pending import Pending
+from memo_dist.change.refusals import refusals
 from memo_dist.config import origin, to_yaml
 from memo_dist.config.load import guarded_values
 from memo_dist.config.schema import Config
@@ -35,7 +36,8 @@ from memo_dist.serve.buffer import PendingBuffer
 from memo_dist.serve.buffer_file import json_text
 from memo_dist.serve.engine import Answering
 from memo_dist.serve.keys import VARIABLE, Scope
-from memo_dist.serve.records import Stored
+from memo_dist.serve.messages import shown
+from memo_dist.serve.records import WAITING, Stored
 from memo_dist.serve.scopes import ScopeMemories
 
 logger = logging.getLogger(__name__)
@@ -47,13 +49,20 @@ _RETRY_SECONDS = 60.0
 _PAUSE_SECONDS = 1.0
 """After a failure, where a write or a request asks for another try before that."""
 _STOP_SECONDS = 20.0
-_MESSAGE_CHARS = 500
 _IN_USE = "is in use by process"
 """What ``memo_dist.runs`` says of a run that another process writes into."""
 
 
+_NOT_ALL = "not every document was trained: their own events say why, or the server's log"
+"""Of a consolidation, whose event callers of every scope see."""
+
+
 class _BusyError(Exception):
     """Another process consolidates this run."""
+
+
+class _BehindError(Exception):
+    """The next generation is there and cannot be loaded: its events wait until it can."""
 
 
 class Consolidator:
@@ -105,7 +114,7 @@ class Consolidator:
             except _BusyError:
                 continue
             except Exception as error:
-                logger.error("the buffer was not consolidated: %s", _line(str(error)))
+                logger.error("the buffer was not consolidated: %s", self._shown(error))
                 self._failed = time.monotonic()
                 self._not_before = self._failed + _RETRY_SECONDS
 
@@ -114,13 +123,20 @@ class Consolidator:
         try:
             self._engine.refresh()
         except (MemoDistError, OSError) as error:  # the one before answers
-            logger.error("the next generation was not loaded: %s", _line(str(error)))
+            logger.error("the next generation was not loaded: %s", self._shown(error))
 
     def _work(self) -> None:
-        if self._buffer.to_forget():
-            self._forget()
+        """What fails in one scope keeps neither the others nor the training from their turn.
+
+        Raises:
+            RunError: the first failure, once everything has been tried.
+            StoppedError: the rest has to wait for the next server or another process.
+        """
+        failed = self._forget()
         if self._due():
-            self._train()
+            failed += self._train()
+        if failed:
+            raise RunError(failed[0])
 
     def _due(self) -> bool:
         if self._buffer.consolidation_requested():
@@ -138,64 +154,105 @@ class Consolidator:
     def _past_the_hour(self) -> bool:
         return time.strftime("%H:%M") >= self._config.serve.consolidate_at
 
-    def _forget(self) -> None:
+    def _forget(self) -> list[str]:
+        """Delete what requests deleted, scope by scope; returns what failed."""
+        failed: list[str] = []
         for scope, rows in _by_scope(self._buffer.to_forget()):
             names = [row.id for row in rows]
             try:
-                if scope and not self._kept(scope, names):
-                    self._scopes.remove(scope)
-                else:
-                    self._forget_in(self._run_of(scope), names)
-            except (RunError, StoppedError) as error:
-                self._buffer.end_forget(names, _line(str(error)))
+                refused = self._forget_scope(scope, names)
+            except StoppedError as error:
+                self._buffer.fail_forget(dict.fromkeys(names, self._shown(error)), WAITING)
                 raise
-            self._engine.refresh()
-            self._buffer.end_forget(names)
+            except _BehindError as error:  # the weights are clean, and do not answer yet
+                failed.append(str(error))
+                continue
+            except (MemoDistError, OSError) as error:
+                refused = dict.fromkeys(names, self._shown(error))
+            self._buffer.fail_forget(refused)
+            self._buffer.end_forget([name for name in names if name not in refused])
+            failed += refused.values()
+        return failed
+
+    def _forget_scope(self, scope: Scope, names: Sequence[str]) -> dict[str, str]:
+        """Returns {document: why it is refused}; the others are forgotten."""
+        if scope and not self._kept(scope, names):
+            self._scopes.remove(scope)
+            return {}
+        refused = self._forget_in(scope, names)
+        if not scope:
+            self._load()
+        return refused
 
     def _kept(self, scope: Scope, names: Sequence[str]) -> bool:
         """Whether a scope's weights hold another document than these."""
         return bool(self._scopes.documents(scope).keys() - set(names))
 
-    def _forget_in(self, run: RunFolder, names: Sequence[str]) -> None:
-        known = {**corpus_documents(run.corpus), **bank_documents(load_manifest(run.memory))}
-        begun = Pending.load(run.generations)
-        known |= {one.id: "" for one in begun.documents} if begun else {}
-        there = [name for name in names if name in known]
+    def _forget_in(self, scope: Scope, names: Sequence[str]) -> dict[str, str]:
+        run = self._run_of(scope)
+        pending = Pending.load(run.generations)
+        begun = [one.id for one in pending.documents] if pending else []
+        refused = refusals(run, self._scopes.config if scope else self._config, names, begun)
+        known = {*corpus_documents(run.corpus), *bank_documents(load_manifest(run.memory)), *begun}
+        there = [name for name in names if name in known and name not in refused]
         if there:
+            self._buffer.empty_log()  # it may hold earlier texts of documents that stay
             with self._work_folder() as folder:
                 atomic.write_text(folder / "ids", "".join(f"{name}\n" for name in there))
                 self._verb("forget", str(run.root), f"@{folder / 'ids'}", "--why", WHY)
+        return {name: self._shown(reason) for name, reason in refused.items()}
 
-    def _train(self) -> None:
-        failed: list[str] = []
+    def _train(self) -> list[str]:
+        """Train what waits, scope by scope; returns what failed."""
+        failed, behind = [], []
         for scope in self._buffer.begin_consolidation(self._config.serve.scopes == "trained"):
             try:
                 self._train_scope(scope)
-            except RunError as error:  # the other scopes are trained all the same
-                failed.append(_line(str(error)))
-        self._buffer.end_consolidation(failed[0] if failed else "")
-        if failed:
-            raise RunError(failed[0])
+            except StoppedError:
+                raise
+            except _BehindError as error:
+                behind.append(str(error))
+            except (MemoDistError, OSError) as error:
+                failed.append(self._shown(error))
+        if not behind:
+            self._buffer.end_consolidation(_NOT_ALL if failed else "")
+        return failed + behind
 
     def _train_scope(self, scope: Scope) -> None:
-        batch, run = self._buffer.begin_batch(scope), self._run_of(scope)
+        run = self._run_of(scope)
+        known = (
+            self._scopes.documents(scope) if scope else bank_documents(load_manifest(run.memory))
+        )
+        batch = self._buffer.begin_batch(scope, known)
         try:
             if scope and not self._scopes.trained(scope):
-                self._encode(run, batch)
+                self._encode(scope, batch)
             else:
                 self._update(run, batch)
         except StoppedError:
             raise  # the batch stays begun, the next server continues it
-        except MemoDistError as error:
-            self._buffer.end_batch(batch, {}, _line(str(error)))
-            raise RunError(str(error)) from error
-        self._engine.refresh()  # first: else neither buffer nor memory would answer
+        except (MemoDistError, OSError) as error:
+            self._buffer.end_batch(batch, {}, self._shown(error))
+            raise
+        if not scope:
+            self._load()  # first: else neither buffer nor memory would answer
         trained = bank_documents(load_manifest(run.memory))
         reason = "the corpus did not take it: see corpus/quarantine.jsonl of a run over the text"
         refused = {row.id: reason for row in batch if row.id not in trained}
         self._buffer.end_batch(batch, refused)
 
-    def _encode(self, run: RunFolder, batch: Sequence[Stored]) -> None:
+    def _load(self) -> None:
+        """Answer from the generation that was just made.
+
+        Raises:
+            _BehindError: the one before answers still.
+        """
+        try:
+            self._engine.refresh()
+        except (MemoDistError, OSError) as error:
+            raise _BehindError(self._shown(error)) from error
+
+    def _encode(self, scope: Scope, batch: Sequence[Stored]) -> None:
         """The first weights of a scope."""
         # A file given by --config counts as named by the caller: only what may be so is written.
         origin.check(guarded_values(self._scopes.config))
@@ -203,10 +260,11 @@ class Consolidator:
             atomic.write_text(folder / "config.yaml", to_yaml(self._scopes.config))
             atomic.write_jsonl(folder / "added.jsonl", map(_row, batch))
             try:
-                self._verb("encode", str(folder / "added.jsonl"), "--run", str(run.root),
+                self._verb("encode", str(folder / "added.jsonl"), "--run",
+                           str(self._run_of(scope).root),
                            "--config", str(folder / "config.yaml"))  # fmt: skip
             except RunError:
-                shutil.rmtree(run.root, ignore_errors=True)  # it may hold texts deleted since
+                self._scopes.remove(scope)  # it may hold texts deleted since
                 raise
 
     def _update(self, run: RunFolder, batch: Sequence[Stored]) -> None:
@@ -262,9 +320,12 @@ class Consolidator:
         if process.returncode == EXIT_STOPPED or (self._stop.is_set() and process.returncode):
             raise StoppedError(f"`memo-dist {verb}` was stopped; it continues with the next server")
         if process.returncode == EXIT_USAGE and _IN_USE in written:
-            raise StoppedError(_line(written))
+            raise StoppedError(self._shown(written))
         if process.returncode:
-            raise RunError(f"`memo-dist {verb}` failed: {_line(written)}")
+            raise RunError(f"`memo-dist {verb}` failed: {self._shown(written)}")
+
+    def _shown(self, text: object) -> str:
+        return shown(text, self._run.root)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -285,9 +346,3 @@ def _by_scope(rows: Iterable[Stored]) -> Iterator[tuple[Scope, list[Stored]]]:
 
 def _row(row: Stored) -> dict[str, str]:
     return {"id": row.id, "title": row.title or row.id, "text": row.text}
-
-
-def _line(text: str) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:_MESSAGE_CHARS] if lines else "it wrote nothing"

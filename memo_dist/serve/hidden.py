@@ -6,8 +6,9 @@ that for minutes. Until then the buffer's own list hides a document that was del
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from memo_dist.answering import Answered
 from memo_dist.memory.tombstones import Withheld
 
 Hides = Callable[[], Mapping[str, str]]
@@ -21,11 +22,11 @@ class Hidden(Withheld):
         """Add ``hides``, which is read anew for every batch of answers."""
         super().__init__(withheld.folder, withheld.manifest)
         self._hides = hides
-        self._home = {
-            row.id: (entry.id, row.hash)
-            for entry in withheld.manifest.shards
-            for row in entry.documents
-        }
+        # Several, where memories that know one document were merged.
+        self._homes: dict[str, list[tuple[int, str]]] = {}
+        for entry in withheld.manifest.shards:
+            for row in entry.documents:
+                self._homes.setdefault(row.id, []).append((entry.id, row.hash))
 
     def documents(self) -> Mapping[int, frozenset[str]]:
         """{shard: its documents that no answer may come from}.
@@ -35,7 +36,15 @@ class Hidden(Withheld):
         """
         found = dict(super().documents())
         for name, hidden in self._hides().items():
-            shard, content = self._home.get(name, (-1, ""))
-            if shard >= 0 and hidden in ("", content):
-                found[shard] = found.get(shard, frozenset()) | {name}
+            for shard, content in self._homes.get(name, ()):
+                if hidden in ("", content):
+                    found[shard] = found.get(shard, frozenset()) | {name}
         return found
+
+
+def comes_from(answered: Answered, names: Collection[str]) -> bool:
+    """Whether an answer may come from one of these documents."""
+    answer = answered.answer
+    if not names or answer.abstained:
+        return False
+    return not answer.sources or not set(names).isdisjoint(answer.sources)

@@ -17,10 +17,13 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import Field
-from starlette.routing import BaseRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from memo_dist.serve.app import Lifespan
 from memo_dist.serve.errors import ApiError
+from memo_dist.serve.guard import error_body
 from memo_dist.serve.keys import ANYONE, Caller, clean_scope
 from memo_dist.serve.native import document_json, event_json, reply_json
 from memo_dist.serve.service import PAGE, Service
@@ -76,7 +79,15 @@ def http_routes(service: Service) -> tuple[list[BaseRoute], Lifespan]:
         async with server.session_manager.run():
             yield
 
-    return list(app.routes), opened
+    return [Route("/mcp", _no_stream, methods=["GET"]), *app.routes], opened
+
+
+async def _no_stream(_: Request) -> Response:
+    """GET opens a stream of messages from the server, of which there are none without a session:
+    it would only hold a connection. https://modelcontextprotocol.io/specification lets a server
+    refuse it with 405."""
+    error = ApiError(405, "method_not_allowed", "this server sends no messages: POST to /mcp")
+    return JSONResponse(error_body(error), 405, headers={"Allow": "POST"})
 
 
 async def run_stdio(service: Service) -> None:
@@ -170,7 +181,7 @@ class _Tools:
 
     async def list_events(self, ctx: Call) -> Result:
         """The newest events."""
-        rows = await self._service.events(_caller(ctx), None)
+        rows = await self._service.events(_caller(ctx))
         return {"events": [event_json(row) for row in rows], **_NO_ANSWER}
 
     async def get_event_status(self, ctx: Call, event_id: str) -> Result:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from memo_dist.serve.errors import invalid, not_found
+from memo_dist.serve.errors import ApiError, invalid, not_found
 from memo_dist.serve.keys import ENTITIES, Caller, Scope, clean_scope
 from memo_dist.serve.merging import MEMORY
 from memo_dist.serve.native import Turn, caller_of, joined_messages, query_scope
@@ -169,7 +169,7 @@ def _add_lists(api: APIRouter, service: Service) -> None:
         ]
         return {"count": len(rows), "results": rows}
 
-    @api.delete("/v2/entities/{kind}/{name}/")
+    @api.delete("/v2/entities/{kind}/{name:path}/")
     async def delete_entity(kind: str, name: str, request: Request) -> dict[str, Any]:
         """Delete all memories of a user, agent, app or run."""
         if kind not in _KINDS:
@@ -180,7 +180,7 @@ def _add_lists(api: APIRouter, service: Service) -> None:
     @api.get("/v1/events/")
     async def events(request: Request) -> dict[str, Any]:
         """The newest events."""
-        rows = await service.events(caller_of(request), None)
+        rows = await service.events(caller_of(request))
         return {"count": len(rows), "results": [_event(row) for row in rows]}
 
     @api.get("/v1/event/{name}/")
@@ -190,8 +190,8 @@ def _add_lists(api: APIRouter, service: Service) -> None:
 
 
 def _add_single(api: APIRouter, service: Service) -> None:
-    @api.get("/v1/memories/{name}/history/")
-    @api.get("/memories/{name}/history")
+    @api.get("/v1/memories/{name:path}/history/")
+    @api.get("/memories/{name:path}/history")
     async def history(name: str, request: Request) -> list[dict[str, Any]]:
         """What happened to a memory, oldest first; old texts are not kept."""
         caller = caller_of(request)
@@ -201,21 +201,21 @@ def _add_single(api: APIRouter, service: Service) -> None:
             there = await service.document(caller, name)
         return [_change(one, there) for one in changes]
 
-    @api.get("/v1/memories/{name}/")
-    @api.get("/memories/{name}")
+    @api.get("/v1/memories/{name:path}/")
+    @api.get("/memories/{name:path}")
     async def get(name: str, request: Request) -> dict[str, Any]:
         """One memory."""
         return _memory(await service.document(caller_of(request), name))
 
-    @api.put("/v1/memories/{name}/")
-    @api.put("/memories/{name}")
+    @api.put("/v1/memories/{name:path}/")
+    @api.put("/memories/{name:path}")
     async def update(name: str, body: Update, request: Request) -> dict[str, Any]:
         """Give a memory another text."""
         text = body.text or body.data
         return await _updated(service, caller_of(request), name, text, body.metadata)
 
-    @api.delete("/v1/memories/{name}/")
-    @api.delete("/memories/{name}")
+    @api.delete("/v1/memories/{name:path}/")
+    @api.delete("/memories/{name:path}")
     async def delete(name: str, request: Request) -> dict[str, Any]:
         """Delete a memory."""
         event = await service.delete(caller_of(request), name)
@@ -251,7 +251,10 @@ async def _found(
         row = Stored(name, 0, "", reply.text, more, {}, "", 0.0, 0.0)
         rows.append({**_memory(row), "score": round(reply.confidence or 0.0, 4)})
     for one in passages:
-        there = await service.document(caller, one.document)
+        try:
+            there = await service.document(caller, one.document)
+        except ApiError:  # it was deleted meanwhile
+            continue
         shown = replace(there, metadata={**there.metadata, "source": "pending"})
         rows.append({**_memory(shown), "score": round(one.coverage, 4)})
     return sorted(rows, key=lambda row: -float(row["score"]))

@@ -220,8 +220,8 @@ def _add_events(api: APIRouter, service: Service) -> None:
         request: Request, state: Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED"] | None = None
     ) -> dict[str, Any]:
         """The newest events."""
-        rows = await service.events(caller_of(request), None)
-        return {"events": [event_json(row) for row in rows if state in (None, row.state)]}
+        rows = await service.events(caller_of(request), state or "")
+        return {"events": [event_json(row) for row in rows]}
 
     @api.get("/v1/events/{name}")
     async def event(name: str, request: Request) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from memo_dist.errors import RunError, UsageError
 from memo_dist.io.generations import current_number
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.serve.engine import Answering, Known, load_known
-from memo_dist.serve.hidden import Hides
+from memo_dist.serve.hidden import Hides, comes_from
 from memo_dist.serve.keys import VARIABLE
 from memo_dist.serve.replica import Heard, Replica
 
@@ -184,7 +184,7 @@ class Replicas(Answering):
             heard = self._ask(mode, [questions[place] for place in open_places], hidden)
             fresh = self._hides().items() - hidden.items()
             for place, answered in zip(open_places, heard.answers, strict=True):
-                found[place] = None if _comes_from(answered, dict(fresh)) else answered
+                found[place] = None if comes_from(answered, dict(fresh)) else answered
         return [one for one in found if one is not None]
 
     def close(self) -> None:
@@ -285,13 +285,6 @@ class Replicas(Answering):
                     f" {self._config.serve.replica_start_seconds:g} s (serve.replica_start_seconds)"
                 )
             time.sleep(_POLL_SECONDS)
-
-
-def _comes_from(answered: Answered, hidden: Mapping[str, str]) -> bool:
-    answer = answered.answer
-    if not hidden or answer.abstained:
-        return False
-    return not answer.sources or not hidden.keys().isdisjoint(answer.sources)
 
 
 def _why(found: Any) -> str:

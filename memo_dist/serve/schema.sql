@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS events (
     updated REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_document ON events (document, version);
+CREATE INDEX IF NOT EXISTS events_created ON events (created);
 CREATE TABLE IF NOT EXISTS history (
     number INTEGER PRIMARY KEY,
     document TEXT NOT NULL,

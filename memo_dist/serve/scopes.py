@@ -17,9 +17,11 @@ from dataclasses import replace
 from memo_dist.answering import Answered
 from memo_dist.answers.answer import Answer
 from memo_dist.change.difference import bank_documents
+from memo_dist.change.staying import OTHER_RUNS
 from memo_dist.config.schema import Config
-from memo_dist.errors import MemoDistError
+from memo_dist.errors import MemoDistError, RunError
 from memo_dist.io.hashing import sha256_text
+from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.loading import SharedBases
 from memo_dist.memory.manifest import FILE_NAME, load_manifest
@@ -52,7 +54,7 @@ class ScopeMemories:
             config: of it; ``serve.scopes_loaded`` bounds the loaded scopes.
             hides: see :class:`Hidden`.
         """
-        self._root, self._hides = run.root / "serve" / "scopes", hides
+        self._root, self._hides = run.root / OTHER_RUNS, hides
         self.config = scope_config(config)
         self._most = config.serve.scopes_loaded
         self._bases = SharedBases()
@@ -101,10 +103,22 @@ class ScopeMemories:
         return found
 
     def remove(self, scope: Scope) -> None:
-        """Delete everything that the scope's weights were made of, and the weights."""
+        """Delete everything that the scope's weights were made of, and the weights.
+
+        Raises:
+            RunError: another process writes into the scope's run, or a file cannot be removed.
+        """
+        run = self.run(scope)
         with self._lock:
             self._drop(_name(scope))
-            shutil.rmtree(self.run(scope).root, ignore_errors=True)
+            if not run.root.exists():
+                return
+            try:
+                with file_lock(run.lock, 0, _in_use):
+                    shutil.rmtree(run.root)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise RunError(f"the run of a scope cannot be removed: {reason}") from error
 
     def close(self) -> None:
         """Release the models."""
@@ -164,6 +178,10 @@ def most_confident(shared: Answered, scoped: Sequence[Answered]) -> Answered:
     """The answer of the shared memory, or a more confident one of the scopes asked."""
     heard = [one for one in (shared, *scoped) if not one.answer.abstained]
     return max(heard, key=lambda one: one.answer.confidence, default=shared)
+
+
+def _in_use(holder: str) -> RunError:
+    return RunError(f"the run of the scope is in use by process {holder or 'unknown'}")
 
 
 def _name(scope: Scope) -> str:

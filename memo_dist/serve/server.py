@@ -152,7 +152,7 @@ def _bind(settings: ServeConfig) -> socket.socket:
 def _uvicorn(app: Any, settings: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=guarded_protocol(settings.header_seconds),
+        http=guarded_protocol(settings.header_seconds, settings.write_seconds),
         loop="asyncio",
         ws="none",
         lifespan="on",

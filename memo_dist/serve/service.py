@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from memo_dist.answering import Answered
+from memo_dist.change.staying import BUFFER
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import DOCUMENTS, iter_documents
 from memo_dist.errors import RunError, UsageError
@@ -24,19 +25,21 @@ from memo_dist.serve.buffer import PendingBuffer
 from memo_dist.serve.consolidate import Consolidator
 from memo_dist.serve.engine import Answering, Engine
 from memo_dist.serve.errors import ApiError, invalid, not_found
-from memo_dist.serve.hidden import Hides
+from memo_dist.serve.hidden import Hides, comes_from
 from memo_dist.serve.keys import Caller, Scope
 from memo_dist.serve.merging import Passage, Reply, merge, passages
+from memo_dist.serve.messages import shown
 from memo_dist.serve.metrics import Metrics
 from memo_dist.serve.records import PENDING, TRAINED, Change, Event, Stored
-from memo_dist.serve.scopes import ScopeMemories, most_confident
+from memo_dist.serve.scopes import SILENCE, ScopeMemories, most_confident
 
 logger = logging.getLogger(__name__)
 
-BUFFER_FILE = "buffer.sqlite"
 PAGE = 100
 """Documents and events of one page."""
 _HITS = 5
+_TRIES = 3
+"""Of a question whose answer came from a document that was deleted or replaced meanwhile."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_TITLE = 300
 
@@ -54,8 +57,7 @@ class Service:
         self.run, self.config = run, config
         self.bank_name = run.root.resolve().name
         self.metrics = Metrics()
-        folder = run.root / "serve"
-        self.buffer = PendingBuffer(folder / BUFFER_FILE, config.serve.max_pending)
+        self.buffer = PendingBuffer(run.root / BUFFER, config.serve.max_pending)
         self.engine = _open_engine(run, config, self.buffer.hidden)
         self.scopes = ScopeMemories(run, config, self.buffer.hidden)
         self._consolidator = Consolidator(run, config, self.buffer, self.engine, self.scopes)
@@ -131,22 +133,42 @@ class Service:
         if mode not in self._batchers:
             raise invalid(f"this server answers in the modes {', '.join(self.engine.modes)}",
                           "mode")  # fmt: skip
-        found = asyncio.to_thread(self._passages, question, scope)
         try:
             async with asyncio.timeout(self.config.serve.answer_seconds):
-                pending, shared, scoped = await asyncio.gather(
-                    found, self._batchers[mode].ask(question), self._of_scopes(scope, question)
-                )
+                answered, pending = await self._heard(question, mode, scope)
         except TimeoutError:
             raise ApiError(504, "timeout", "no answer within serve.answer_seconds") from None
         except UsageError as error:
-            raise invalid(str(error), "question") from error
+            raise invalid(shown(error, self.run.root), "question") from error
         except RunError as error:
             raise ApiError(503, "unavailable", "the memory cannot answer now",
                            retry_after=5) from error  # fmt: skip
-        reply = merge(mode, most_confident(shared, scoped), pending)
+        reply = merge(mode, answered, pending)
         self.metrics.answers.labels(mode, reply.source).inc()
         return reply
+
+    async def _heard(
+        self, question: str, mode: str, scope: Scope
+    ) -> tuple[Answered, tuple[Passage, ...]]:
+        """What memory and buffer say, without documents that were deleted or replaced meanwhile."""
+        for _ in range(_TRIES):
+            mark = await asyncio.to_thread(self.buffer.mark)
+            known = {*self.engine.known().documents}
+            pending, shared, scoped = await asyncio.gather(
+                asyncio.to_thread(self._passages, question, scope),
+                self._batchers[mode].ask(question),
+                self._of_scopes(scope, question),
+            )
+            changed = await asyncio.to_thread(self.buffer.changed_since, mark)
+            known |= self.engine.known().documents.keys()  # of the next generation too
+            kept = tuple(one for one in pending if one.document not in changed)
+            heard = [
+                SILENCE if comes_from(shared, changed & known) else shared,
+                *(SILENCE if comes_from(one, changed) else one for one in scoped),
+            ]
+            if kept == pending and heard == [shared, *scoped]:
+                break
+        return most_confident(heard[0], heard[1:]), kept
 
     async def _of_scopes(self, scope: Scope, question: str) -> list[Answered]:
         """What the weights of the scopes say that have all entities of ``scope``."""
@@ -314,8 +336,8 @@ class Service:
             ApiError: 404.
         """
         caller.need("read")
-        event_scope = await asyncio.to_thread(self._scope_of, name)
-        if event_scope and not caller.may_use(event_scope):
+        scope = await asyncio.to_thread(self.buffer.scope_of, name)
+        if scope and not caller.may_use(scope):
             raise not_found("document")
         changes = await asyncio.to_thread(self.buffer.history, name)
         if not changes and not self._known(name):
@@ -347,15 +369,18 @@ class Service:
             raise not_found("event")
         return event
 
-    async def events(self, caller: Caller, scope: Scope | None) -> list[Event]:
-        """The newest events that the caller may see.
+    async def events(self, caller: Caller, state: str = "") -> list[Event]:
+        """The newest events that the caller may see, of one state where it is given.
 
         Raises:
             ApiError: 403.
         """
         caller.need("read")
-        found = await asyncio.to_thread(self.buffer.events, scope, PAGE)
-        return [event for event in found if not event.scope or caller.may_use(event.scope)]
+
+        def seen(event: Event) -> bool:
+            return not event.scope or caller.may_use(event.scope)
+
+        return await asyncio.to_thread(self.buffer.events, PAGE, state, seen)
 
     async def receipt(self, caller: Caller, name: str) -> dict[str, Any]:
         """The receipt of a deletion.
@@ -367,8 +392,8 @@ class Service:
         if event.kind != "DELETE":
             raise not_found("receipt of this event")
         if event.state != "SUCCEEDED":
-            raise ApiError(409, "not_ready", "the memory is still trained without the document",
-                           retry_after=10)  # fmt: skip
+            why = event.message or "the memory is still trained without the document"
+            raise ApiError(409, "not_ready", why, retry_after=10)
         return await asyncio.to_thread(self._receipt, event)
 
     async def entities(self, caller: Caller) -> list[tuple[str, str, int]]:
@@ -396,10 +421,6 @@ class Service:
         if scope:
             return self.scopes.documents(scope).get(name, "")
         return self.engine.known().documents.get(name, "")
-
-    def _scope_of(self, name: str) -> Scope:
-        there = self.buffer.get(name)
-        return there.scope if there else {}
 
     def _with_text(self, row: Stored) -> Stored:
         """Title and text from the corpus of the run, where it is there."""

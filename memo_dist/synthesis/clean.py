@@ -46,6 +46,8 @@ ARTICLES = frozenset({"a", "an", "the"})
 NEAR_DUPLICATE = "near duplicate"
 AMBIGUOUS = "ambiguous between documents"
 """Reason for a question that different documents answer differently: none of the answers stays."""
+PARENT_DROPPED = "parent dropped"
+"""Reason for a rewording whose fact goes."""
 TWINS = ("duplicate", "same question", NEAR_DUPLICATE)
 """Reasons for which a reflection goes while its equal stays."""
 _COMPARED = 50
@@ -145,6 +147,10 @@ class _Cleaner:
         self._ids: dict[str, str] = {}
         """Kept id -> itself; the id of a dropped twin -> the fact that stands for it."""
         self._lost: set[str] = set()
+        self._to_come: Counter[str] = Counter()
+        """Copies of a fact that are not judged yet, by each name that rewordings give it."""
+        self._waiting: list[Candidate] = []
+        """Rewordings of a dropped fact of which another copy is to come."""
         self._near: dict[str, list[Reflection]] = {}
         self._ambiguous: frozenset[str] = frozenset()
         self._normalised: dict[str, str] = {}
@@ -179,30 +185,41 @@ class _Cleaner:
             self._near[heads[index].id] = [heads[other] for other in others]
         reflections = (item.reflection for item in candidates)
         self._ambiguous = ambiguous_questions(reflections, self.normalised)
+        self._to_come.update(name for row in heads for name in _names(row))
         for candidate in candidates:
+            self._take(candidate)
+        for candidate in self._waiting:
             self._take(candidate)
         self._result.kept.sort(key=lambda reflection: reflection.id)
         return self._result
 
     def _take(self, candidate: Candidate) -> None:
         reflection = candidate.reflection
+        if _states_fact(reflection):
+            self._to_come.subtract(_names(reflection))
         reason, other = self._verdict(reflection)
         if reason is None:
             kept = self._with_living_parent(reflection)
             self._questions[self.normalised(kept.question)] = kept
             self._ids[kept.id] = kept.id
-            if _states_fact(kept):
-                self._ids.setdefault(kept.fact, kept.fact)
+            for name in _names(kept):
+                self._stands(name, kept)
             self._result.kept.append(kept)
             self._result.by_step[candidate.step] += 1
-            return
-        self._drop(reason, reflection, other)
+        elif reason == PARENT_DROPPED and self._to_come[reflection.fact] > 0:
+            self._waiting.append(candidate)
+        else:
+            self._drop(reason, reflection, other)
+
+    def _stands(self, name: str, fact: Reflection) -> None:
+        """A fact is there for whoever rewords ``name``, also where a copy of that was dropped."""
+        self._ids.setdefault(name, fact.fact)
+        self._lost.discard(name)
 
     def _drop(self, reason: str, reflection: Reflection, other: Reflection | None) -> None:
-        # Rewordings name their fact as parent: of a rewritten pair, that is the pair before it.
-        for name in {reflection.id, reflection.fact if _states_fact(reflection) else reflection.id}:
+        for name in _names(reflection):
             if reason in TWINS and other is not None:
-                self._ids.setdefault(name, other.fact)
+                self._stands(name, other)
             elif name not in self._ids:
                 self._lost.add(name)
         self._result.dropped.append(Dropped(reason, reflection, other.id if other else None))
@@ -217,7 +234,7 @@ class _Cleaner:
         if len(reflection.answer) > self._limits.max_answer_chars:
             return "overlong answer", None
         if reflection.parent in self._lost and not _states_fact(reflection):
-            return "parent dropped", None
+            return PARENT_DROPPED, None
         fault = self._fault(reflection)
         if fault:
             return fault, None
@@ -282,6 +299,11 @@ def _differ(one: Reflection, other: Reflection) -> bool:
     if here and there:
         return here != there
     return not content(one.answer) & content(other.answer)
+
+
+def _names(reflection: Reflection) -> set[str]:
+    """What rewordings may name as their parent: of a rewritten pair also the pair before it."""
+    return {reflection.id, reflection.fact} if _states_fact(reflection) else {reflection.id}
 
 
 def _states_fact(reflection: Reflection) -> bool:

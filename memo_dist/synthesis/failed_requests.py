@@ -7,14 +7,13 @@ made to be not final. Unit records that rest on a failed request are taken out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Collection
+from typing import Any
 
 from memo_dist.config.steps import StepName
-from memo_dist.io.atomic import write_with
-from memo_dist.io.checked_lines import from_line, to_line
+from memo_dist.io.checked_lines import rewrite
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.llm.reopening import reopen_requests
 from memo_dist.synthesis.worker import REQUEST_JOURNALS, store_path
 
 FAILED_REQUEST = "request"
@@ -37,8 +36,8 @@ def _reopen(run: RunFolder, step: StepName) -> bool:
     folder = run.step(step)
     journals = [*sorted(folder.glob(REQUEST_JOURNALS)), store_path(run, step)]
     # Units first: after a kill in between, the requests are still there to be reopened.
-    units = [_rewrite(path, _without_failures) for path in sorted(folder.glob(_UNIT_JOURNALS))]
-    requests = [_rewrite(path, _not_final) for path in journals if path.exists()]
+    units = [rewrite(path, _without_failures) for path in sorted(folder.glob(_UNIT_JOURNALS))]
+    requests = [reopen_requests(path) for path in journals]
     return any(units) or any(requests)
 
 
@@ -47,27 +46,3 @@ def _without_failures(row: _Row) -> _Row | None:
     reasons = [str(item.get("reason", "")) for item in row.get("rejected", [])]
     lost = row.get("failed") or any(r.startswith(f"{FAILED_REQUEST}:") for r in reasons)
     return None if lost else row
-
-
-def _not_final(row: _Row) -> _Row:
-    failed = row.get("final") and row.get("outcome") != "ok"
-    return {**row, "final": False} if failed else row
-
-
-def _rewrite(path: Path, change: Callable[[_Row], _Row | None]) -> bool:
-    """Rewrite a file of checked lines row by row, where that changes anything; whether it did."""
-    with path.open("rb") as stream:
-        rows = ((row, change(row)) for line in stream if (row := from_line(line)) is not None)
-        if all(new == row for row, new in rows):
-            return False
-
-    def write(out: BinaryIO) -> None:
-        with path.open("rb") as stream:
-            for line in stream:
-                row = from_line(line)
-                new = None if row is None else change(row)
-                if new is not None:
-                    out.write(to_line(new))
-
-    write_with(path, write)
-    return True

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memo_dist.io.user_rows import user_rows
+
 _QUESTION = re.compile(r"^Question: (.*)$", re.MULTILINE)
 _NOTE = re.compile(
     r"^\[(\d+)\] Q: (.*)\n    A: (?:\(does not know\)|(.*) \[\d+/\d+ wordings, \d+ %\])$",
@@ -35,8 +37,8 @@ class ScriptedExecutive:
     """Replies by script; a question that the script lacks is not split and not known."""
 
     def __init__(self, script: Path) -> None:
-        rows = [json.loads(line) for line in script.read_text("utf-8").splitlines()]
-        self._rows = {" ".join(row["question"].split()): row for row in rows}
+        rows = user_rows(script, "the script")
+        self._rows = {" ".join(row["question"].split()): row for _, row in rows}
 
     def reply(self, turns: Sequence[str], schema: Mapping[str, Any]) -> str:
         """The reply to a conversation's user turns, as JSON under the protocol's schemas."""

@@ -5,7 +5,6 @@ All of it is made once, by the process that prepares the training, before any ra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.user_rows import user_rows
 from memo_dist.models.base import SCRATCH_NAME, find_base, resolve_base
 from memo_dist.models.chat_format import ChatFormat
 from memo_dist.models.identity import BaseModel, hash_vocabulary
@@ -150,12 +150,12 @@ def _questions(path: Path) -> list[Reflection]:
         UsageError: the file cannot be read, or no line has a question and an answer.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
+        rows = [row for _, row in user_rows(path.expanduser(), "the questions")]
         pairs = [(row["question"], row["answer"]) for row in rows if row.get("answerable", True)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UsageError, KeyError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UsageError(
-            f"train.held_out_questions={path} cannot be read ({error!r}): each line is an object"
+            f"train.held_out_questions={path} cannot be read ({reason}): each line is an object"
             " with 'question' and 'answer'"
         ) from error
     if not pairs:

@@ -10,7 +10,7 @@ the file into memory, so that a million examples cost them no more than the page
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -201,7 +201,10 @@ def _encoded(
 
 
 def split_held_out(
-    reflections: Iterable[Reflection], facts: int, seed: int
+    reflections: Iterable[Reflection],
+    facts: int,
+    seed: int,
+    known: Collection[str] = frozenset(),
 ) -> tuple[list[Reflection], list[Reflection]]:
     """Hold out one wording of some facts, and some abstention questions, for calibration.
 
@@ -215,6 +218,7 @@ def split_held_out(
             fifth of the eligible facts or a quarter of the abstention questions (half of them
             where they are fewer than sixteen, so that four can be held out).
         seed: changes the choice.
+        known: ids that the weights were trained on before; none of them is held out.
 
     Returns:
         (trained, held out), both in the input's order.
@@ -228,11 +232,14 @@ def split_held_out(
     def order(row: Reflection) -> int:
         return stable_modulo(f"{seed}:{row.id}", _HOLD_OUT_BUCKETS)
 
-    eligible = sorted(
-        (max(group[1:], key=order) for group in wordings.values() if len(group) >= 3), key=order
-    )
-    abstain = sorted((row for row in rows if row.kind == "abstain"), key=order)
-    held = eligible[: min(facts, len(eligible) // 5)]
-    held += abstain[: min(facts, max(len(abstain) // 4, min(_FEW_ABSTAIN, len(abstain) // 2)))]
+    def fresh(group: Iterable[Reflection]) -> list[Reflection]:
+        return [row for row in group if row.id not in known]
+
+    eligible = [group[1:] for group in wordings.values() if len(group) >= 3]
+    abstain = [row for row in rows if row.kind == "abstain"]
+    last = [max(unseen, key=order) for group in eligible if (unseen := fresh(group))]
+    held = sorted(last, key=order)[: min(facts, len(eligible) // 5)]
+    few = max(len(abstain) // 4, min(_FEW_ABSTAIN, len(abstain) // 2))
+    held += sorted(fresh(abstain), key=order)[: min(facts, few)]
     out = {row.id for row in held}
     return [r for r in rows if r.id not in out], [r for r in rows if r.id in out]

@@ -41,15 +41,13 @@ from memo_dist.training.prepare import (
     resolved_recipe,
     trained_job,
 )
+from memo_dist.training.trained_on import EXPORT_RECORD as EXPORT_RECORD
 from memo_dist.training.trained_on import FILE as TRAINED_ON
-from memo_dist.training.trained_on import TrainedOn
+from memo_dist.training.trained_on import READ_HELD_OUT, TrainedOn
 from memo_dist.training.verify import verify_adapter, verify_model
 from memo_dist.version import VERSION
 
 logger = logging.getLogger(__name__)
-
-EXPORT_RECORD = "export.json"
-"""In a shard's memory: what it was made from."""
 
 
 def export_shard(  # noqa: PLR0913
@@ -245,7 +243,7 @@ def made_from(run: RunFolder, config: Config, shard: int) -> dict[str, Any]:
     folder = run.train(shard)
     read = {
         "trained weights": hash_weights(folder / "final"),
-        "held-out questions": hash_file(folder / HELD_OUT),
+        READ_HELD_OUT: hash_file(folder / HELD_OUT),
         "trained on": hash_file(folder / TRAINED_ON),
     }
     return {"recipe": stage_hash(config, "export"), "read": read}

@@ -243,10 +243,12 @@ def shard_examples(run: RunFolder, config: Config, shard: int, base: BaseModel) 
         UsageError: it has none, or none that can be trained on.
     """
     reflections = shard_reflections(run, shard)
-    trained, held = split_held_out(reflections, config.memory.calibration_facts, config.run.seed)
+    facts, seed = config.memory.calibration_facts, config.run.seed
     start = load_start(run.train(shard))
+    known = set[str]() if start is None else start.known(run, shard)
+    trained, held = split_held_out(reflections, facts, seed, known)
     if start is not None:
-        trained = replayed(trained, start.known(run, shard), start.replay, config.run.seed)
+        trained = replayed(trained, known, start.replay, seed)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     chat = ChatFormat.from_tokenizer(tokenizer)
     examples, too_long = tokenize(

@@ -17,7 +17,7 @@ from memo_dist.io import atomic
 from memo_dist.io.runfolder import RunFolder
 from memo_dist.models.base import SCRATCH_NAME
 from memo_dist.training import checkpoint
-from memo_dist.training.continued import begin, check_continues, load_start
+from memo_dist.training.continued import begin, check_continues, load_start, settle, take_up
 from memo_dist.training.prepare import memory_base, scratch_is_current
 from memo_dist.training.trained_on import TrainedOn, current_inputs, load_record
 
@@ -27,7 +27,8 @@ _REMOVED = f"{atomic.TEMP_PREFIX}removed-"
 def drop_outdated(run: RunFolder, config: Config) -> list[int]:
     """Remove the trainings of other documents, reflections or base than the run holds now.
 
-    A kill at any moment leaves each training whole or gone; the exported bank is not touched.
+    A kill at any moment leaves each training whole or gone, with a note where old weights are to
+    be continued; the exported bank is not touched.
 
     Args:
         run: the run, its synthesis complete.
@@ -45,6 +46,7 @@ def drop_outdated(run: RunFolder, config: Config) -> list[int]:
     continues = config.update.policy == "continue"
     if continues:
         check_continues(config)
+    settle(run, continues)
     if config.memory.base == SCRATCH_NAME and scratch_is_current(run, config) is False:
         if continues:
             raise UsageError(
@@ -57,9 +59,11 @@ def drop_outdated(run: RunFolder, config: Config) -> list[int]:
     base = memory_base(run, config)
     for shard, inputs in enumerate(current_inputs(run, config, base)):
         if _is_outdated(run.train(shard), inputs, continues):
-            _drop(run.train(shard))
             if continues:
                 begin(run, config, shard)
+            _drop(run.train(shard))
+            if continues:
+                take_up(run, shard)
     return [shard for shard in shards if not checkpoint.is_complete(run.train(shard) / "final")]
 
 

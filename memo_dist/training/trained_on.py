@@ -23,6 +23,10 @@ from memo_dist.models.identity import BaseModel
 from memo_dist.synthesis.shard_files import marker_path, shard_files
 
 FILE = "trained-on.json"
+EXPORT_RECORD = "export.json"
+"""In a shard's memory: what it was made from."""
+READ_HELD_OUT = "held-out questions"
+"""What the export read of the training's folder, by its name in that record."""
 SCHEMA_VERSION = 1
 _SHOWN = 16
 

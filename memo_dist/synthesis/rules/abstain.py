@@ -106,34 +106,34 @@ def _mixed(items: Iterable[Unanswerable], names: Sequence[str], seed: int) -> li
 
 def _attributes(documents: Sequence[DocumentFacts]) -> Iterator[Unanswerable]:
     """Attribute templates of the entity's kind whose guard words stand near it nowhere."""
+    surroundings = _Surroundings(documents)
     for index, entity in _entities(documents):
-        near = _near(documents, entity)
         for text, guard in _templates().get(entity.kind or "", []):
-            if not guard & near:
+            if not surroundings.hold(guard, entity):
                 yield Unanswerable(_fill(text, entity.name), index)
 
 
 def _swapped(documents: Sequence[DocumentFacts]) -> Iterator[Unanswerable]:
     """A fact's question with another entity of the same kind in the subject's place."""
-    entities = list(_entities(documents))
-    for facts in documents:
-        for fact in facts.facts:
-            owner = next((e for _, e in entities if e.name == fact.about), None)
-            if owner is None or fact.kind != "direct" or fact.attribute in _TOO_COMMON:
+    surroundings = _Surroundings(documents)
+    owners: dict[str, Entity] = {}
+    alike: dict[tuple[str | None, bool], list[tuple[int, Entity]]] = {}
+    for index, entity in _entities(documents):
+        owners[entity.name] = entity
+        alike.setdefault((entity.kind, entity.plural), []).append((index, entity))
+    for fact in (fact for facts in documents for fact in facts.facts):
+        owner = owners.get(fact.about)
+        if owner is None or fact.kind != "direct" or fact.attribute in _TOO_COMMON:
+            continue
+        question = _shortest(fact)
+        if not question:
+            continue
+        template, related = question.replace(fact.about, "{X}"), _related(fact.attribute)
+        for index, other in alike[owner.kind, owner.plural]:
+            if other is owner or other.name in question:
                 continue
-            for index, other in entities:
-                if other is owner or other.kind != owner.kind or other.plural != owner.plural:
-                    continue
-                question = _swap(fact, other)
-                if question and not _related(fact.attribute) & _near(documents, other):
-                    yield Unanswerable(question, index)
-
-
-def _swap(fact: Fact, other: Entity) -> str:
-    question = _shortest(fact)
-    if not question or other.name in question:
-        return ""
-    return _fill(question.replace(fact.about, "{X}"), other.name)
+            if not surroundings.hold(related, other):
+                yield Unanswerable(_fill(template, other.name), index)
 
 
 def _shortest(fact: Fact) -> str:
@@ -197,15 +197,25 @@ def _clean(entity: Entity) -> bool:
     return len(words) > 1 or not parts_of_speech(words[0]) or entity.subject > -9
 
 
-def _near(documents: Sequence[DocumentFacts], entity: Entity) -> set[str]:
-    """Words of every document that names the entity (by any word of its name)."""
-    names = {word for word in _words(entity.name) if len(word) > 2} or set(_words(entity.name))
-    near: set[str] = set()
-    for facts in documents:
-        words = _document_words(facts.document.title + " " + facts.document.text)
-        if names & words:
-            near |= words
-    return near
+class _Surroundings:
+    """The words of the documents that name an entity (by any word of its name)."""
+
+    def __init__(self, documents: Sequence[DocumentFacts]) -> None:
+        texts = (f"{facts.document.title} {facts.document.text}" for facts in documents)
+        self._words = [_document_words(text) for text in texts]
+        self._near: dict[str, list[frozenset[str]]] = {}
+
+    def hold(self, words: frozenset[str], entity: Entity) -> bool:
+        """Whether one of the words stands in a document that names the entity."""
+        near = self._near.get(entity.name)
+        if near is None:
+            near = self._near[entity.name] = self._naming(entity.name)
+        return any(not words.isdisjoint(known) for known in near)
+
+    def _naming(self, name: str) -> list[frozenset[str]]:
+        parts = _words(name)
+        names = {word for word in parts if len(word) > 2} or set(parts)
+        return [words for words in self._words if not names.isdisjoint(words)]
 
 
 @lru_cache(maxsize=256)

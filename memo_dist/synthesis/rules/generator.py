@@ -180,16 +180,17 @@ def unit_facts(unit: Unit, read: FactReader) -> tuple[list[tuple[Document, Fact]
 
     Two answers of documents with different dates stay, see :mod:`memo_dist.synthesis.dated`.
     """
+    found = [(document, read(document)) for document in unit.documents]
     answers: Answers = {}
-    for document in unit.documents:
-        for fact in read(document).facts:
+    for document, facts in found:
+        for fact in facts.facts:
             _note(answers, _key(fact.questions[0]), fact.answer, document)
     kept: list[tuple[Document, Fact]] = []
     rejected: list[Rejected] = []
     seen: set[tuple[str, str]] = set()
-    for document in unit.documents:
-        rejected += read(document).rejected
-        for fact in read(document).facts:
+    for document, facts in found:
+        rejected += facts.rejected
+        for fact in facts.facts:
             key, answer = _key(fact.questions[0]), _key(fact.answer)
             if not _one_holds(answers[key]):
                 raw = f"{fact.questions[0]} -> {fact.answer}"
