@@ -57,7 +57,8 @@ class Router:
         self._limits = RateLimits(config, workers)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._retrying = 0
-        """Requests between two sends: neither in flight nor waiting for a place, but not done."""
+        """Requests between two sends to endpoints that cannot be reached: neither in flight nor
+        waiting for a place, but not done. After a 429 a request ends by itself (see ``send``)."""
         self._pauses: set[asyncio.Future[None]] = set()
         self._end: Exception | None = None
         self._answered = time.monotonic()
@@ -125,19 +126,20 @@ class Router:
                     raise RequestRefused(
                         f"still refused after {self._config.group}.patience: {fault}"
                     ) from None
-                await self._breathe()
+                await self._breathe(fault)
             except EndpointRefused as fault:
                 error = RunError(f"{fault}: check {self._config.group}.urls, model and api_key_env")
                 self.stop(error)
                 raise error from None
 
-    async def _breathe(self) -> None:
+    async def _breathe(self, fault: RateLimited | Unreachable) -> None:
         """The pause before a request is sent again; the run's patience goes on meanwhile."""
-        self._retrying += 1
+        unreached = int(isinstance(fault, Unreachable))
+        self._retrying += unreached
         try:
             await self.pause(asyncio.sleep(random.uniform(0.05, 0.5)))
         finally:
-            self._retrying -= 1
+            self._retrying -= unreached
 
     async def _send_to(self, endpoint: Endpoint, request: Request, tag: str) -> Answer:
         self._sent += 1
