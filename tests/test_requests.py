@@ -317,6 +317,23 @@ def test_no_answer_within_the_patience_ends_it(tmp_path):
         ask(tmp_path, Scripted(Unreachable("gone")), request("One."), patience=0.3)
 
 
+def test_one_request_that_is_sent_again_and_again_ends_with_the_patience(monkeypatch):
+    monkeypatch.setattr("memo_dist.llm.endpoints.BREAKER_SECONDS", (0.05, 0.1))
+    settings = GeneratorConfig(kind="openai", model="toy", patience=1.0)
+
+    async def run() -> float:
+        router = Router([Scripted(Unreachable("gone"))], settings, workers=1)
+        began = time.monotonic()
+        try:
+            with pytest.raises(RunError, match=r"generator\.patience=1 s; last fault: gone"):
+                await asyncio.wait_for(router.send(request("One."), "a-0"), 8)
+        finally:
+            await router.close()
+        return time.monotonic() - began
+
+    assert 1.0 <= asyncio.run(run()) < 4
+
+
 def test_a_stop_sends_nothing_more_and_keeps_what_was_in_flight(tmp_path):
     settings = GeneratorConfig(kind="openai", model="toy", max_in_flight=2)
 

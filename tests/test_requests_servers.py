@@ -14,6 +14,7 @@ from memo_dist.errors import RunError
 from memo_dist.llm.asker import Asker
 from memo_dist.llm.backends.base import (
     Answer,
+    BackendFault,
     EndpointRefused,
     RateLimited,
     RequestRefused,
@@ -255,6 +256,32 @@ def test_an_error_with_status_200_keeps_its_class_and_words(error, expected, wor
 def test_what_waiting_cannot_heal_is_refused(message):
     with pytest.raises(RequestRefused, match=message.split()[0]):
         complete(lambda body: refusal(message, 429))
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [("test", "A test by Ada-of-the-mill."), ("Ada-of-the-mill", "A test by [hidden].")],
+)
+def test_a_key_that_is_a_common_word_is_not_cut_out_of_answers(key, shown, monkeypatch):
+    monkeypatch.setenv("MEMO_TEST_KEY", key)
+    answer = complete(
+        lambda body: openai("A test by Ada-of-the-mill."), api_key_env="MEMO_TEST_KEY"
+    )
+    assert answer.text == shown
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": {"message": "bad key test", "code": 401}},
+        {"choices": [{"error": "bad key test", "message": {"content": ""}}]},
+    ],
+)
+def test_errors_hold_no_key_however_short(reply, monkeypatch):
+    monkeypatch.setenv("MEMO_TEST_KEY", "test")
+    with pytest.raises(BackendFault, match=r"bad key \[hidden\]") as error:
+        complete(lambda body: web.json_response(reply), api_key_env="MEMO_TEST_KEY")
+    assert "test" not in str(error.value)
 
 
 def ask(handler, folder, texts, **config):

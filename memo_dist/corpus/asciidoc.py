@@ -19,17 +19,34 @@ _REFERENCE = re.compile(r"\{([\w-]{1,60})\}")
 _DELIMITER = re.compile(r"(-{4,}|\.{4,}|\+{4,}|={4,}|\*{4,}|_{4,}|/{4,}|--|```)\s*")
 _CODE = {"-", ".", "+", "`"}
 _ADMONITION = re.compile(r"(?:NOTE|TIP|IMPORTANT|WARNING|CAUTION):\s+(.*)")
+_UNDERLINE = re.compile(r"={3,}|-{3,}|~{3,}|\^{3,}|\+{3,}")
+_UNDERLINES = "=-~^+"
+"""Marks of two-line titles, the highest level first."""
+_UNEVEN = 2
+"""Characters by which a two-line title may be longer or shorter than its underline."""
 _BLOCK_LINE = re.compile(r"\[(?!\[)(?P<style>[^\]\n]*)\]|\[\[[^\]\n]+\]\]|<<<|'''|toc::\[\]")
-_MACRO = re.compile(r"(?:image|include|video|audio|ifdef|ifndef|endif|ifeval)::?\S*\[[^\]]*\]")
-_INLINE_IMAGE = re.compile(r"(?:image|icon|footnote|indexterm\d?|anchor):[^\s\[]*\[[^\]]*\]")
-_LINK = re.compile(r"(?:link:|xref:|mailto:)?(?:https?://)?[^\s\[\]<>(]{1,300}\[([^\]\n]{1,300})\]")
+_MACRO = re.compile(r"(?:image|include|video|audio|ifdef|ifndef|endif|ifeval)::?[^\s\[]*\[[^\]]*\]")
+_UNSHOWN = re.compile(r"(?:image|icon|indexterm\d?|anchor):[^\s\[]{0,300}\[[^\]]{0,300}\]")
+_FOOTNOTE = re.compile(r"\s?footnote(?:ref)?:[\w-]{0,60}\[(?P<text>(?:[^\]\\\n]|\\.){0,2000})\]")
+_LINK = re.compile(
+    r"(?<!\w)(?:(?:link|xref|mailto|kbd|btn|pass|stem|latexmath|asciimath):"
+    r"|(?=(?:https?|ftp|irc)://))"
+    r"(?P<target>[^\s\[\]<>]{0,300})\[(?P<text>[^\]\n]{0,300})\]"
+)
+_LINK_ATTRIBUTES = re.compile(r"(?:\A|,)\s*(?:role|window|opts|options|id|rel|title|subject)=")
+_MENU = re.compile(r"(?<!\w)menu:([^\s\[\]][^\n\[\]]{0,60})\[([^\]\n]{0,200})\]")
+_MANUAL = re.compile(r"(?<!\w)(?:linkgit|man):([\w.:-]{1,60})\[(\w{1,3})\]")
 _CROSS = re.compile(r"<<[^,>\n]{1,200}(?:,\s*([^>\n]{1,200}))?>>")
+_PASSED = re.compile(r"\+{3}([^+\n]{0,300})\+{3}")
+_MENTIONED = re.compile(r"<(?!https?://)")
+_LESS = "\ufdd1"
+"""Stands for ``<``, which is text in AsciiDoc and in code too, until Markdown is read."""
 _MARKS = re.compile(r"(?<!\w)([*_#`+]{1,2})(?=\S)([^\n]{1,200}?)(?<=\S)\1(?!\w)")
 _BULLET = re.compile(r"\s*([*-]{1,5})\s+(.*)")
 _NUMBERED = re.compile(r"\s*(\.{1,5})\s+(.*)")
 _TERM = re.compile(r"(\S.{0,200}?)(?:::|;;)(?:\s+(.*))?")
 _CALLOUT = re.compile(r"\s*(?:#|//|;|--)?\s*<(?:\d{1,3}|\.)>\s*$")
-_CALLOUT_ITEM = re.compile(r"<(?:\d{1,3}|\.)>\s+")
+_CALLOUT_ITEM = re.compile(r"\A<(?:\d{1,3}|\.)>\s+")
 _ANCHOR = re.compile(r"\[\[[^\]\n]{1,200}\]\]")
 _AUTHOR = re.compile(r"[^<>]{1,100}<[^<>\s]+@[^<>\s]+>.*")
 
@@ -41,10 +58,11 @@ def read_asciidoc(data: bytes) -> Parsed:
         UnreadableError: ``not_utf8`` or ``binary``.
     """
     reader = _AsciiDoc()
-    for line in decode(data).replace("\r\n", "\n").split("\n"):
+    for line in decode(data).replace("\r\n", "\n").replace(_LESS, "").split("\n"):
         reader.feed(line)
     parsed = parse_markdown("\n".join(reader.lines))
-    return Parsed(parsed.text, parsed.title, readable_date(reader.attributes.get("revdate")))
+    text, title = (found.replace(_LESS, "<") for found in (parsed.text, parsed.title))
+    return Parsed(text, title, readable_date(reader.attributes.get("revdate")))
 
 
 class _AsciiDoc:
@@ -57,10 +75,17 @@ class _AsciiDoc:
         self._comment = False
         self._table: list[list[str]] | None = None
         self._language = ""
+        self._begins = True
+        self._title = ""
+        self._below_title = False
 
     def feed(self, line: str) -> None:
         stripped = line.rstrip()
-        if self._code:
+        title, self._title = self._title, ""
+        if self._is_underline(title, stripped):
+            self.lines.pop()
+            self._section(_UNDERLINES.index(stripped[0]) + 1, title)
+        elif self._code:
             self._in_code(stripped)
         elif self._comment:
             self._comment = not re.fullmatch(r"/{4,}", stripped)
@@ -74,6 +99,13 @@ class _AsciiDoc:
             self.attributes[attribute[1]] = attribute[2]
         else:
             self._text(stripped)
+
+    def _is_underline(self, title: str, line: str) -> bool:
+        return bool(title and _UNDERLINE.fullmatch(line) and abs(len(title) - len(line)) <= _UNEVEN)
+
+    def _section(self, level: int, title: str) -> None:
+        self.lines += ["", f"{'#' * level} {self._inline(title)}", ""]
+        self._begins, self._below_title = True, level == 1
 
     def _in_code(self, line: str) -> None:
         if line == self._code:
@@ -108,18 +140,22 @@ class _AsciiDoc:
             self._table[-1][-1] += f" {self._inline(line.strip())}"
 
     def _text(self, line: str) -> None:
+        begins, self._begins = self._begins, True
+        below_title, self._below_title = self._below_title, False
         if block := _BLOCK_LINE.fullmatch(line):
             style = (block["style"] or "").split(",")
             if style[0].strip() in {"source", "listing"} and len(style) > 1:
                 self._language = re.sub(r"\W", "", style[1])
         elif section := _SECTION.fullmatch(line):
-            self.lines += ["", f"{'#' * len(section[1])} {self._inline(section[2])}", ""]
-        elif _MACRO.fullmatch(line) or _AUTHOR.fullmatch(line) or line == "+":
+            self._section(len(section[1]), section[2])
+        elif _MACRO.fullmatch(line) or line == "+" or (below_title and _AUTHOR.fullmatch(line)):
             self.lines.append("")
         elif re.fullmatch(r"\.[^\s.].*", line):  # a block's title
             self.lines += ["", self._inline(line[1:]), ""]
         else:
             self.lines.append(self._item(line))
+            self._begins = not line
+            self._title = line if begins and line[:1].isalnum() else ""
 
     def _item(self, line: str) -> str:
         for pattern, mark in ((_BULLET, "-"), (_NUMBERED, "1.")):
@@ -134,10 +170,26 @@ class _AsciiDoc:
 
     def _inline(self, text: str) -> str:
         text = _REFERENCE.sub(lambda match: self.attributes.get(match[1], match[0]), text)
-        text = _INLINE_IMAGE.sub("", _ANCHOR.sub("", _CALLOUT_ITEM.sub("", text, count=1)))
-        text = _LINK.sub(lambda match: match[1].split(",")[0].rstrip("^"), text)
+        text = _UNSHOWN.sub("", _ANCHOR.sub("", _CALLOUT_ITEM.sub("", text)))
+        text = _PASSED.sub(lambda match: re.sub(r"<[^<>]*>", "", match[1]), text)
+        text = _MENU.sub(lambda match: " > ".join(filter(None, match.groups())), text)
+        text = _FOOTNOTE.sub(_footnote, _LINK.sub(_label, _MANUAL.sub(r"\1(\2)", text)))
         text = _CROSS.sub(lambda match: match[1] or "", text)
-        return _MARKS.sub(lambda match: match[2], text)
+        return _MARKS.sub(lambda match: match[2], _MENTIONED.sub(_LESS, text))
+
+
+def _label(match: re.Match[str]) -> str:
+    """What a reader sees of a link: its text before the attributes, else its target."""
+    text = _LINK_ATTRIBUTES.split(match["text"], maxsplit=1)[0]
+    return text.rstrip("^").strip('"') or match["target"]
+
+
+def _footnote(match: re.Match[str]) -> str:
+    """The text of a footnote in brackets; a further mark of one that was shown is nothing."""
+    text = match["text"].replace("\\]", "]")
+    if "footnoteref" in match[0]:
+        text = text.partition(",")[2]
+    return f" ({text.strip()})" if text.strip() else ""
 
 
 def _table_lines(rows: list[list[str]]) -> list[str]:

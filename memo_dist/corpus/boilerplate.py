@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
 from memo_dist.corpus.parsed import MARK, code_lines
@@ -25,6 +25,20 @@ _NAVIGATION_LINES = {
     *("view page source", "was this page helpful?", "print this page", "toggle navigation"),
     *("improve this page", "report an issue with this page", "copy page", "search"),
 }
+_TRAIL_BEGINS = {
+    *("home", "homepage", "home page", "start", "main", "main page", "index", "contents", "top"),
+    *("docs", "documentation", "doc", "help", "support", "handbook", "manual", "manuals", "wiki"),
+    *(
+        "guide",
+        "guides",
+        "user guide",
+        "reference",
+        "knowledge base",
+        "blog",
+        "products",
+        "you are here",
+    ),
+}
 _ARROWS = re.compile(
     r"[\u2190-\u21ff\u25b2-\u25c5\u27f5-\u27ff\u00ab\u00bb\u2039\u203a|<>\u00b7\u2022]+"
 )
@@ -34,12 +48,14 @@ _PARTS = re.compile(
 _TRAIL = re.compile(r"\s*[>\u00bb\u203a\u2192]\s*")
 _LONGEST = 200
 _TRAIL_WITHIN = 6
-"""Breadcrumbs stand among the first lines of a document."""
+"""Breadcrumbs stand among the first lines of a document, above its first sentence."""
 
 _EDGE_LINES = 6
 _FEWEST_DOCUMENTS = 5
 _LEAST_FRACTION = 0.2
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
+_BODY = re.compile(r"[.!?:][\"')\]]*$")
+"""Ends a sentence, or a line that announces what follows."""
 _LEGAL = re.compile(
     r"©|\(c\) \d{4}|copyright|all rights reserved|privacy policy|cookies|terms of (?:use|service)"
     r"|licensed under|powered by|subscribe|newsletter|was this page",
@@ -52,40 +68,54 @@ def is_navigation_word(text: str) -> bool:
     return _ARROWS.sub(" ", text).strip().lower() in _NAVIGATION_WORDS
 
 
-def drop_navigation(lines: list[str]) -> list[str]:
-    """The lines of a document without those of navigation; code keeps all of its lines."""
+def drop_navigation(lines: list[str], names: Iterable[str] = ()) -> list[str]:
+    """The lines of a document without those of navigation; code keeps all of its lines.
+
+    Args:
+        lines: the document.
+        names: its title and folders, with which a trail of breadcrumbs may begin.
+    """
+    begins = _TRAIL_BEGINS | {name.strip().lower() for name in names}
     kept: list[str] = []
-    shown = 0
+    above = 0
     for line, code in zip(lines, code_lines(lines), strict=True):
-        if code or not _is_navigation(line, shown):
+        if code or not (
+            _is_navigation(line) or (above < _TRAIL_WITHIN and _is_trail(line, begins))
+        ):
             kept.append(line)
-        shown += bool(line.strip())
+            above += _TRAIL_WITHIN * (code or _BODY.search(line.rstrip()) is not None)
+        above += bool(line.strip())
     return kept
 
 
-def _is_navigation(line: str, above: int) -> bool:
+def _is_navigation(line: str) -> bool:
     text = line.strip().lstrip(MARK).strip()
     if not text or len(text) > _LONGEST:
         return False
     plain = _ARROWS.sub(" ", text).strip().lower()
     if plain in _NAVIGATION_LINES and (plain != "search" and plain != "contents"):
         return True
-    if not line.startswith(MARK) and _leads_on(text, plain):
-        return True
+    return not line.startswith(MARK) and _leads_on(text, plain)
+
+
+def _is_trail(line: str, begins: Set[str]) -> bool:
+    """``Home > Products > Bolts``: breadcrumbs, unlike ``File > Print > Two sides``."""
+    text = line.strip().lstrip(MARK).strip()
+    if len(text) > _LONGEST or _SENTENCE_END.search(text):
+        return False
     steps = [step for step in _TRAIL.split(text) if step]
-    return (
-        above < _TRAIL_WITHIN
-        and len(steps) > 2
-        and not _SENTENCE_END.search(text)
-        and all(len(step.split()) <= 6 for step in steps)
-    )
+    if len(steps) < 3 or any(len(step.split()) > 6 for step in steps):
+        return False
+    return steps[0].lower().removeprefix("you are here: ") in begins
 
 
 def _leads_on(text: str, plain: str) -> bool:
-    """``Prev Up Next``, or ``Prev: Bolts | Home | Next: Nuts``."""
+    """``Prev Up Next``, or ``Prev: Bolts | Home | Next: Nuts``; no ``Part: 4; Next: 5``."""
     words = plain.split()
     if len(words) > 1 and all(word in _NAVIGATION_WORDS for word in words):
         return True
+    if sum(": " in cell for cell in text.split("; ")) > 1:  # a row of values
+        return False
     parts = [part for part in _PARTS.split(text) if part]
     heads = [re.split(r":\s", part, maxsplit=1)[0] for part in parts]
     return len(parts) > 1 and sum(map(is_navigation_word, heads)) > 1

@@ -7,6 +7,7 @@ Every step is linear in the size of the page.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,10 +19,11 @@ from memo_dist.corpus.parsed import MARK, Parsed, fence_around
 from memo_dist.corpus.text import decode, readable_date
 from memo_dist.corpus.types import UnreadableError
 
-_DROPPED = {
+HIDDEN = {
     *("head", "script", "style", "nav", "noscript", "template", "svg", "iframe", "object"),
     *("button", "dialog", "select", "textarea", "img", "math"),
 }
+"""Elements that hold no text of the document."""
 _LINES = {"li", "dt", "dd", "figcaption", "option"}
 _BLOCKS = {
     *("address", "article", "aside", "blockquote", "body", "caption", "details", "div", "dl"),
@@ -56,6 +58,19 @@ _HEADING_ID = re.compile(r"\s*(?:\{:?\s*[#.][^{}]*\}|¶)\s*$")
 _DECLARED = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 _LANGUAGE = re.compile(r"(?:language|lang|highlight-source|highlight)-([\w+#-]{1,30})")
 _DECLARED_WITHIN = 2048
+# Names of encodings as browsers take them (https://encoding.spec.whatwg.org/#names-and-labels).
+_LATIN = {"iso8859-1", "ascii", "cp1252"}
+_WINDOWS = {
+    byte: bytes([byte]).decode("cp1252")
+    for byte in range(0x80, 0xA0)
+    if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+}
+_BROWSERS = {
+    **{"iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874"},
+    **{"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"},
+}
+_RAISED = {"sup": "^", "sub": "_"}
+_RAISED_BEGIN = re.compile(r"\s*[-+\u2212\u2013]?\d")
 
 
 def read_html(data: bytes) -> Parsed:
@@ -130,6 +145,8 @@ class _Lines:
         self._current: list[str] = []
         self._last = ""
         self.prefix = ""
+        self.raised = ""
+        """``^`` or ``_`` where a number above or below the line begins."""
         self.fence = 0
         """Index of the line that opened the code block."""
 
@@ -146,9 +163,16 @@ class _Lines:
             self._add(line)
 
     def _add(self, text: str) -> None:
+        """Text on the line; between two numbers of another height a mark, lest they be one."""
         if text:
+            if self.raised and _RAISED_BEGIN.match(text) and self._is_number(self.raised):
+                text = self.raised + text.lstrip()
+            self.raised = ""
             self._current.append(text)
             self._last = text[-1]
+
+    def _is_number(self, raised: str) -> bool:
+        return self._last.isdigit() or (self._last == ")" and raised != "_")
 
     def end_line(self) -> None:
         line = "".join(self._current).rstrip()
@@ -167,7 +191,9 @@ class _Lines:
 def _mark(out: _Lines, kind: str, node: LexborNode, place: _Place) -> None:
     """Line and block borders where a tag opens or closes."""
     name = node.tag or ""
-    if name in _LINES:
+    if name in _RAISED:
+        out.raised = _raised(node) if kind == "open" else ""
+    elif name in _LINES:
         out.end_line()
         if kind == "open":
             out.text(place.number, keep_lines=True)
@@ -181,6 +207,14 @@ def _mark(out: _Lines, kind: str, node: LexborNode, place: _Place) -> None:
         out.gap()
         if kind == "open" and name in _HEADINGS:
             out.prefix = MARK * _HEADINGS[name]
+
+
+def _raised(node: LexborNode) -> str:
+    """The mark of a number off the line; a space before a fraction."""
+    follows = node.next.text_content if node.next is not None and node.next.is_text_node else ""
+    if node.tag == "sup" and (follows or "").lstrip()[:1] in {"/", "\u2044"}:
+        return " "
+    return _RAISED[node.tag or ""]
 
 
 def _fence(out: _Lines, kind: str, node: LexborNode) -> None:
@@ -255,7 +289,7 @@ def _first_number(node: LexborNode) -> int:
 
 def _is_left_out(node: LexborNode, place: _Place) -> bool:
     """Navigation, tables of contents and what a browser does not show."""
-    if node.tag in _DROPPED:
+    if node.tag in HIDDEN:
         return True
     attributes = node.attributes
     if not attributes:
@@ -316,6 +350,13 @@ def _decode_html(data: bytes) -> str:
         if error.reason != "not_utf8" or declared in {"", "utf-8", "utf8"}:
             raise
         try:
-            return data.decode(declared)
+            return _decode_as(data, codecs.lookup(declared).name)
         except (UnicodeDecodeError, LookupError):
             raise error from None
+
+
+def _decode_as(data: bytes, codec: str) -> str:
+    """As browsers do: pages that declare Latin-1 hold the characters of Windows-1252."""
+    if codec in _LATIN:
+        return data.decode("latin-1").translate(_WINDOWS)
+    return data.decode(_BROWSERS.get(codec, codec))

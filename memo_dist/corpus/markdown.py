@@ -7,9 +7,8 @@ import tomllib
 from datetime import date
 from typing import Any
 
-from markdown_it import MarkdownIt
-
 from memo_dist.corpus.html import first_heading, parse_page
+from memo_dist.corpus.markdown_tags import render
 from memo_dist.corpus.parsed import Parsed, fence_mark
 from memo_dist.corpus.text import decode, readable_date
 from memo_dist.io.yaml_text import parse_yaml
@@ -40,7 +39,8 @@ _TAGS = re.compile(
     r"|\[\^[\w-]{1,40}\]:?|:(?:material|octicons|fontawesome|simple)-[\w-]{1,80}:"
 )
 _HIGHLIGHT = re.compile(
-    r"\{[%{][<%-]?\s*(?:(?P<close>end|/\s*)?highlight)\s*(?P<language>[\w+#-]*)"
+    r"\{(?:%-?|\{[<%])\s*(?:(?P<close>end|/\s*)?highlight)\b\s*(?P<language>[\w+#-]*)"
+    r"[^}\n]{0,200}\}{0,2}"
 )
 _INDENT = 4
 """Columns by which MkDocs indents what belongs to an admonition."""
@@ -67,8 +67,7 @@ def read_mdx(data: bytes) -> Parsed:
 def parse_markdown(source: str) -> Parsed:
     """The same for Markdown as text with ``\\n`` line ends."""
     values, body = split_front_matter(source)
-    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    text = parse_page(parser.render(plain_markdown(body))).text
+    text = parse_page(render(plain_markdown(body))).text
     title = front_title(values) or first_heading(text)
     return Parsed(text, title, front_date(values))
 
@@ -162,6 +161,7 @@ class _PlainMarkdown:
         match = _HIGHLIGHT.search(line)
         if match and match["close"]:
             self._highlight = False
+            self.lines += [before] if (before := line[: match.start()]).strip() else []
             self.lines += ["```", ""]
         else:
             self.lines.append(line)
@@ -179,10 +179,12 @@ class _PlainMarkdown:
             self.lines.append(line)
 
     def _text(self, line: str) -> None:
-        highlight = _HIGHLIGHT.search(line)
+        highlight = _HIGHLIGHT.match(line.lstrip())
         if highlight and not highlight["close"]:
             self._highlight = True
             self.lines += ["", f"```{highlight['language']}"]
+            if rest := line.lstrip()[highlight.end() :].strip():
+                self._code(rest)
         elif _OWN_LINE.fullmatch(line):
             self.lines.append("")
         elif alert := _ALERT.fullmatch(line):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+from contextlib import suppress
 
 import mammoth
 
@@ -18,7 +19,8 @@ _UNPACKED = 20
 """Largest text of a packed file, in sizes of the packed one, beyond the first MiB."""
 _STYLES = "p[style-name='Title'] => h1:fresh"
 _SNIFFED = 16_384
-_DELIMITERS = ",;\t|"
+_DELIMITERS = "\t;|,"
+"""Of those that fit equally the first: a comma may stand in numbers and in names."""
 
 
 def read_docx(data: bytes) -> Parsed:
@@ -55,11 +57,7 @@ def read_csv(data: bytes) -> Parsed:
     """
     text = decode(data).replace(MARK, "")
     try:
-        delimiter = csv.Sniffer().sniff(text[:_SNIFFED], _DELIMITERS).delimiter
-    except csv.Error:  # one column, or too short to tell
-        delimiter = ","
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
     except csv.Error as error:
         raise UnreadableError("broken_csv", str(error)) from error
     filled = [[" ".join(cell.split()) for cell in row] for row in rows if any(map(str.strip, row))]
@@ -67,3 +65,29 @@ def read_csv(data: bytes) -> Parsed:
         raise UnreadableError("empty", "no rows")
     header, body = (filled[0], filled[1:]) if len(filled) > 1 else ([], filled)
     return Parsed("\n".join(row_line([(cell, False) for cell in row], header) for row in body))
+
+
+def _delimiter(text: str) -> str:
+    """What cuts most of the first rows into as many cells as the header."""
+    sample = text[:_SNIFFED]
+    if len(sample) < len(text):
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    best = max(_DELIMITERS, key=lambda mark: _fit(sample, mark))
+    if _fit(sample, best)[0]:
+        return best
+    try:
+        return csv.Sniffer().sniff(sample, _DELIMITERS).delimiter
+    except csv.Error:  # one column, or too short to tell
+        return ","
+
+
+def _fit(sample: str, delimiter: str) -> tuple[float, int]:
+    """The fraction of rows that are as wide as the header, and its width; 0 below two cells."""
+    with suppress(csv.Error):
+        rows = [
+            row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row
+        ]
+        width = len(rows[0]) if rows else 0
+        if width > 1:
+            return sum(len(row) == width for row in rows) / len(rows), width
+    return 0.0, 0

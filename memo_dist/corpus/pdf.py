@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 from collections import Counter
+from typing import NamedTuple
 
 from pdfminer.converter import TextConverter
 from pdfminer.layout import LAParams
@@ -27,10 +28,17 @@ _HYPHEN_BREAK = re.compile(r"(?<=\w)-$")
 _END_OF_SENTENCE = re.compile(r"[.!?:;][\"')\]]*$")
 _UNREADABLE = re.compile(r"\(cid:\d+\)|[\x00\ud800-\udfff]")
 """Glyphs that the font maps to no character."""
-_LEADER = re.compile(r".*(?:\.\s?){4,}\s*[\divxlc]*\s*")
-"""A line of a table of contents: dots lead to the page."""
+_LEADER = re.compile(r"(?:\.\s?){4}\s{0,99}(\d{1,5}|[ivxlc]{1,8})?$")
+"""Ends a line of a table of contents: dots lead to the page."""
+_FEWEST_LEADERS = 3
 _BULLET = re.compile(r"[•‣▪●◦–-]\s")
-_NUMBER = re.compile(r"\d+|\b[ivxlc]+\b")
+_MARGIN_PARTS = re.compile(r"\s*[|\u2022\u00b7]\s*|\s{2,}|\t")
+_PAGE_NUMBER = re.compile(
+    r"(?:page|p\.|p|pg\.?|seite|side|sida|strana|p\u00e1gina|pagina|blz\.)?\s?"
+    r"(?P<number>\d{1,5}|[ivxlc]{1,8})(?:\s?(?:of|/|von|de|sur|di|van|av)\s?\d{1,5})?",
+    re.IGNORECASE,
+)
+_ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 _FEWEST_PAGES = 3
 _DATE = re.compile(r"(?:D:)?(\d{4})(\d{2})(\d{2})")
 
@@ -95,29 +103,77 @@ def without_margins(pages: list[str]) -> list[str]:
     """Pages without headers, footers and page numbers, and without tables of contents.
 
     A header or footer is one of the first or last two lines of a page that stands on at least
-    three pages and on half of them; in the first and in the last line numbers may differ.
+    three pages and on half of them; in the first and in the last line it may hold the page's
+    number. Other numbers make other lines: ``Lot 101`` and ``Lot 102`` are content.
     """
-    counts = Counter(key for page in pages for key in set(_edges(page.split("\n")).values()))
+    edges = [_edges(page.split("\n"), index) for index, page in enumerate(pages)]
+    in_step = Counter(key for page in edges for key in set(page.values()))
+    counts = Counter(
+        key.rest
+        for page in edges
+        for key in set(page.values())
+        if key.offset is None or in_step[key] > 1
+    )
     least = max(_FEWEST_PAGES, len(pages) / 2)
     cleaned = []
-    for page in pages:
+    for page, keys in zip(pages, edges, strict=True):
         lines = page.split("\n")
-        margins = {at for at, key in _edges(lines).items() if counts[key] >= least}
-        cleaned.append(
-            "\n".join(
-                line
-                for at, line in enumerate(lines)
-                if at not in margins and not _LEADER.fullmatch(line)
-            )
-        )
+        shared = (at for at, key in keys.items() if counts[key.rest] >= least)
+        left_out = {at for at in shared if keys[at].offset is None or in_step[keys[at]] > 1}
+        left_out |= _contents(lines, len(pages))
+        cleaned.append("\n".join(line for at, line in enumerate(lines) if at not in left_out))
     return cleaned
 
 
-def _edges(lines: list[str]) -> dict[int, str]:
-    """Index of each line that may be a header or footer, and what it shares with others."""
+class _Edge(NamedTuple):
+    """What a header or footer shares with those of other pages.
+
+    Attributes:
+        rest: its text, without the page's number.
+        offset: the page's number less the page's place; None for a line without one. It is the
+            same on pages that follow each other.
+    """
+
+    rest: str
+    offset: int | None = None
+
+
+def _edges(lines: list[str], index: int) -> dict[int, _Edge]:
+    """Each line of a page that may be a header or footer, by its place."""
     full = [at for at, line in enumerate(lines) if line.strip()]
-    inner = {at: lines[at].strip() for at in (*full[1:2], *full[-2:-1])}
-    return inner | {at: _NUMBER.sub("0", lines[at].strip()) for at in (*full[:1], *full[-1:])}
+    inner = {at: _Edge(lines[at].strip()) for at in (*full[1:2], *full[-2:-1])}
+    return inner | {at: _numbered(lines[at], index) for at in (*full[:1], *full[-1:])}
+
+
+def _numbered(line: str, index: int) -> _Edge:
+    """The first or last line of page ``index``; a page's number stands alone or apart in it."""
+    parts = [part for part in _MARGIN_PARTS.split(line.strip()) if part]
+    for at in (len(parts) - 1, 0):
+        match = _PAGE_NUMBER.fullmatch(parts[at].strip(" -\u2013\u2014[]()")) if parts else None
+        if match:
+            rest = " | ".join(parts[:at] + parts[at + 1 :])
+            return _Edge(f"{rest} | number", _value(match["number"]) - index)
+    return _Edge(line.strip())
+
+
+def _value(number: str) -> int:
+    """A number in digits or in small Roman ones."""
+    if number.isdigit():
+        return int(number)
+    values = [_ROMAN[letter] for letter in number.lower()]
+    pairs = itertools.zip_longest(values, values[1:], fillvalue=0)
+    return sum(-value if value < after else value for value, after in pairs)
+
+
+def _contents(lines: list[str], pages: int) -> set[int]:
+    """The lines of a table of contents; prices behind dots follow no order of pages."""
+    leaders = {
+        at: match for at, line in enumerate(lines) if (match := _LEADER.search(line.strip()))
+    }
+    numbers = [int(match[1]) for match in leaders.values() if (match[1] or "").isdigit()]
+    numbered = sum(match[1] is not None for match in leaders.values())
+    in_order = numbers == sorted(numbers) and max(numbers, default=0) <= pages
+    return set(leaders) if numbered >= _FEWEST_LEADERS and in_order else set()
 
 
 def join_lines(text: str) -> str:

@@ -74,9 +74,11 @@ def read_text(data: bytes) -> Parsed:
     return Parsed(text, first if names_it and first[0].isupper() else "")
 
 
-def _document(file: SourceFile, parsed: Parsed) -> Document:
+def _document(file: SourceFile, parsed: Parsed, kind: str) -> Document:
     """Clean what a reader found, and tell where its headings are."""
-    lines = drop_navigation(clean_characters(check_text(parsed.text)).split("\n"))
+    lines = clean_characters(check_text(parsed.text)).split("\n")
+    if kind != ".csv":  # its lines are rows, whatever their cells hold
+        lines = drop_navigation(lines, (parsed.title, *PurePath(file.document_id).parts))
     text = tidy("\n".join(without_empty_headings(lines)), wrapped=False)
     text, headings = take_headings(text)
     title = " ".join(clean_characters(parsed.title).split())
@@ -90,5 +92,5 @@ def _read_whole(file: SourceFile, max_bytes: int) -> Document:
     check_size(file.path.stat().st_size, max_bytes)
     data = read_plain(file.path, max_bytes)
     check_size(len(data), max_bytes)
-    reader = _DOCUMENT_READERS.get(kind_of(data, file.suffix), read_text)
-    return _document(file, reader(data))
+    kind = kind_of(data, file.suffix)
+    return _document(file, _DOCUMENT_READERS.get(kind, read_text)(data), kind)

@@ -72,9 +72,12 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
     if not identity.strip() or not identity.isprintable():
         raise UnreadableError("bad_field", f"field 'id' is empty or unprintable: {identity!r:.60}")
     clean_title = " ".join(clean_characters(title).split()) or identity
-    tidied = "\n".join(drop_navigation(tidy(text.replace(MARK, ""), wrapped=True).split("\n")))
+    lines = tidy(text.replace(MARK, ""), wrapped=True).split("\n")
+    tidied = "\n".join(drop_navigation(lines, (clean_title,))).strip()
+    if not tidied:
+        raise UnreadableError("empty", "no text but navigation")
     day = readable_date(row.get("date"))
-    return Document(identity, clean_title, tidied.strip(), day, origin, language_of(tidied))
+    return Document(identity, clean_title, tidied, day, origin, language_of(tidied))
 
 
 def check_size(size: int, max_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 from selectolax.lexbor import LexborNode
@@ -12,7 +13,7 @@ _MAX_SPAN = 50
 """Spans beyond this are layout mistakes (``colspan=1000``), not content."""
 _MOST_COPIES = 5000
 """Cells that the spans of one table may add; further spans count as one."""
-_NAVIGATION_ROWS = 4
+_NAVIGATION_ROWS = 2
 
 Cell = tuple[str, bool]
 """A cell's text, and whether it is a header."""
@@ -27,12 +28,19 @@ def is_data_table(node: LexborNode) -> bool:
 
 
 def is_navigation(table: LexborNode, text_of: Callable[[LexborNode], str]) -> bool:
-    """Whether a small table leads to other pages: two cells are Prev, Up, Home or Next."""
+    """Whether a table of one or two rows leads to other pages: ``Prev | Up | Next``.
+
+    The columns of a table of values may have such names too: its header cells do not count, nor
+    does a row that begins with another word.
+    """
     rows = [node for node in _below(table) if node.tag == "tr"]
-    if len(rows) > _NAVIGATION_ROWS:
-        return False
-    cells = [text_of(cell) for row in rows for cell in _cells(row)]
-    return sum(map(is_navigation_word, cells)) > 1
+    return len(rows) <= _NAVIGATION_ROWS and any(_is_pager(row, text_of) for row in rows)
+
+
+def _is_pager(row: LexborNode, text_of: Callable[[LexborNode], str]) -> bool:
+    texts = [(text_of(cell), cell.tag == "td") for cell in _cells(row)]
+    words = [is_data and is_navigation_word(text) for text, is_data in texts if text]
+    return sum(words) > 1 and words[0]
 
 
 def rows(table: LexborNode, text_of: Callable[[LexborNode], str]) -> list[str]:
@@ -43,15 +51,38 @@ def rows(table: LexborNode, text_of: Callable[[LexborNode], str]) -> list[str]:
         text_of: a cell's text on one line.
     """
     grid = [row for row in _grid(table, text_of) if any(text for text, _ in row)]
+    width = max(map(len, grid), default=0)
     caption = table.css_first("caption")
     lines = [text_of(caption)] if caption is not None and text_of(caption) else []
     headers: list[str] = []
+    stacked = False
     for index, row in enumerate(grid):
-        if all(is_header or not text for text, is_header in row) and index < len(grid) - 1:
-            headers = [text for text, _ in row]
+        if _is_section(row, width, bool(headers)):
+            lines.append(next(text for text, _ in row if text))
+            stacked = False
+        elif all(is_header or not text for text, is_header in row) and index < len(grid) - 1:
+            names = [text for text, _ in row]
+            headers, stacked = _joined(headers, names) if stacked else names, True
         else:
             lines.append(row_line(row, headers))
+            stacked = False
     return lines
+
+
+def _is_section(row: list[Cell], width: int, has_headers: bool) -> bool:
+    """Whether a row names the rows below it: its only text is a header that spans the table."""
+    (first, is_header), *others = row
+    if width < 2 or not is_header or not first or any(text for text, _ in others):
+        return False
+    return not others or has_headers or not all(is_header for _, is_header in others)
+
+
+def _joined(above: list[str], below: list[str]) -> list[str]:
+    """The headers of each column of two header rows: ``2031`` above ``Units``."""
+    return [
+        upper if upper == lower else f"{upper} {lower}".strip()
+        for upper, lower in itertools.zip_longest(above, below, fillvalue="")
+    ]
 
 
 def row_line(row: list[Cell], headers: list[str]) -> str:
@@ -70,17 +101,21 @@ def _grid(table: LexborNode, text_of: Callable[[LexborNode], str]) -> list[list[
     """The cells by row and column.
 
     A cell that spans rows is repeated in each; one that spans columns is repeated only if
-    it is a header, since a value told once a column would read as several facts.
+    it is a header, since a value told once a column would read as several facts. A cell that is
+    all of a row is a header of the rows below it, and stands there once.
     """
     grid: list[list[Cell]] = []
     hanging: dict[int, tuple[int, Cell]] = {}  # column -> rows left, cell of an earlier row
     copies = _MOST_COPIES
     for row in (node for node in _below(table) if node.tag == "tr"):
         line: list[Cell] = []
-        for cell in _cells(row):
+        cells = list(_cells(row))
+        for cell in cells:
             _take_hanging(line, hanging)
             value = (text_of(cell), cell.tag == "th")
             wide, high = _span(cell, "colspan"), _span(cell, "rowspan")
+            if wide > 1 and len(cells) == 1 and not line:
+                wide, value = 1, (value[0], True)
             if wide * high - 1 > copies:
                 wide = high = 1
             copies -= wide * high - 1

@@ -56,6 +56,9 @@ class Router:
         self._config = config
         self._limits = RateLimits(config, workers)
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._retrying = 0
+        """Requests between two sends to endpoints that cannot be reached: neither in flight nor
+        waiting for a place, but not done. After a 429 a request ends by itself (see ``send``)."""
         self._pauses: set[asyncio.Future[None]] = set()
         self._end: Exception | None = None
         self._answered = time.monotonic()
@@ -118,15 +121,25 @@ class Router:
             except (RateLimited, Unreachable) as fault:
                 self._last_fault = str(fault)
                 until = until or time.monotonic() + _ONE_REQUEST * self._config.patience
+                # An endpoint that cannot be reached is no fault of the request: _tick ends the run.
                 if isinstance(fault, RateLimited) and time.monotonic() > until:
                     raise RequestRefused(
                         f"still refused after {self._config.group}.patience: {fault}"
                     ) from None
-                await self.pause(asyncio.sleep(random.uniform(0.05, 0.5)))
+                await self._breathe(fault)
             except EndpointRefused as fault:
                 error = RunError(f"{fault}: check {self._config.group}.urls, model and api_key_env")
                 self.stop(error)
                 raise error from None
+
+    async def _breathe(self, fault: RateLimited | Unreachable) -> None:
+        """The pause before a request is sent again; the run's patience goes on meanwhile."""
+        unreached = int(isinstance(fault, Unreachable))
+        self._retrying += unreached
+        try:
+            await self.pause(asyncio.sleep(random.uniform(0.05, 0.5)))
+        finally:
+            self._retrying -= unreached
 
     async def _send_to(self, endpoint: Endpoint, request: Request, tag: str) -> Answer:
         self._sent += 1
@@ -231,8 +244,8 @@ class Router:
         """Pauses end and limits grow without anything else happening: look now and then."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            busy = bool(self._waiting) or any(e.in_flight for e in self.endpoints)
-            if not busy:
+            open_here = bool(self._waiting or self._retrying)
+            if not open_here and not any(e.in_flight for e in self.endpoints):
                 self._answered = time.monotonic()
             elif time.monotonic() - self._answered > self._config.patience:
                 self.stop(self._out_of_patience())

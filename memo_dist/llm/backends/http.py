@@ -34,6 +34,9 @@ from memo_dist.llm.requests import CHARS_PER_TOKEN, Request, Usage
 
 HIDDEN = "[hidden]"
 MAX_ANSWER_BYTES = 16 * 2**20
+LEAST_SECRET = 12
+"""Characters of a key that is cut out of good answers too: a shorter one (``test``, ``none``, for
+servers that read none) is a word that answers hold."""
 MAX_MESSAGE_CHARS = 300
 _ENDPOINT_STATUSES = frozenset({401, 402, 403, 404, 405})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -96,9 +99,10 @@ class HttpClient:
             async with sent as response:
                 if response.status in _REDIRECTS:
                     raise _redirected(response, self.name)
-                text = self._clean(await _read(response))
+                sent_back = await _read(response)
+                text = self.clean(sent_back)
                 if response.status == 200:
-                    return _object(text, self.name)
+                    return _object(text if self._is_secret else sent_back, text, self.name)
                 raise _fault(response.status, response.headers, text, self.name)
         except TimeoutError as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -106,9 +110,9 @@ class HttpClient:
             limit = self._timeout.total
             raise ServerFault(f"timeout: no answer within {limit:g} s") from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
-            raise Unreachable(self._clean(f"{self.name}: {error}")) from None
+            raise Unreachable(self.clean(f"{self.name}: {error}")) from None
         except (aiohttp.ClientError, ValueError) as error:  # ValueError: a body that cannot unpack
-            reason = self._clean(f"{self.name}: {type(error).__name__}: {error}")
+            reason = self.clean(f"{self.name}: {type(error).__name__}: {error}")
             raise ConnectionBroken(f"the connection broke before an answer: {reason}") from None
 
     async def close(self) -> None:
@@ -126,7 +130,11 @@ class HttpClient:
             )
         return self._session
 
-    def _clean(self, text: str) -> str:
+    @property
+    def _is_secret(self) -> bool:
+        return len(self._key) >= LEAST_SECRET
+
+    def clean(self, text: str) -> str:
         """Servers echo keys in their error messages."""
         return text.replace(self._key, HIDDEN) if self._key else text
 
@@ -169,16 +177,17 @@ def _proxy(url: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-def _object(text: str, name: str) -> dict[str, Any]:
+def _object(text: str, shown: str, name: str) -> dict[str, Any]:
+    """The JSON object of a 200; faults quote ``shown``, the same text without the key."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
-        raise ServerFault(f"the answer is not JSON: {' '.join(text.split())[:80]}") from None
+        raise ServerFault(f"the answer is not JSON: {' '.join(shown.split())[:80]}") from None
     if not isinstance(body, dict):
         raise ServerFault("the answer is not a JSON object")
     error = body.get("error")
     if error:  # some gateways answer errors with 200
-        raise _fault(_status(error), {}, text, name)
+        raise _fault(_status(error), {}, shown, name)
     return body
 
 
@@ -253,7 +262,7 @@ class HostedBackend(ABC):
             told = self._dialect.request(request)
             body = self._dialect.body(self._body(told))
             try:
-                answer = self._answer(await self._http.post(body, tag))
+                answer = self._read(await self._http.post(body, tag))
             except RequestRefused as fault:
                 less = shorter(request, str(fault))
                 if not left or not (self._dialect.learn(str(fault), body) or less):
@@ -266,6 +275,12 @@ class HostedBackend(ABC):
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+
+    def _read(self, body: dict[str, Any]) -> Answer:
+        try:
+            return self._answer(body)
+        except ServerFault as fault:  # it may quote the body
+            raise ServerFault(self._http.clean(str(fault))) from None
 
     @property
     def _structured(self) -> bool:
