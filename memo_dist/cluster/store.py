@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
+from memo_dist.cluster.address import own_address
 from memo_dist.cluster.rendezvous import ranks_missing
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import RunError
@@ -77,13 +78,19 @@ def rank_store(timeout: timedelta, seconds: float) -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     deadline = time.monotonic() + seconds
     if rank == 0 and not agents:
-        opened = listening_store(host, port, world, timeout)
+        opened = listening_store(_reachable(host, world), port, world, timeout)
     else:
         opened = _connected(host, port, world, deadline, seconds)
         opened.set_timeout(timeout)
     store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", opened)
     _await_all(store, rank, world, deadline, seconds)
     return store
+
+
+def _reachable(host: str, world: int) -> str:
+    """Where rank 0 listens: on this machine's name, unless ranks come from other machines."""
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE") or world) >= world
+    return host if alone else own_address(host)
 
 
 def announce(store: Store, event: str) -> None:
