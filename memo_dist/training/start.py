@@ -43,7 +43,7 @@ from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.job import RankEntry, RankJob, Watch
 from memo_dist.training.saver import find_checkpoint
 
-_JOBS = "jobs"
+_JOBS = "the jobs are prepared"
 NumberedJob = tuple[int, dict[str, Any]]
 """A training's number, and its job as plain data."""
 
