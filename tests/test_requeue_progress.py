@@ -19,8 +19,8 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.launch.requeue import check_progress, progress_mark
 from memo_dist.protocol.session import REQUESTS_FILE
 from memo_dist.scaling.cells import RESULT
-from memo_dist.stages.records import STAGES
-from memo_dist.stages.state import progress_files
+from memo_dist.stages.records import STAGES, TRAIN
+from memo_dist.stages.state import has_begun, progress_files
 from memo_dist.synthesis.worker import journal_path, part_path, requests_path
 from memo_dist.training.checkpoint import tag
 from memo_dist.training.enriched import BLOCKS
@@ -110,6 +110,16 @@ def test_a_comparison_that_goes_on_is_requeued(tmp_path):
     assert "1 without progress" in check_progress(run, "7", 4, 1)
     with pytest.raises(RunError, match="2 lives in a row"):
         check_progress(run, "7", 5, 1)
+
+
+@pytest.mark.parametrize("name", [".ranks/7-0-0/0.json", ".meeting"])
+def test_a_meeting_of_ranks_begins_no_training(name, tmp_path):
+    """Else the first `train` after a synthesis could not set a key of the training."""
+    run = RunFolder(tmp_path)
+    grow(tmp_path / "train" / name)
+    assert not has_begun(run, TRAIN)
+    grow(run.train(0) / "job.json")
+    assert has_begun(run, TRAIN)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
