@@ -14,13 +14,18 @@ corpus=$1 run=$2 questions=$3
 shift 3
 
 jobs=()
-cancel() { [ ${#jobs[@]} -eq 0 ] || scancel "${jobs[@]}"; }
+cancel() {
+    local code=$?
+    [ "$BASHPID" = $$ ] || return 0 # not in the substitution too
+    [ $code != 124 ] || echo "sbatch gave no answer within 60 s: is slurmctld up? (scontrol ping)" >&2
+    [ ${#jobs[@]} -eq 0 ] || timeout 60 scancel "${jobs[@]}"
+}
 trap cancel ERR
 submit() { # submit STAGE FILE VERB ARGS: after the job before, if there is one
     local stage=$1 script=$2 after=()
     shift 2
     [ ${#jobs[@]} -eq 0 ] || after=(--dependency="afterok:${jobs[-1]}" --kill-on-invalid-dep=yes)
-    id=$(sbatch --parsable --job-name="memo-$stage" ${after[@]+"${after[@]}"} "$here/$script" "$@")
+    id=$(timeout 60 sbatch --parsable --job-name="memo-$stage" ${after[@]+"${after[@]}"} "$here/$script" "$@")
     jobs+=("${id%%;*}")
     echo "$stage ${jobs[-1]}"
 }

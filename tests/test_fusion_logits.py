@@ -263,7 +263,7 @@ def other(folders):
 
 
 def test_every_token_is_read_by_the_other_vocabulary(tokenizer, other):
-    tokens = TokenMap(other, tokenizer)
+    tokens = TokenMap(other, tokenizer, len(other) + 6)
     stops = ChatFormat.from_tokenizer(tokenizer).stop_ids
     read = 0
     known = token_bytes(other)
@@ -276,7 +276,7 @@ def test_every_token_is_read_by_the_other_vocabulary(tokenizer, other):
 
 
 def test_lost_mass_is_counted_and_the_rest_is_exact(tokenizer, other):
-    tokens = TokenMap(other, tokenizer)
+    tokens = TokenMap(other, tokenizer, len(other) + 6)
     logits = torch.randn(4, len(other) + 6)
     logits[:, len(other) :] = -torch.inf
     mapped, lost = tokens.to_backbone(logits)
@@ -297,7 +297,9 @@ def test_one_vocabulary_through_the_map_changes_nothing(folders, tokenizer):
     loaded = models(folders)[:2]
     first, second = sources(loaded, tokenizer)
     plain = LogitFusion(first, [second], ConstantGate(0.5), tokenizer)
-    mapped = Source(second.model, second.prompt, None, TokenMap(tokenizer, tokenizer))
+    mapped = Source(
+        second.model, second.prompt, None, TokenMap(tokenizer, tokenizer, len(tokenizer))
+    )
     through = LogitFusion(first, [mapped], ConstantGate(0.5), tokenizer)
     asked = [request(q, 1) for q in QUESTIONS]
     pairs = zip(

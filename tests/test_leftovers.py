@@ -152,6 +152,22 @@ def test_limit_and_kills_of_a_nested_cgroup(cgroup, line, folder, limit, counter
     assert resources.oom_kills() == 3
 
 
+def test_kills_of_other_jobs_do_not_count(cgroup, tmp_path):
+    """The cgroups above count the kills of everybody below them."""
+    cgroup("0::/user/job", "user/job", memory__events="oom_kill 1\n")
+    (tmp_path / "user" / "memory.events").write_text("oom_kill 5\n")
+    assert resources.oom_counters() == [tmp_path / "user/job/memory.events"]
+    assert resources.oom_kills() == 1
+
+
+def test_a_container_counts_in_the_cgroup_that_it_sees(cgroup, tmp_path):
+    """Its own path is the host's, which is not mounted there."""
+    cgroup("0::/docker/7", "elsewhere")
+    assert resources.oom_kills() == 0
+    (tmp_path / "memory.events").write_text("oom_kill 2\n")
+    assert resources.oom_kills() == 2
+
+
 def test_the_guard_says_who_was_killed_by_what_limit(tmp_path):
     counter = tmp_path / "memory.events"
     counter.write_text("oom 0\noom_kill 0\n")

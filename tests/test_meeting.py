@@ -19,7 +19,7 @@ from cli import environment
 from ports import free_ports
 from torch.distributed import HashStore, PrefixStore, TCPStore
 
-from memo_dist.cluster import meeting, store
+from memo_dist.cluster import address, meeting, store
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.stop import StopFlag
 from memo_dist.errors import RunError, StoppedError
@@ -143,6 +143,55 @@ def test_two_machines_meet_at_the_first_ones_address(torchrun, tmp_path):
     assert one._number(other) == 1
     with pytest.raises(RunError, match=r"machine 3 of launch\.nodes=2"):
         two._number(other)
+
+
+def test_a_new_run_has_a_place_for_the_secret(tmp_path):
+    """Nothing was trained yet: RUN/train does not exist."""
+    run = tmp_path / "run"
+    run.mkdir()
+    secret = run / "train" / ".meeting"
+    (first,) = (word for word in meeting.several_machines("h:1", secret) if "rdzv-id" in word)
+    assert first == f"--rdzv-id={secret.read_text()}"
+    assert first in meeting.several_machines("h:1", secret), "every machine reads the same"
+    assert secret.parent.stat().st_mode & 0o777 == 0o700
+    assert secret.stat().st_mode & 0o777 == 0o600
+    nowhere = tmp_path / "none" / "train" / ".meeting"
+    with pytest.raises(RunError, match=r"none/train/\.meeting cannot be written: No such file"):
+        meeting.several_machines("h:1", nowhere)
+    assert not nowhere.parent.parent.exists()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_machines_meet_where_the_others_reach_the_first(monkeypatch, nodes: int):
+    """The first one's own name is 127.0.1.1; other machines know its address."""
+    monkeypatch.setattr(address, "_resolved", lambda name: ["127.0.1.1"])
+    monkeypatch.setattr(address, "_routed", lambda host: ["127.0.0.2"])
+    monkeypatch.setattr(address, "is_loopback", lambda found: found == "127.0.1.1")
+    first = meeting.StaticMeeting("localhost", 0, nodes, "name", 5)
+    info = first.next_rendezvous()
+    reached = {1: "localhost", 2: "127.0.0.2"}[nodes]
+    assert info.bootstrap_store_info.master_addr == reached
+    TCPStore(reached, info.bootstrap_store_info.master_port, None, False, SECONDS)
+
+
+@pytest.mark.parametrize(("local", "reached"), [("1", "127.0.0.2"), ("2", "127.0.0.1")])
+def test_rank_0_listens_where_other_machines_reach_it(monkeypatch, local: str, reached: str):
+    monkeypatch.setattr(address, "_resolved", lambda name: ["127.0.1.1"])
+    monkeypatch.setattr(address, "_routed", lambda host: ["127.0.0.2"])
+    monkeypatch.setattr(address, "is_loopback", lambda found: found == "127.0.1.1")
+    (port,) = free_ports()
+    names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+             "LOCAL_WORLD_SIZE": local}  # fmt: skip
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    with ThreadPoolExecutor() as pool:
+        coming = pool.submit(store.rank_store, SECONDS, 1)
+        while port not in own_ports(os.getpid()):
+            time.sleep(0.02)
+        socket.create_connection((reached, port), 2).close()
+        with pytest.raises(RunError, match=r"rank\(s\) 1 did not"):
+            coming.result()
 
 
 def test_a_taken_port_is_told(tmp_path):

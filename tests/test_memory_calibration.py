@@ -105,9 +105,20 @@ def test_saying_i_do_not_know_is_an_abstention_with_low_confidence() -> None:
     assert not calibration.judge(raw("I don't know Paris", -0.01)).abstained
 
 
-@pytest.mark.parametrize(("text", "expected"), [("", True), ("I DON'T KNOW!", True), ("no", False)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", True), (" \n", True), ("I DON'T KNOW!", True), ("no", False), ("++", False),
+     ("&&", False), ("#", False), ("%", False), ("->", False), (";", False), ("the", False)],
+)  # fmt: skip
 def test_is_abstention(text: str, expected: bool) -> None:
     assert is_abstention(text) is expected
+
+
+def test_symbols_are_right_and_wrong_answers() -> None:
+    answers = [raw("++", -0.1)] * 6 + [raw("--", -3.0)] * 6
+    calibration = fit_calibration(answers, ["++"] * 12)
+    assert calibration.fitted
+    assert (calibration.counts["right"], calibration.counts["wrong_answered"]) == (6, 6)
 
 
 @pytest.mark.parametrize(

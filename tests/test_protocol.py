@@ -149,6 +149,9 @@ def test_the_majority_of_the_wordings_counts(tmp_path):
         ([("A", 0.4), ("", 0.3), ("", 0.1)], ("", 2, 0.2)),
         ([("", 0.3), ("A", 0.1)], ("A", 1, 0.1)),
         ([("", 0.3)], ("", 1, 0.3)),
+        ([("++", 0.3), ("", 0.1), ("++.", 0.5)], ("++.", 2, 0.4)),
+        ([("-5", 0.4), ("5", 0.9), ("\u22125", 0.6)], ("\u22125", 2, 0.5)),
+        ([("C", 0.9), ("C++", 0.2), ("c++.", 0.4)], ("c++.", 2, 0.3)),
     ],
 )
 def test_votes(said, expected):
@@ -346,18 +349,54 @@ def test_candidates_are_dropped_and_pivots_are_limited():
     assert conclusion.ended == FALLBACK
 
 
-def drive(replies, known):
-    """Run the full flow on replies until they end; a call without one failed."""
+def test_questions_that_differ_by_a_sign_are_asked_both():
+    both = [{"about": "", "question": f"What is {name}?", "wordings": []} for name in ("C++", "C")]
+    known = {"What is C++?": "Bjarne's", "What is C?": "Dennis's"}
+    _, queries, _ = drive(iter([{"questions": [*both, both[0]]}]), known)
+    assert queries[0] == ["What is C++?", "What is C?"]
+
+
+LONG = f"{'This is the background of the question. ' * 30}Who keeps the mill?"
+
+
+@pytest.mark.parametrize("variant", ["full", "one_turn", "multi_turn"])
+def test_a_long_question_is_asked_as_it_stands(variant):
+    """Longer than a question of the executive may be; the memory's own limit decides."""
+    _, queries, conclusion = drive(iter([]), {LONG: "Ida"}, LONG, variant)
+    assert [question for turn in queries for question in turn] == [LONG]
+    assert (conclusion.text, conclusion.ended) == ("Ida", FALLBACK)
+    _, queries, conclusion = drive(iter([]), {}, LONG, variant)
+    assert queries[-1] == [LONG]
+    assert conclusion.text == ""
+
+
+def test_the_executive_answers_a_long_question_from_the_memorys_own_words():
+    said = {"answer": "Ida", "known": True, "support": [1]}
+    replies = iter([{"questions": []}, said])
+    _, queries, conclusion = drive(replies, {LONG: "Ida Brandt"}, LONG, "one_turn")
+    assert queries[-1] == [LONG]
+    assert (conclusion.text, conclusion.ended) == ("Ida", "answered")
+
+
+def test_an_executive_that_answers_without_the_memory_is_not_believed():
+    replies = iter([{"questions": [], "answer": "Jo", "done": True}])
+    _, queries, conclusion = drive(replies, {"Who?": "Ida"}, variant="multi_turn")
+    assert queries == [["Who?"]]
+    assert (conclusion.text, conclusion.ended) == ("Ida", FALLBACK)
+
+
+def drive(replies, known, question="Who?", variant="full"):
+    """Run a flow on replies until they end; a call without one failed."""
     from memo_dist.llm.requests import Failure, Response
     from memo_dist.protocol.budget import Budget
-    from memo_dist.protocol.flows import full
+    from memo_dist.protocol.flows import FLOWS
     from memo_dist.protocol.inquiry import Inquiry
     from memo_dist.protocol.requests import Calls
     from memo_dist.protocol.types import Consult
 
     config = settings("http://127.0.0.1:1/v1")
-    calls = Calls("Who?", config.executive, config.protocol, 0)
-    flow = full(Inquiry(calls, Budget(config.protocol)))
+    calls = Calls(question, config.executive, config.protocol, 0)
+    flow = FLOWS[variant](Inquiry(calls, Budget(config.protocol)))
     memory, prompts, queries, reply = TableMemory(known), [], [], None
     while True:
         try:

@@ -41,6 +41,26 @@ def test_starts_without_a_checkpoint_are_refused_before_a_model_is_loaded(make, 
         TrainingLoop(job, ALONE, load)
 
 
+@pytest.mark.parametrize("work", ["_measure", "_end"])
+def test_a_status_is_written_before_what_may_take_minutes(work, tmp_path):
+    """The driver of a training under Ray takes a status that stays the same for a halt."""
+    loop = object.__new__(TrainingLoop)
+    loop._job, loop._ranks, loop._progress = memory_job(tmp_path), ALONE, Progress(step=1)
+    loop._reporter = Reporter(tmp_path, steps=1, seconds=0.0, flops=None, peak=None)
+
+    class Began(Exception):
+        """What takes long has begun."""
+
+    class Slow:
+        def __getattr__(self, name):
+            raise Began
+
+    loop._meter = loop._engine = loop._saver = loop._trainee = Slow()
+    with pytest.raises(Began):
+        getattr(loop, work)()
+    assert atomic.read_json(tmp_path / "STATUS.json")["step"] == 1
+
+
 @pytest.mark.parametrize("flops", [None, 6.0])
 def test_tokens_are_reported_where_they_are_counted(flops, tmp_path):
     reporter = Reporter(tmp_path, steps=1, seconds=0.0, flops=flops, peak=None)

@@ -77,9 +77,10 @@ class LogitsAnswerer(Answerer):
     """A frozen backbone and the memory mix their next-token distributions."""
 
     def __init__(self, run: RunFolder, config: Config, options: Options) -> None:
-        from memo_dist.fusion.logits.answering import FusedBank
+        from memo_dist.fusion.logits.answering import FusedBank, check_mixes
 
         super().__init__()
+        check_mixes(run)
         self._fused = FusedBank.load(run, config, _bank(run, config, options))
         self._batch_size = options.batch_size
         self.decided_by = (self._fused.identity,)

@@ -27,6 +27,13 @@ BRIDGE = " ⇒ "
 finds the second fact only if it has written down the first (arXiv 2309.14402)."""
 
 _WORD = re.compile(r"\w+")
+_MARKS = ".,;:!?()[]{}'\"`_-"
+"""ASCII punctuation that says nothing beside words."""
+_SIGNS = "\u00a7\u2030\u2032\u2033"
+"""Section, per mille, minutes and seconds: Unicode has them among the punctuation."""
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)[.:-](?=\d)")
+_MINUS = re.compile(r"-(?=\.?\d)")
+_PERCENT = re.compile(r"(?<=\d)\s+(?=%)")
 
 
 def normalise(text: str) -> list[str]:
@@ -34,6 +41,38 @@ def normalise(text: str) -> list[str]:
     lowered = clean_characters(text).lower()
     tokens = "".join(c for c in lowered if not _is_punctuation(c)).split()
     return [token for token in tokens if token not in ARTICLES] or tokens
+
+
+def meant_words(text: str) -> tuple[str, ...]:
+    """As :func:`normalise`, with the signs that make another thing of a word: C++ is not C, -5 is
+    not 5, 1.5 is not 15, and 5% is not 5. Empty where the text has neither word nor sign.
+
+    For keys, by which questions and names of one meaning are found; scores are SQuAD's.
+    """
+    lowered = _PERCENT.sub("", clean_characters(text).lower().replace("\u2013", "-"))
+    tokens = tuple(filter(None, map(_meant, lowered.split())))
+    return tuple(token for token in tokens if token not in ARTICLES) or tokens
+
+
+def answer_key(text: str) -> tuple[str, ...]:
+    """By which equal answers are found; empty only where nothing is said: ``;`` may be one."""
+    return meant_words(text) or tuple(text.split())
+
+
+def _meant(token: str) -> str:
+    """A token without what only prose needs; all of it where it is symbols, as ``->``."""
+    core = token.strip("\"'`.,;:!?()[]")
+    if not any(character.isalnum() for character in core):
+        return core if any(not _is_mark(character) for character in core) else ""
+    kept = {match.start() for match in _BETWEEN_DIGITS.finditer(core)}
+    kept |= {0} if _MINUS.match(core) else set()
+    return "".join(c for i, c in enumerate(core) if i in kept or not (c == "*" or _is_mark(c)))
+
+
+def _is_mark(character: str) -> bool:
+    if character.isascii():
+        return character in _MARKS
+    return unicodedata.category(character).startswith("P") and character not in _SIGNS
 
 
 def with_bridge(bridge: str | None, answer: str) -> str:

@@ -26,6 +26,7 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
+from memo_dist.cluster.address import own_address
 from memo_dist.cluster.store import LOOPBACK, listening_store
 from memo_dist.errors import RunError
 
@@ -60,12 +61,13 @@ class StaticMeeting(RendezvousHandler):
         if self._met is None:
             self._met = self._meet()
         store, node = self._met
-        place = RendezvousStoreInfo(self._host, store.port)
+        place = RendezvousStoreInfo(store.host, store.port)
         return RendezvousInfo(PrefixStore(self._id, store), node, self._nodes, place)
 
     def _meet(self) -> tuple[TCPStore, int]:
         if _is_here(self._host):
-            return listening_store(self._host, self._port, self._nodes, self._timeout), 0
+            host = own_address(self._host) if self._nodes > 1 else self._host
+            return listening_store(host, self._port, self._nodes, self._timeout), 0
         store = TCPStore(self._host, self._port, self._nodes, False, self._timeout)
         node = self._number(PrefixStore(self._id, store))
         return store, node
@@ -137,6 +139,8 @@ def _shared_id(path: Path) -> str:
     """
     own = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
+        if path.parent.parent.is_dir():  # a run that nothing was trained in yet has no train/
+            path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             stream.write(secrets.token_hex(16))

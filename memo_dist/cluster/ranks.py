@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from memo_dist.cluster.store import announce, await_event, group_store
+
 _CPU = torch.device("cpu")
+_UNFINISHED = "rank 0 still writes the result; run the same command again to continue"
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,28 @@ class Ranks:
         """Wait until every rank is here (the process group's timeout is the deadline)."""
         if self.world > 1:
             torch.distributed.barrier()
+
+    def barrier_after_first(self, event: str, grace: float | None = None) -> None:
+        """A barrier to which rank 0 may come late, with files that it alone writes.
+
+        The others wait for it outside of a collective, whose timeout would end them.
+
+        Args:
+            event: what rank 0 has done then; another one each time.
+            grace: see :func:`memo_dist.cluster.store.await_event`.
+
+        Raises:
+            RunError: rank 0 is gone.
+            StoppedError: a stop was requested more than ``grace`` seconds ago.
+        """
+        if self.world == 1:
+            return
+        store = group_store()
+        if self.is_first:
+            announce(store, event)
+        else:
+            await_event(store, event, _UNFINISHED, grace)
+        self.barrier()
 
     def max(self, values: Sequence[float], device: torch.device) -> list[float]:
         """Element-wise the largest of all ranks, in float32: one small all-reduce."""

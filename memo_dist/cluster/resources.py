@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from memo_dist.cluster import guard
@@ -91,13 +92,19 @@ def address_limit() -> int | None:
 
 
 def oom_counters() -> list[Path]:
-    """Files of this process' cgroups that count processes killed for want of memory."""
+    """The file that counts processes killed for want of memory in this process' own cgroup.
+
+    The kernel counts a kill for the cgroup of the killed process and for all above it, whichever
+    one's limit it was. So the own one has all kills among this process and those that it started,
+    while those above also have kills of other jobs, which say nothing about this one. In a
+    container the own cgroup is the first one that is visible. Empty where nothing counts.
+    """
     found = (folder / name for folder in _cgroup_folders() for name in _COUNTERS)
-    return [path for path in found if path.is_file()]
+    return list(islice((path for path in found if path.is_file()), 1))
 
 
 def oom_kills() -> int:
-    """Processes killed for want of memory in this process' cgroups, since these exist."""
+    """Processes killed for want of memory in this process' own cgroup, since it exists."""
     return guard.oom_kills(map(str, oom_counters()))
 
 

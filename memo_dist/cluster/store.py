@@ -15,13 +15,15 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
+from memo_dist.cluster.address import own_address
 from memo_dist.cluster.rendezvous import ranks_missing
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import RunError
 
 LOOPBACK = "127.0.0.1"
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
-_ATTEMPT, _POLL = 5.0, 0.2  # seconds
+_ATTEMPT, _POLL, _FIRST_POLL = 5.0, 0.2, 0.005  # seconds
+_UNTRAINED = "nothing was trained yet; run the same command again"
 
 
 def listening_store(host: str, port: int, world: int, timeout: timedelta) -> TCPStore:
@@ -77,7 +79,7 @@ def rank_store(timeout: timedelta, seconds: float) -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     deadline = time.monotonic() + seconds
     if rank == 0 and not agents:
-        opened = listening_store(host, port, world, timeout)
+        opened = listening_store(_reachable(host, world), port, world, timeout)
     else:
         opened = _connected(host, port, world, deadline, seconds)
         opened.set_timeout(timeout)
@@ -86,26 +88,57 @@ def rank_store(timeout: timedelta, seconds: float) -> Store:
     return store
 
 
+def _reachable(host: str, world: int) -> str:
+    """Where rank 0 listens: on this machine's name, unless ranks come from other machines."""
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE") or world) >= world
+    return host if alone else own_address(host)
+
+
 def announce(store: Store, event: str) -> None:
     """Let the ranks go on that wait for ``event`` in :func:`await_event`."""
     store.set(f"event/{event}", "")
 
 
-def await_event(store: Store, event: str) -> None:
+def await_event(
+    store: Store, event: str, stopped: str = _UNTRAINED, grace: float | None = 0.0
+) -> None:
     """Wait for another rank's :func:`announce`, as long as that rank works.
 
     A collective would end such a wait after its timeout, however well the other rank gets on.
+
+    Args:
+        store: where the ranks met.
+        event: what is announced.
+        stopped: what to say where a stop ends the wait.
+        grace: seconds to wait on once a stop is requested; None: to the end.
 
     Raises:
         RunError: the store is gone, and so is the rank that keeps it.
         StoppedError: a stop was requested meanwhile.
     """
+    pause, stop_seen = _FIRST_POLL, None
+    while not _announced(store, event):
+        now = time.monotonic()
+        stop_seen = now if STOP() and stop_seen is None else stop_seen
+        if grace is not None and stop_seen is not None and now - stop_seen >= grace:
+            raise STOP.error(stopped)
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL)
+
+
+def _announced(store: Store, event: str) -> bool:
     try:
-        while not store.check([f"event/{event}"]):
-            _check_stop()
-            time.sleep(_POLL)
+        return store.check([f"event/{event}"])
     except RuntimeError as error:
-        raise RunError("rank 0 is gone before it sent the training; see its log") from error
+        raise RunError(f"rank 0 is gone before it said '{event}'; see its log") from error
+
+
+def group_store() -> Store:
+    """The store of this process' group, however it was made."""
+    from torch.distributed import distributed_c10d
+
+    store: Store = distributed_c10d._get_default_store()
+    return store
 
 
 def _connected(host: str, port: int, world: int, deadline: float, seconds: float) -> TCPStore:
@@ -134,4 +167,4 @@ def _await_all(store: Store, rank: int, world: int, deadline: float, seconds: fl
 
 def _check_stop() -> None:
     if STOP():
-        raise STOP.error("nothing was trained yet; run the same command again")
+        raise STOP.error(_UNTRAINED)

@@ -30,7 +30,7 @@ from memo_dist.memory.manifest import FILE_NAME
 
 QUESTIONS_PER_DAY = 1000.0
 """Of the daily use for which the updates are compared."""
-_JUDGED = "judge.jsonl"
+JUDGED = "judge.jsonl"
 """The requests to the judge."""
 _FREE = ("urls", "api_key_env", "patience", "retries")
 """Keys of ``executive`` that change no answer."""
@@ -153,7 +153,7 @@ def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = ru
     outcomes: dict[str, Outcome] = {}
     folder = plan.run.compare(plan.name)
     folder.mkdir(parents=True, exist_ok=True)
-    for journal in (folder / REQUESTS, folder / _JUDGED):
+    for journal in (folder / REQUESTS, folder / JUDGED):
         reopen_requests(journal)
     shared = _shared_key(plan)
     for method in plan.methods:
@@ -179,7 +179,7 @@ def compare_methods(plan: Plan, should_stop: Callable[[], bool], work: Work = ru
 def _with_judge(result: Result, folder: Path, should_stop: Callable[[], bool]) -> Result:
     """A judge that fails is no reason to lose the table."""
     plan = result.plan
-    journal = folder / _JUDGED
+    journal = folder / JUDGED
     try:
         found = judge_answers(plan.config, plan.questions, result.answered, journal, should_stop)
     except RunError as error:

@@ -287,7 +287,7 @@ def closed_book(question: str) -> Messages:
 
 def abstains(text: str) -> bool:
     """Whether an untrained base says that it does not know (or says nothing)."""
-    tokens = tuple(normalise(text))
+    tokens = tuple(normalise(text) or text.split())
     return not tokens or any(tokens[: len(start)] == start for start in _ABSTENTIONS)
 
 

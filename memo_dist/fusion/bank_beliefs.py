@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from memo_dist.answers.answer import Answer
-from memo_dist.answers.text import normalise
+from memo_dist.answers.text import answer_key
 from memo_dist.errors import UsageError
 from memo_dist.fusion.types import Belief, Fused, FusedText, Request
 from memo_dist.memory.bank import Bank, Vote
@@ -53,7 +53,7 @@ def _belief(vote: Vote) -> Belief:
 
 def _answer(question: str, votes: Sequence[Vote], text: FusedText) -> Answer:
     spoken = [vote for vote in votes if not vote.verdict.abstained]
-    same = [v for v in spoken if normalise(v.raw.text) == normalise(text.text)]
+    same = [v for v in spoken if answer_key(v.raw.text) == answer_key(text.text)]
     abstained = is_abstention(text.text)
     mean = math.exp(sum(text.log_probs) / max(len(text.log_probs), 1))
     chosen = [vote.shard.id for vote in same[:1]]

@@ -31,8 +31,9 @@ from types import FrameType
 from typing import Any
 
 from memo_dist.cluster import guard
+from memo_dist.cluster.address import own_address
 from memo_dist.cluster.leftovers import start_guard
-from memo_dist.cluster.rendezvous import free_port
+from memo_dist.cluster.rendezvous import free_port, node_name
 from memo_dist.cluster.resources import object_store_bytes, usable_cores
 from memo_dist.errors import MemoDistError, RunError
 from memo_dist.io import atomic, permissions
@@ -65,6 +66,15 @@ class Place:
     timeout: float
 
     @property
+    def ip(self) -> str:
+        """Where this node's Ray listens.
+
+        Raises:
+            RunError: the other nodes could not reach it.
+        """
+        return own_address(self.host) if self.nodes > 1 else socket.gethostbyname(self.host)
+
+    @property
     def address(self) -> Path:
         """Where the head's address is."""
         return self.shared / "address.json"
@@ -94,7 +104,7 @@ def find_place(timeout: float) -> Place:
         return Place(
             node=int(os.environ["SLURM_PROCID"]),
             nodes=int(os.environ["SLURM_STEP_NUM_TASKS"]),
-            host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            host=node_name(),
             shared=Path(os.environ[FOLDER_VARIABLE]),
             timeout=timeout,
         )
@@ -203,7 +213,7 @@ def run_head(place: Place, words: list[str]) -> int:
 
 def _start_head(place: Place, ray: RayHere) -> str:
     deadline = time.monotonic() + place.timeout
-    host = socket.gethostbyname(place.host)
+    host = place.ip
     for attempt in range(START_ATTEMPTS):
         port = free_port()
         extra = [f"--temp-dir={ray.folder}", f"--node-ip-address={host}", f"--port={port}"]
@@ -287,7 +297,7 @@ def run_member(place: Place) -> int:
         return 0
     ray = RayHere(place, [f"--address={address}"])
     try:
-        ray.start([f"--node-ip-address={socket.gethostbyname(place.host)}"])
+        ray.start([f"--node-ip-address={place.ip}"])
         while not place.end.exists():
             if not ray.alive():
                 return _ray_ended(place, ray)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import jinja2
 
 from memo_dist.config.schema import LaunchConfig
+from memo_dist.launch.slurm_calls import COMMAND_SECONDS
 from memo_dist.launch.verbs import VerbCall
 
 DEFAULT_PARTITIONS = 4
@@ -130,7 +131,7 @@ def chain_scripts(
         merge = job_script("single-node", replace(launch, gpus_per_node=0), name=MERGE)
     own = [merge] if merge.name == MERGE else []
     names = {"file": "slurm/chain.sh", "train": file_name(train), "merge": merge.name}
-    text = _template("chain.sh.j2").render(names)
+    text = _template("chain.sh.j2").render(names, seconds=COMMAND_SECONDS)
     return [array, *own, *jobs.values(), Script("chain.sh", text)]
 
 

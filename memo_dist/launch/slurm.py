@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,19 +24,15 @@ from memo_dist.launch.render import (
     recipe_of,
     task_range,
 )
+from memo_dist.launch.slurm_calls import COMMAND_SECONDS, run_slurm
+from memo_dist.launch.slurm_rows import WAITING, KnownRows, state_of
 from memo_dist.launch.verbs import VerbCall
 from memo_dist.scaling.cells import partition_cells
 from memo_dist.scaling.folder import SETTLED, StudyFolder
 from memo_dist.training.job import rows_per_step
 
-COMMAND_SECONDS = 60
-"""Seconds that a command of Slurm may take."""
-INTERPRETER = "MEMO_DIST_INTERPRETER"
-_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
-_ENDED = (
-    "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL",
-    "DEADLINE", "PREEMPTED",
-)  # fmt: skip
+CHAIN_SECONDS = 7 * COMMAND_SECONDS
+"""Of the chain: its five submissions and, after one that fails, its scancel end before that."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,8 @@ class SlurmPlan:
                 atomic.write_text(Path(name) / script.name, script.text)
             last = self.scripts[-1].name
             words = [str(Path(name) / last) if word == last else word for word in self.command]
-            printed = _slurm(words, refused=_refusal)
+            seconds = CHAIN_SECONDS if words[0] == "bash" else COMMAND_SECONDS
+            printed = run_slurm(words, refused=_refusal, seconds=seconds)
         ids = re.findall(r"^(?:\w+ )?(\d+)", printed, re.MULTILINE)
         return SlurmJob(ids[-1], tuple(ids[:-1]))
 
@@ -201,31 +195,25 @@ class SlurmJob:
             raise UsageError(f"slurm:{text}: write slurm:NUMBER, as `memo-dist launch` printed it")
         return cls(ids[-1], tuple(ids[:-1]))
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All of them, in order."""
+        return (*self.before, self.id)
+
     def state(self) -> JobState:
         """See :class:`memo_dist.launch.jobs.Job`; of all jobs together."""
-        rows = [row for id in (*self.before, self.id) for row in _rows(id)]
-        states = [row["JobState"] for row in rows]
-        codes = [_code(row) for row in rows]
-        text = ", ".join(_row_text(row) for row in rows)
-        ended = all(state in _ENDED for state in states)
-        failed = [code for code in codes if code]
-        running = any(state not in _WAITING and state not in _ENDED for state in states)
-        return JobState(
-            text=text,
-            waiting=not running and not ended,
-            code=(failed[0] if failed else 0) if ended else None,
-        )
+        return state_of(KnownRows(self.ids).look())
 
     def cancel(self) -> None:
         """End all of them."""
-        _slurm(["scancel", *self.before, self.id])
+        run_slurm(["scancel", *self.ids])
 
     def missing(self) -> str:
         """Slurm's reasons, the nodes that are wanted and the idle ones."""
-        rows = [row for id in (*self.before, self.id) for row in _rows(id)]
-        waiting = next((row for row in rows if row["JobState"] in _WAITING), rows[-1])
+        rows = KnownRows(self.ids).look()
+        waiting = next((row for row in rows if row["JobState"] in WAITING), rows[-1])
         where = waiting.get("Partition", "")
-        idle = _slurm(["sinfo", "--noheader", "-o", "%F", *(["-p", where] if where else [])])
+        idle = run_slurm(["sinfo", "--noheader", "-o", "%F", *(["-p", where] if where else [])])
         counts = idle.split("\n")[0].strip().split("/")
         want = waiting.get("NumNodes", "?").partition("-")[0]
         have = f"{counts[1]} idle of {counts[3]}" if len(counts) == 4 else "unknown"
@@ -236,83 +224,23 @@ class SlurmJob:
         )
 
     def follow(self, queue_seconds: float, tell: Callable[[str], None]) -> int:
-        """See :func:`memo_dist.launch.jobs.follow`."""
-        return jobs.follow(self, queue_seconds, tell)
+        """See :func:`memo_dist.launch.jobs.follow`; what slurmctld forgets meanwhile is kept."""
+        return jobs.follow(_Followed(self), queue_seconds, tell)
 
 
-def _rows(id: str) -> Iterator[dict[str, str]]:
-    """What slurmctld knows of a job (one row an array task), else what the accounting knows."""
-    try:
-        printed = _slurm(["scontrol", "show", "job", id, "--oneliner"])
-    except RunError as error:
-        if "Invalid job id" not in str(error):
-            raise
-        yield _accounted(id, error)
-        return
-    for line in printed.splitlines():
-        row = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
-        if "JobState" in row:
-            yield row
+class _Followed:
+    """A job whose rows are kept from one look to the next."""
 
+    def __init__(self, job: SlurmJob) -> None:
+        self._job, self._known = job, KnownRows(job.ids)
+        self.cancel, self.missing = job.cancel, job.missing
 
-def _accounted(id: str, error: RunError) -> dict[str, str]:
-    try:
-        printed = _slurm(["sacct", "-X", "-n", "-P", "-j", id, "-o", "State,ExitCode"])
-    except RunError:
-        printed = ""
-    state, _, code = printed.strip().split("\n")[0].partition("|")
-    if not state:
-        raise RunError(
-            f"Slurm does not know job {id} any more (ended long ago, and no accounting?): the run"
-            " folder says how far it came: memo-dist status RUN"
-        ) from error
-    return {"JobId": id, "JobState": state.split()[0], "ExitCode": code}
+    def __str__(self) -> str:
+        return str(self._job)
 
-
-def _row_text(row: dict[str, str]) -> str:
-    name = row.get("ArrayJobId", row["JobId"])
-    task = f"_{row['ArrayTaskId']}" if "ArrayTaskId" in row else ""
-    state = row["JobState"]
-    why = f" ({row['Reason']})" if state in _WAITING and row.get("Reason") else ""
-    nodes = f" on {row['NodeList']}" if state == "RUNNING" and "NodeList" in row else ""
-    lives = f", life {row['Restarts']}" if row.get("Restarts", "0") != "0" else ""
-    code = f", exit code {_code(row)}" if state in _ENDED and _code(row) else ""
-    return f"{name}{task} {state}{why}{nodes}{lives}{code}"
-
-
-def _code(row: dict[str, str]) -> int:
-    """The exit code of an ended job as a shell would say it; 1 where Slurm ended it."""
-    code, _, number = row.get("ExitCode", "0:0").partition(":")
-    if int(code or 0):
-        return int(code)
-    if number and int(number):
-        return 128 + int(number)
-    return 0 if row["JobState"] == "COMPLETED" else 1
-
-
-def _slurm(words: list[str], refused: Callable[[str], UsageError] | None = None) -> str:
-    """Run one of Slurm's commands; returns what it printed.
-
-    Raises:
-        RunError: it is not there, gives no answer in time, or fails.
-        UsageError: from ``refused``, if it fails.
-    """
-    environment = {**os.environ, INTERPRETER: sys.executable}
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=COMMAND_SECONDS, env=environment
-        )
-    except FileNotFoundError:
-        raise RunError(f"no {words[0]} here: run this where Slurm's commands are") from None
-    except subprocess.TimeoutExpired:
-        raise RunError(
-            f"{words[0]} gave no answer within {COMMAND_SECONDS} s: is slurmctld up?"
-            " (scontrol ping)"
-        ) from None
-    if done.returncode == 0:
-        return done.stdout
-    said = done.stderr.strip() or done.stdout.strip()
-    raise refused(said) if refused else RunError(f"{words[0]}: {said}")
+    def state(self) -> JobState:
+        """Of all jobs and array tasks, also of those that slurmctld has forgotten."""
+        return state_of(self._known.look())
 
 
 def _refusal(said: str) -> UsageError:
@@ -346,6 +274,6 @@ def _nodes() -> str:
 
 def _or_unknown(words: list[str]) -> str:
     try:
-        return "; ".join(line.strip() for line in _slurm(words).splitlines()) or "none"
+        return "; ".join(line.strip() for line in run_slurm(words).splitlines()) or "none"
     except RunError:
         return "unknown"

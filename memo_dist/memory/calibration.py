@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memo_dist.answers.text import ABSTAIN_ANSWER, contains, exact_match, normalise
+from memo_dist.answers.text import ABSTAIN_ANSWER, answer_key, contains, exact_match, normalise
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, short_hash
@@ -146,8 +146,8 @@ def calibrations_hash(folders: Iterable[Path]) -> str:
 
 
 def is_abstention(text: str) -> bool:
-    """Whether an answer says that it does not know (or says nothing)."""
-    return normalise(text) in ([], _ABSTENTION)
+    """Whether an answer says that it does not know (or says nothing); ``++`` says something."""
+    return (normalise(text) or text.split()) in ([], _ABSTENTION)
 
 
 def default_calibration() -> Calibration:
@@ -193,7 +193,10 @@ def fit_calibration(
 
 def _is_right(text: str, gold: str) -> bool:
     # A gold sentence may be longer than the answers in which ``contains`` looks.
-    return bool(contains(text, [gold]) or exact_match(text, [gold]))
+    # Of symbols alone SQuAD's scores see nothing.
+    return bool(
+        contains(text, [gold]) or exact_match(text, [gold]) or answer_key(text) == answer_key(gold)
+    )
 
 
 def _monotone(rows: Array, right: npt.NDArray[np.bool_]) -> Calibration:

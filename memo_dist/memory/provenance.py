@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memo_dist.answers.text import normalise
+from memo_dist.answers.text import answer_key
 from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
@@ -168,7 +168,7 @@ def _by_shard(path: Path) -> dict[int, list[Reflection]]:
 
 
 def _normal(text: str) -> str:
-    return " ".join(normalise(text))
+    return " ".join(answer_key(text))
 
 
 def _tier(answer: str, known: str) -> int:

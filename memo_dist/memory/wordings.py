@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from memo_dist.answers.rewording import rewordings
-from memo_dist.answers.text import normalise
+from memo_dist.answers.text import answer_key
 from memo_dist.memory.answering import FEATURES, RawAnswer, Reading
 from memo_dist.memory.grouping import Item, joined, parted
 from memo_dist.memory.loading import Memories
@@ -77,7 +77,7 @@ def agreed(answers: Sequence[RawAnswer]) -> RawAnswer:
     """
     groups: dict[tuple[str, ...], list[RawAnswer]] = {}
     for answer in answers:
-        groups.setdefault(tuple(normalise(answer.text)), []).append(answer)
+        groups.setdefault(answer_key(answer.text), []).append(answer)
     group = max(groups.values(), key=lambda group: sum(map(_probability, group)))
     best = max(group, key=_probability)
     features = list(best.features)

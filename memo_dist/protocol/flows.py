@@ -40,6 +40,8 @@ def multi_turn(inquiry: Inquiry) -> Flow:
         request = inquiry.calls.conversation(tuple(turns))
         value = yield from inquiry.consult("conversation", turn, request)
         if value is not None and (value["done"] or last):
+            if not inquiry.notes:
+                break
             return _answered(inquiry, value["answer"], inquiry.spoken)
         if last:
             break
@@ -120,8 +122,14 @@ def _seek(inquiry: Inquiry, entity: str) -> Steps:
 
 
 def _conclude(inquiry: Inquiry) -> Flow:
-    """The executive's answer from the notes; nothing is made of silence."""
+    """The executive's answer from the notes; nothing is made of silence.
+
+    A memory that was never asked has not been silent: then the question itself is asked, however
+    long it is.
+    """
     limit = inquiry.budget.used_up()
+    if not inquiry.notes:
+        yield from inquiry.ask_itself()
     if not inquiry.spoken:
         return Conclusion("", (), "memory silent", limit, inquiry.budget.failed)
     request = inquiry.calls.synthesis(inquiry.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-from memo_dist.answers.text import normalise
+from memo_dist.answers.text import meant_words, normalise
 from memo_dist.config.model_schema import ProtocolConfig
 from memo_dist.llm.requests import Failure, Reply, Request
 from memo_dist.protocol.budget import Budget
@@ -107,7 +107,7 @@ class Inquiry:
         return Query(question, wordings, _one_line(proposal.get("about", ""))[:MAX_NAME_CHARS])
 
     def _reason(self, query: Query) -> str:
-        if not _key(query.question):
+        if not normalise(query.question):
             return "empty"
         if len(query.question) > MAX_QUESTION_CHARS:
             return f"longer than {MAX_QUESTION_CHARS} characters"
@@ -158,7 +158,7 @@ class Candidates:
 
 
 def _key(text: str) -> tuple[str, ...]:
-    return tuple(normalise(text))
+    return meant_words(text)
 
 
 def _one_line(text: str) -> str:

@@ -78,7 +78,13 @@ SYNTHESIS = Stage(
     begun="synth",
     done=("synth/manifest.json", "reflections.jsonl"),
     status="synth",
-    progress=("synth/manifest.json", "synth/*/journal/*.jsonl"),
+    progress=(
+        "synth/manifest.json",
+        "synth/*/journal/*.jsonl",
+        "synth/*/part-*.jsonl",
+        "synth/shards/*.jsonl",
+        "reflections.jsonl",
+    ),
     texts=(
         "synth/*/part-*.jsonl",
         "synth/*/journal/*.jsonl",
@@ -101,10 +107,18 @@ TRAIN = Stage(
     groups=("run", "corpus", "generator", "synthesis", "memory", "train"),
     reads=("base", "documents", "reflections"),
     writes=("train/**/*",),
-    begun="train",
+    begun="train/[!.]*",  # before it begins, ranks meet by hidden files there
     done=("train/shard-*/final/COMPLETE",),
     status="train/shard-*",
-    progress=("train/shard-*/checkpoints/*/COMPLETE", "train/shard-*/final/COMPLETE"),
+    progress=(
+        "train/base/COMPLETE",
+        "train/shard-*/soft/*.safetensors",
+        "train/shard-*/replay.json",
+        "train/shard-*/activations.json",
+        "train/shard-*/anchor.json",
+        "train/shard-*/checkpoints/*/COMPLETE",
+        "train/shard-*/final/COMPLETE",
+    ),
     texts=(
         "train/shard-*/held-out.jsonl",
         "train/shard-*/held-out-questions.jsonl",
@@ -139,7 +153,12 @@ EXPORT = Stage(
     writes=("memory/**/*",),
     begun="memory",
     done=("memory/**/bank.json",),
-    progress=("memory/**/COMPLETE", "memory/**/bank.json", "memory/CURRENT"),
+    progress=(
+        "memory/**/COMPLETE",
+        "memory/**/bank.json",
+        "memory/CURRENT",
+        "memory/receipts/*.json",
+    ),
     texts=("memory/**/reflections.jsonl",),
     encoded=("memory/**/*.safetensors", "memory/**/tokenizer*.json"),
     hashed=("memory/**/bank.json", "memory/**/COMPLETE"),
@@ -163,7 +182,11 @@ CONNECTOR = Stage(
     begun="fusion/*/latent-training",
     done=("fusion/*/latent/COMPLETE",),
     status="fusion/*/latent-training",
-    progress=("fusion/*/latent-training/checkpoints/*/COMPLETE", "fusion/*/latent/COMPLETE"),
+    progress=(
+        "fusion/*/latent-training/prepared.json",
+        "fusion/*/latent-training/checkpoints/*/COMPLETE",
+        "fusion/*/latent/COMPLETE",
+    ),
     encoded=("fusion/*/latent-training/**/*", "fusion/*/latent/*.safetensors"),
     hashed=("fusion/*/latent-training/checkpoints/*/COMPLETE", "fusion/*/latent/COMPLETE"),
 )
@@ -175,7 +198,17 @@ EVALUATE = Stage(
     begun="eval",
     done=("eval/*/manifest.json",),
     status="eval/*",
-    progress=("eval/*/predictions-*.jsonl",),
+    progress=(
+        "eval/*/manifest.json",
+        "eval/*/predictions-*.jsonl",
+        "eval/*/*/requests.jsonl",
+        "compare/*/replies-*.jsonl",
+        "compare/*/requests.jsonl",
+        "compare/*/judge.jsonl",
+        "compare/cache/*/cost.json",
+        "compare/cache/**/COMPLETE",
+        "compare/cache/**/soft/*.safetensors",
+    ),
     texts=("eval/**/*.jsonl", "compare/**/*.jsonl", "compare/*/*.html", "report.html"),
     encoded=("compare/cache/**/*",),
 )
@@ -184,6 +217,7 @@ ASK = Stage(
     needs=("export",),
     writes=("ask/**/*",),
     begun="ask",
+    progress=("ask/*/requests.jsonl",),
     texts=("ask/**/*",),
 )
 STAGES = (CORPUS, SYNTHESIS, TRAIN, EXPORT, GATE, CONNECTOR, EVALUATE, ASK)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import Store
 
+from memo_dist.cluster.address import interface_towards
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.store import LOOPBACK, rank_store
 from memo_dist.config.schema import TrainConfig
@@ -179,8 +180,7 @@ def init_distributed(backend: str, seconds: float, timeout: timedelta = _TIMEOUT
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     store = None
     if not torch.distributed.is_initialized():
-        if os.environ.get("MASTER_ADDR") == LOOPBACK and Path("/sys/class/net/lo").exists():
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        _choose_interface()
         ranks = Ranks.from_environment()
         ranks.take_gpu()
         store = rank_store(timeout, seconds)
@@ -189,6 +189,15 @@ def init_distributed(backend: str, seconds: float, timeout: timedelta = _TIMEOUT
         )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return store
+
+
+def _choose_interface() -> None:
+    """Tell Gloo where to listen; by itself it takes the address of this machine's name."""
+    master = os.environ.get("MASTER_ADDR", LOOPBACK)
+    alone = master == LOOPBACK and Path("/sys/class/net/lo").exists()
+    name = "lo" if alone else interface_towards(master)
+    if name and "MASTER_ADDR" in os.environ:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 class Engine:

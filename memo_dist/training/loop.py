@@ -39,6 +39,10 @@ from memo_dist.training.saver import Saver, find_checkpoint, settle_checkpoint
 from memo_dist.training.schedule import Pace, TimeCap, learning_rate
 from memo_dist.training.trainee import StepContent, Trainee
 
+_STOP_GRACE = 180.0
+"""Seconds after a stop request that ranks wait for rank 0 to finish the result. Less than the 300
+(``launch.signal_seconds``) that Slurm leaves them: then the job goes back into the queue."""
+
 
 @dataclass(frozen=True)
 class StepAgreement:
@@ -210,6 +214,7 @@ class TrainingLoop:
     def _measure(self) -> recall.Measured:
         """Measure recall and keep the best weights; collective."""
         assert self._meter is not None
+        self._report("running")  # the driver sees life before what may take minutes
         started = time.monotonic()
         progress = self._progress
         found = self._meter.measure(self._engine.module, self._engine.device)
@@ -328,6 +333,7 @@ class TrainingLoop:
 
     def _end(self) -> None:
         """Write the result; what only a running training needs goes once it exists."""
+        self._report("running")
         best = self._saver.best() if self._job.train.select == "recall" else None
         if best is not None:
             self._engine.set_weights(best[2])
@@ -344,7 +350,7 @@ class TrainingLoop:
             shutil.rmtree(self._job.checkpoints, ignore_errors=True)
             for file in self._job.working_files:
                 file.unlink(missing_ok=True)
-        self._ranks.barrier()
+        self._ranks.barrier_after_first(f"{self._job.final} is there", _STOP_GRACE)
 
 
 def _due(step: int, every_steps: int, since: float, every_minutes: float) -> bool:

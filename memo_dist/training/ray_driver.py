@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 OOM_SECONDS = 120.0
 """Seconds without a step, after a process was killed for want of memory, until that is an error."""
+OOM_SETTLE = 10.0
+"""A status that comes sooner after the kill may be that of a step which had ended before it."""
+STEPS_WAITED = 3.0
+"""Steps of the training's mean length that may pass first, where these are longer."""
 SAVE_TIMEOUT = 900.0
 """Seconds that ranks have to save after a stop was requested."""
 _START_TIMEOUT_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -141,17 +146,24 @@ class ShardTraining:
     def _check_memory(self) -> None:
         """Do not wait for ever for what the kernel has killed (Ray's own daemons, for instance).
 
+        A training that goes on has lost nothing by a kill, and later ones are counted from there.
+
         Raises:
             RunError: a process was killed for want of memory, and no step was made since then.
         """
         if oom_kills() == self._oom_kills:
             return
         now, status = time.monotonic(), read_status(self.job.path) or {}
-        if self._oom_since is None or status.get("time") != self._oom_status:
+        if self._oom_since is None:
             self._oom_since, self._oom_status = now, status.get("time")
-        elif now - self._oom_since > OOM_SECONDS:
+        waited = now - self._oom_since
+        if status.get("time") != self._oom_status:
+            self._oom_status = status.get("time")
+            if waited > OOM_SETTLE:  # the training goes on: it was another process
+                self._oom_kills, self._oom_since = oom_kills(), None
+        elif waited > _patience(status):
             raise RunError(
-                f"{self.label}: no step for {OOM_SECONDS:.0f} s after a process was killed."
+                f"{self.label}: no step for {waited:.0f} s after a process was killed."
                 f" {_out_of_memory(self.job)}"
             )
 
@@ -224,6 +236,12 @@ class _Fit(threading.Thread):
                 worker_runtime_env={"env_vars": _rank_environment(place, self._job.threads)},
             ),
         )
+
+
+def _patience(status: Mapping[str, Any]) -> float:
+    """Seconds to wait for a step, by what earlier ones took."""
+    mean = status.get("seconds", 0.0) / max(status.get("step", 0), 1)
+    return max(OOM_SECONDS, STEPS_WAITED * float(mean))
 
 
 def _out_of_memory(job: RankJob) -> str:

@@ -84,13 +84,14 @@ class Saver:
         if self._writing is None or self._state is None:
             return
         self._writing.result()
-        self._ranks.barrier()
+        folder = self._folder(self._state)
+        # Without ZeRO it alone writes, and all of it.
+        self._ranks.barrier_after_first(f"{folder} is written")
         if self._ranks.is_first:
-            folder = self._folder(self._state)
             self._on_complete(self._state)
             checkpoint.complete(folder, self._state)
             checkpoint.prune(folder.parent, self._job.train.keep_checkpoints)
-        self._ranks.barrier()
+        self._ranks.barrier_after_first(f"{folder} is complete")
         self._writing = self._state = None
 
     def _folder(self, state: TrainState) -> Path:
@@ -107,12 +108,12 @@ class Saver:
             new.mkdir(parents=True)
         self._ranks.barrier()
         write_fragments(new, self._ranks.rank, snapshot(weights))
-        self._ranks.barrier()
+        self._ranks.barrier_after_first(f"{new} of step {step} is written")
         if self._ranks.is_first:
             values = {"step": step, "recall": recall, "job": self._job.identity}
             atomic.write_json(new / checkpoint.STATE, values)
             checkpoint.publish(new, folder)
-        self._ranks.barrier()
+        self._ranks.barrier_after_first(f"{folder} of step {step} is complete")
 
     def best(self) -> tuple[int, float, FragmentReader] | None:
         """(step, recall, weights) of the best so far, or None."""

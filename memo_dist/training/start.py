@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +28,7 @@ from torch._C._distributed_c10d import Store
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.ranks import Ranks
 from memo_dist.cluster.ray_local import ray_session
-from memo_dist.cluster.rendezvous import adopt_ranks, started_as_rank
+from memo_dist.cluster.rendezvous import adopt_ranks, ranks_on_cores, started_as_rank
 from memo_dist.cluster.resources import Resources, detect_resources
 from memo_dist.cluster.stop import STOP
 from memo_dist.cluster.store import announce, await_event
@@ -44,7 +43,7 @@ from memo_dist.training.bank_driver import train_bank
 from memo_dist.training.job import RankEntry, RankJob, Watch
 from memo_dist.training.saver import find_checkpoint
 
-_JOBS = "jobs"
+_JOBS = "the jobs are prepared"
 NumberedJob = tuple[int, dict[str, Any]]
 """A training's number, and its job as plain data."""
 
@@ -166,10 +165,9 @@ def train_here(work: RankedWork, root: Path, config: Config, resume: str) -> boo
 
 
 def _rank_resources(ranks: Ranks) -> Resources:
-    """As if all ranks' machines were one, each with this machine's cores per rank."""
+    """As if all ranks' machines were one, each with this rank's share of its cores."""
     here = detect_resources()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks.world)
-    cores = max(1, here.cores // local) * ranks.world
+    cores = max(1, here.cores // ranks_on_cores(ranks.world)) * ranks.world
     return Resources(cores, ranks.world if here.gpus else 0, here.memory_bytes)
 
 

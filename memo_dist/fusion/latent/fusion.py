@@ -93,7 +93,7 @@ class LatentFusion:
         self._stops = self.chat.stop_ids | backbone.stop_ids()
         self._source = Source(CachedModel(backbone.model, self.chat.pad_id), prompt)
         self._backend = backbone.tokenizer.backend_tokenizer
-        self._vocabulary = len(backbone.tokenizer)
+        self._vocabulary = min(len(backbone.tokenizer), self._source.width)
 
     def memory_texts(self, requests: Sequence[Request]) -> list[list[MemoryText]]:
         """What each memory reads for each question; silent ones nothing."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from memo_dist.config.fusion_schema import FusionConfig
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
+from memo_dist.fusion import ops
 from memo_dist.fusion.backbone import BACKBONE_KEY, Backbone, Prompt, find_backbone, folder_name
 from memo_dist.fusion.bank_beliefs import fused_answers, requests_of
 from memo_dist.fusion.logits.familiarity import Familiarity, Reader
@@ -78,9 +79,10 @@ class FusedBank:
                 all that a learned gate sees.
 
         Raises:
-            UsageError: no backbone, too little memory, or no gate for it.
+            UsageError: no backbone, too little memory, no gate for it, or more memories than mix.
         """
         settings = config.fusion
+        check_mixes(run)
         manifest = load_manifest(run.memory)
         base = find_backbone(config, run.memory)
         one = base.vocabulary_hash == manifest.base.vocabulary_hash
@@ -159,6 +161,21 @@ class FusedBank:
             )
 
 
+def check_mixes(run: RunFolder) -> None:
+    """Refuse a bank of more memories than can be mixed, before anything of it is loaded.
+
+    Raises:
+        UsageError: it is one.
+    """
+    shards, most = len(load_manifest(run.memory).shards), ops.MAX_SOURCES - 1
+    if shards > most:
+        raise UsageError(
+            f"{run.root} has a bank of {shards} shards, and a backbone mixes with at most {most}"
+            f" memories: spread the documents over fewer (`memo-dist rebalance {run.root} --shards"
+            f" {most}`), or use --mode direct, hybrid or latent"
+        )
+
+
 def gate_identity(base: BaseModel, manifest: BankManifest, memory: Path) -> dict[str, str]:
     """What a learned gate is fitted for: backbone and memories by their weights, and calibration.
 
@@ -212,7 +229,9 @@ def _fusion(
     memories = []
     for memory, adapter in bank.voices().values():
         model = models.setdefault(id(memory.model), CachedModel(memory.model, memory.chat.pad_id))
-        tokens = None if one_vocabulary else TokenMap(memory.tokenizer, backbone.tokenizer)
+        tokens = (
+            None if one_vocabulary else TokenMap(memory.tokenizer, backbone.tokenizer, model.width)
+        )
         memories.append(Source(model, memory.chat.prompt_ids, adapter, tokens))
     heat = (settings.backbone_temperature, settings.memory_temperature)
     return LogitFusion(first, memories, gate, backbone.tokenizer, heat, backbone.stop_ids())

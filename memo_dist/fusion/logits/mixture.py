@@ -59,7 +59,7 @@ class LogitFusion:
         self._stops = self.chat.stop_ids | stop_ids
         self._backend = tokenizer.backend_tokenizer
         self._sources = (backbone, *memories)
-        self._vocabulary = len(tokenizer)
+        self._vocabulary = min(len(tokenizer), *(source.width for source in self._sources))
         self._temperatures = [temperatures[0], *[temperatures[1]] * len(memories)]
         self._abstain = self.chat.answer_ids(ABSTAIN_ANSWER)[0]
 

@@ -19,7 +19,12 @@ BASE_ROWS = "__base__"
 
 
 class CachedModel:
-    """A frozen causal language model, ready to read rows of tokens."""
+    """A frozen causal language model, ready to read rows of tokens.
+
+    Attributes:
+        width: tokens that its head writes. A tokenizer may know more (a padding token was added
+            and no row for it), or fewer (rows are padded).
+    """
 
     def __init__(self, model: Any, pad_id: int) -> None:
         """Wrap a loaded model.
@@ -30,9 +35,11 @@ class CachedModel:
         """
         self.model = model.eval()
         self.pad_id = pad_id
-        accepted = inspect.signature(getattr(model, "get_base_model", lambda: model)().forward)
+        base = getattr(model, "get_base_model", lambda: model)()
+        accepted = inspect.signature(base.forward)
         self._positions = "position_ids" in accepted.parameters
         self._keeps = "logits_to_keep" in accepted.parameters
+        self.width = int(base.get_output_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +102,11 @@ class Source:
     prompt: Callable[[str], list[int]]
     adapter: str | None = None
     tokens: TokenMap | None = None
+
+    @property
+    def width(self) -> int:
+        """Tokens of the backbone's vocabulary for which it gives logits."""
+        return self.model.width if self.tokens is None else self.tokens.width
 
 
 class Reading:

@@ -8,7 +8,7 @@ from pathlib import Path
 from memo_dist.config.schema import Config
 from memo_dist.errors import RunError
 from memo_dist.fusion.backbone import find_backbone, folder_name
-from memo_dist.fusion.logits.answering import FusedBank, gate_identity
+from memo_dist.fusion.logits.answering import FusedBank, check_mixes, gate_identity
 from memo_dist.fusion.logits.fitting import Example, Fitted, fit_gate
 from memo_dist.fusion.logits.gates import FEATURES, GATE_CARD, GATE_FILE, ConstantGate
 from memo_dist.fusion.types import Request
@@ -42,6 +42,7 @@ def fit_run_gate(
     manifest = load_manifest(run.memory)
     check_same_reflections(manifest, run.reflections)
     base = find_backbone(config, run.memory)
+    check_mixes(run)
     fused = FusedBank.load(run, config, Bank.of_run(run, config), gate=ConstantGate(0.5))
     questions, answers = _held_out(run, [entry.id for entry in manifest.shards], config)
     requests = fused.requests(questions, config.evaluate.batch_size)

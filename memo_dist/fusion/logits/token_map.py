@@ -25,19 +25,21 @@ class TokenMap:
 
     Attributes:
         matched: backbone tokens that have a partner.
+        width: ids of the backbone's vocabulary, gaps included.
     """
 
-    def __init__(self, source: Any, backbone: Any) -> None:
+    def __init__(self, source: Any, backbone: Any, head: int) -> None:
         """Match the tokens of two tokenizers.
 
         Args:
             source: the memory's tokenizer.
             backbone: the backbone's tokenizer.
+            head: tokens that the memory reads and writes; its tokenizer may know more.
         """
         self._tokenizer = source
         self._written = token_bytes(backbone)
         self._by_bytes: dict[bytes, int] = {}
-        for token, written in enumerate(token_bytes(source)):
+        for token, written in enumerate(token_bytes(source)[:head]):
             if written is not None:
                 self._by_bytes.setdefault(written, token)
         self._bytes = {token: written for written, token in self._by_bytes.items()}
@@ -49,7 +51,8 @@ class TokenMap:
         self._end = _end_of_answer(source)
         self._stops = ChatFormat.from_tokenizer(backbone).stop_ids
         partners[_end_of_answer(backbone)] = self._end
-        self._partners = torch.tensor(partners)
+        self._partners = torch.tensor([p if p < head else -1 for p in partners])
+        self.width = len(partners)
         self.matched = int((self._partners >= 0).sum())
         self.to_source = lru_cache(maxsize=65536)(self._to_source)
 
