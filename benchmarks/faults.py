@@ -28,7 +28,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -152,14 +151,14 @@ def read_only(run: Path) -> Iterator[None]:
 
 def read_only_later() -> None:
     """As when a file system becomes read-only after an error: no file is made after the third."""
-    make, left = tempfile.mkstemp, iter(range(3))
+    make, left = os.open, iter(range(3))
 
-    def refuse(*words: object, **named: object) -> object:
-        if next(left, None) is None:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(named.get("dir", "")))
-        return make(*words, **named)  # type: ignore[call-overload]
+    def refuse(path: str, flags: int, *rest: int, **named: int) -> int:
+        if flags & os.O_EXCL and next(left, None) is None:  # a new file, as io/atomic.py makes it
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return make(path, flags, *rest, **named)
 
-    tempfile.mkstemp = refuse  # type: ignore[assignment]
+    os.open = refuse  # type: ignore[assignment]
 
 
 def little_memory() -> None:

@@ -143,12 +143,16 @@ def test_a_vague_error_under_a_limit_is_want_of_memory(capsys, monkeypatch, limi
 def test_a_file_system_that_becomes_read_only_is_told(capsys, tmp_path, monkeypatch):
     """As Linux makes it after errors of a disk."""
 
-    def refuse(*_, **named):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), named["dir"])
+    opened = os.open
+
+    def refuse(path, flags, *rest, **named):
+        if flags & os.O_EXCL:  # a new file, as io/atomic.py makes it
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *rest, **named)
 
     with open_run(tmp_path / "run", load_config(()), "auto"):
         pass
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     code = run_cli(["synthesize", str(tmp_path), "--run", str(tmp_path / "run")])
     told = capsys.readouterr().err
     assert code == 1
