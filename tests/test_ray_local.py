@@ -17,7 +17,7 @@ from memo_dist.cluster import ray_local
 from memo_dist.cluster.ray_local import await_workers, ray_session
 from memo_dist.cluster.resources import usable_cores, usable_memory
 from memo_dist.config.schema import ClusterConfig
-from memo_dist.errors import RunError
+from memo_dist.errors import RunError, UsageError
 
 pytestmark = pytest.mark.alone
 
@@ -142,6 +142,14 @@ def test_an_address_where_nothing_listens_ends_at_the_deadline():
         ):
             pass
     assert time.monotonic() - start < 10
+
+
+def test_too_little_address_space_is_refused_before_ray_ends_the_process(monkeypatch):
+    """Ray's C++ aborted (exit code -6) where one of its threads could not start."""
+    monkeypatch.setattr("memo_dist.cluster.ray_local.address_limit", lambda: 2 * 2**30)
+    refusal = pytest.raises(UsageError, match=r"2\.00 GiB of address space, and Ray reserves 4 GiB")
+    with refusal, ray_session(ClusterConfig()):
+        pass
 
 
 def test_cores_follow_the_affinity():

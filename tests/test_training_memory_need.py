@@ -12,7 +12,7 @@ import transformers
 from cli import command, environment, memo_dist, tiny_corpus
 
 from memo_dist.cluster.placement import plan_placement
-from memo_dist.cluster.resources import Resources
+from memo_dist.cluster.resources import RAY_ADDRESSES, Resources
 from memo_dist.config import load_config
 from memo_dist.config.schema import ScratchConfig, TrainConfig
 from memo_dist.errors import UsageError
@@ -23,7 +23,6 @@ from memo_dist.training.memory_check import beside_ranks, planned_need, shards_i
 from memo_dist.training.memory_need import (
     GIB,
     RANK_ADDRESSES,
-    RAY_ADDRESSES,
     ModelShape,
     training_need,
 )

@@ -22,6 +22,9 @@ _GPU_SIGNS = ("dev/nvidiactl", "dev/kfd", "dev/dxg", "dev/nvmap", "proc/driver/n
 made when somebody counts its GPUs."""
 _GPU_VENDORS = ("0x10de", "0x1002")
 """NVIDIA and AMD on the PCI bus."""
+RAY_ADDRESSES = 4 * 2**30
+"""Address space that a process under Ray reserves beyond the memory that it uses (maps of
+libraries, stacks and arenas of threads, the object store), measured (benchmarks/memory_need.py)."""
 OBJECT_STORE_BYTES = 192 * 2**20
 SMALLEST_OBJECT_STORE_BYTES = 80 * 2**20
 

@@ -6,7 +6,7 @@ import torch
 
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.rendezvous import started_as_rank
-from memo_dist.cluster.resources import Resources, address_limit
+from memo_dist.cluster.resources import RAY_ADDRESSES, Resources, address_limit
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.models.base import SCRATCH_NAME, find_base
@@ -15,7 +15,6 @@ from memo_dist.training.memory_need import (
     DRIVER_BYTES,
     GIB,
     RANK_ADDRESSES,
-    RAY_ADDRESSES,
     RAY_BYTES,
     MemoryNeed,
     ModelShape,

@@ -54,9 +54,9 @@ DRIVER_BYTES = 500 * 2**20
 RAY_BYTES = 750 * 2**20
 """Resident size of a local Ray (2.60): raylet, GCS, two agents, dashboard, log monitor and Ray
 Train's controller, measured as above, and the part of the object store that is used."""
-RANK_ADDRESSES, RAY_ADDRESSES = 1 * GIB, 4 * GIB
-"""Address space that one process reserves beyond the memory that it uses, alone and under Ray
-(maps of libraries, stacks and arenas of threads, the object store), measured as above."""
+RANK_ADDRESSES = 1 * GIB
+"""Address space that one process reserves beyond the memory that it uses, without Ray (maps of
+libraries, stacks and arenas of threads), measured as above."""
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4
