@@ -15,6 +15,7 @@ from cli import command, environment
 from protocol_cases import FACTS, OUTSIDE
 from served import ANSWER, KNOWN, begin, end, eventually, make_run, serving, write_generation
 
+from memo_dist.cli.main import run as run_command
 from memo_dist.config import load_config
 from memo_dist.io.generations import switch
 from memo_dist.io.runfolder import RunFolder
@@ -47,6 +48,17 @@ def ask(client, question, **more):
     reply = client.post("/v1/ask", json={"question": question, **more})
     assert reply.status_code == 200, reply.text
     return reply.json()
+
+
+def test_a_damaged_tokenizer_is_refused_before_anything_listens(run, tmp_path, capsys):
+    """On 19f0204: unexpected JSONDecodeError."""
+    copy = RunFolder(shutil.copytree(run.root, tmp_path / "run"))
+    path = copy.memory_shard(0) / "tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\x0b", 1))
+    assert run_command(["serve", str(copy.root), "serve.port=0"]) == 2
+    said = capsys.readouterr().err
+    assert f"'{path.parent}' cannot be loaded as a memory" in said
+    assert "export it again" in said
 
 
 def test_answers_are_those_of_the_bank_and_share_batches(server, http, run):

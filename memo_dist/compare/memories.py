@@ -62,11 +62,11 @@ class MemoryMethod:
     def prepare(self, corpus: Corpus) -> Cost:
         """Open the memory; the cost is that of the run's own synthesis and training."""
         from memo_dist.memory.bank import Bank
-        from memo_dist.models.loading import load_tokenizer
+        from memo_dist.models.loading import load_memory_tokenizer
 
         config, run = self._setting.config, self._setting.run
         first, *_ = load_manifest(run.memory).shards
-        self._tokenizer = load_tokenizer(run.memory_shard(first.id))
+        self._tokenizer = load_memory_tokenizer(run.memory_shard(first.id))
         options = Options(
             Bank.of_run(run, config),
             config.evaluate.batch_size,

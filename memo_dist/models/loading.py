@@ -70,6 +70,16 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
+def load_memory_tokenizer(folder: Path) -> Any:
+    """The tokenizer of an exported memory.
+
+    Raises:
+        UsageError: it does not load, for example because it is damaged.
+    """
+    with refusing(f"'{folder}' cannot be loaded as a memory", "export it again"):
+        return load_tokenizer(folder)
+
+
 @contextmanager
 def refusing(failure: str, advice: str) -> Iterator[None]:
     """Turn the errors of a folder that does not load into one message.

@@ -18,7 +18,7 @@ from memo_dist.io.runfolder import RunFolder
 from memo_dist.memory.bank import Bank, OpenMemories
 from memo_dist.memory.loading import SharedBases
 from memo_dist.memory.manifest import FILE_NAME, load_manifest
-from memo_dist.models.loading import load_tokenizer
+from memo_dist.models.loading import load_memory_tokenizer
 from memo_dist.serve.hidden import Hidden, Hides
 
 logger = logging.getLogger(__name__)
@@ -250,12 +250,12 @@ def load_known(run: RunFolder) -> Known:
     """What there is to know of the generation that ``run`` is pinned to.
 
     Raises:
-        UsageError: there is no memory, or its manifest is damaged.
+        UsageError: there is no memory, or its manifest or tokenizer is damaged.
     """
     if not (run.memory / FILE_NAME).is_file():
         raise UsageError(f"{run.root} has no memory yet; `memo-dist encode` makes one")
     with held(run.memory, FILE_NAME):
         manifest = load_manifest(run.memory)
-        tokenizer = load_tokenizer(manifest.shard_folder(run.memory, manifest.shards[0].id))
+        tokenizer = load_memory_tokenizer(manifest.shard_folder(run.memory, manifest.shards[0].id))
     documents = {row.id: row.hash for entry in manifest.shards for row in entry.documents}
     return Known(run.pinned or 0, tokenizer, documents)
