@@ -146,8 +146,8 @@ def test_an_address_where_nothing_listens_ends_at_the_deadline():
 
 def test_too_little_address_space_is_refused_before_ray_ends_the_process(monkeypatch):
     """Ray's C++ aborted (exit code -6) where one of its threads could not start."""
-    monkeypatch.setattr("memo_dist.cluster.ray_local.address_limit", lambda: 2 * 2**30)
-    refusal = pytest.raises(UsageError, match=r"2\.00 GiB of address space, and Ray reserves 4 GiB")
+    monkeypatch.setattr("memo_dist.cluster.resources.address_limit", lambda: 2 * 2**30)
+    refusal = pytest.raises(UsageError, match=r"2\.00 GiB of address space, and Ray reserves 4")
     with refusal, ray_session(ClusterConfig()):
         pass
 

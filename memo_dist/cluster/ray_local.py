@@ -47,14 +47,14 @@ from memo_dist.cluster.leftovers import claim, clean_sessions, start_guard
 from memo_dist.cluster.resources import (
     RAY_ADDRESSES,
     Resources,
-    address_limit,
+    check_addresses,
     detect_resources,
     object_store_bytes,
 )
 from memo_dist.cluster.stop import STOP
 from memo_dist.config import origin
 from memo_dist.config.schema import ClusterConfig
-from memo_dist.errors import RunError, StoppedError, UsageError
+from memo_dist.errors import RunError, StoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -99,24 +99,13 @@ def ray_session(
     chosen = {name: getattr(cluster, name) for name in ("address", "authentication")}
     origin.check({f"cluster.{name}": value for name, value in chosen.items()})
     ray_token.check_environment(cluster)
-    _check_addresses()
+    check_addresses(RAY_ADDRESSES, "Ray")
     variables = {**WORKER_ENV, **(env or {})}
     with _kept_signal_handlers():
         if cluster.address:
             yield from _connected(cluster, variables)
         else:
             yield from _started(cluster, cores, variables)
-
-
-def _check_addresses() -> None:
-    """Ray's own threads end the process without a message where one cannot start."""
-    limit = address_limit()
-    if limit is not None and limit < RAY_ADDRESSES:
-        raise UsageError(
-            f"ulimit -v gives each process {limit / 2**30:.2f} GiB of address space, and Ray"
-            f" reserves {RAY_ADDRESSES / 2**30:.0f} GiB: run `ulimit -v unlimited` in the shell or"
-            " job that starts this command"
-        )
 
 
 def await_workers(cluster: ClusterConfig, gpus: int = 0) -> None:

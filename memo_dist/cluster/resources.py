@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from memo_dist.cluster import guard
+from memo_dist.errors import UsageError
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC_CGROUP = Path("/proc/self/cgroup")
@@ -92,6 +93,34 @@ def address_limit() -> int | None:
     """Bytes of address space that each process may have (``ulimit -v``); None: no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def check_addresses(needed: int, what: str) -> None:
+    """Refuse a limit of the address space that is too small for what is about to start.
+
+    A thread that cannot start makes its starter wait for ever, or ends the process.
+
+    Args:
+        needed: bytes of address space of one process.
+        what: needs them, for people.
+
+    Raises:
+        UsageError: names the limit.
+    """
+    # https://github.com/python/cpython/issues/140746
+    limit = address_limit()
+    if limit is not None and limit < needed:
+        raise UsageError(
+            f"ulimit -v gives each process {limit / 2**30:.2f} GiB of address space, and {what}"
+            f" reserves {needed / 2**30:.2f} GiB: run `ulimit -v unlimited` in the shell or job"
+            " that starts this command"
+        )
+
+
+def used_addresses() -> int:
+    """Bytes of address space that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def oom_counters() -> list[Path]:

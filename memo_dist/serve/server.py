@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 
+from memo_dist.cluster.resources import check_addresses, used_addresses
 from memo_dist.config.schema import Config
 from memo_dist.config.serve_schema import ServeConfig
 from memo_dist.errors import RunError, UsageError
@@ -34,6 +35,10 @@ _KEEP_ALIVE_SECONDS = 5
 _BACKLOG = 1024
 
 
+_ADDRESSES = 2**30
+"""Bytes of address space beyond what the process has at its start: stacks and arenas of threads."""
+
+
 def serve(run: RunFolder, config: Config, only_mcp: bool = False) -> None:
     """Serve a run until SIGTERM or SIGINT; requests in progress are finished.
 
@@ -43,12 +48,14 @@ def serve(run: RunFolder, config: Config, only_mcp: bool = False) -> None:
         only_mcp: offer MCP alone.
 
     Raises:
-        UsageError: the address needs keys, TLS files cannot be loaded, a mode cannot be opened.
+        UsageError: the address needs keys, TLS files cannot be loaded, a mode cannot be opened, or
+            ``ulimit -v`` leaves no room for threads.
         RunError: the port is taken, or the buffer cannot be opened.
     """
     settings = config.serve
     keys = KeyRing.parse(os.environ.get(VARIABLE, ""))
     check_address(settings, keys)
+    check_addresses(used_addresses() + _ADDRESSES, "a server")
     _check_tls(settings)
     listener = _bind(settings)
     _log_to_stderr()
