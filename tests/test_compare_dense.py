@@ -60,7 +60,7 @@ def test_without_a_model_or_its_package_the_method_is_not_run(folder, monkeypatc
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(NotRunError, match=r"not installed: pip install 'memo-dist\[compare\]'"):
+    with pytest.raises(NotRunError, match=r"not installed: in the clone run .* -e '\.\[compare\]'"):
         Embedder(str(folder))
 
 
