@@ -11,7 +11,8 @@ import socket
 import ssl
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -58,8 +59,7 @@ def serve(run: RunFolder, config: Config, only_mcp: bool = False) -> None:
     check_addresses(used_addresses() + _ADDRESSES, "a server")
     _check_tls(settings)
     listener = _bind(settings)
-    _log_to_stderr()
-    with _session(config):
+    with _logged_to_stderr(), _session(config):
         _serve(run, config, keys, listener, only_mcp)
 
 
@@ -94,8 +94,7 @@ def serve_stdio(run: RunFolder, config: Config) -> None:
     """
     from memo_dist.serve.mcp_tools import run_stdio
 
-    _log_to_stderr()
-    with _session(config):
+    with _logged_to_stderr(), _session(config):
         service = Service(run, config)
         service.engine.refresh()
         asyncio.run(run_stdio(service))
@@ -197,10 +196,13 @@ class _JsonLines(logging.Formatter):
         return json.dumps({"time": now, "event": "log", "level": record.levelname, "message": text})
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _logged_to_stderr() -> Iterator[None]:
+    """What the package logs, as JSON lines; afterwards its logger is as it was."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     logger = logging.getLogger("memo_dist")
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -208,3 +210,9 @@ def _log_to_stderr() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     for name in ("uvicorn", "uvicorn.error", "mcp"):  # tracebacks, and what clients have sent
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

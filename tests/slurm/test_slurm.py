@@ -198,7 +198,7 @@ def test_a_wrong_partition_is_refused_with_those_that_exist(cluster):
     assert code == 2
     assert "invalid partition" in said
     assert "launch.partition; partitions here: debug" in said
-    code, said = cluster.memo_dist("launch", "slurm", "launch.nodes=9", "--", "train", "RUN")
+    code, said = cluster.memo_dist("launch", "slurm", "launch.nodes=4", "--", "train", "RUN")
     assert code == 2
     assert "have 2 node(s) of 4 CPUs, 8000 MB" in said
 
