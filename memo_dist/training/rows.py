@@ -25,10 +25,12 @@ _TRIED = [9, 6]
 """Tokens of the two tried examples: longer than the usual short convolution."""
 _SEED = 5
 _SEEN = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Of the difference's root mean square at a token, in standard deviations of its logits: what may
-change with the other example (experts round differently in other groups), and how far the logits
-may be from those of the example alone (two correct attentions in bfloat16 differ by 0.01 to 0.03).
+change with the other example (experts round differently in other groups), and how far the logits of
+an example's median token may be from those of the example alone. Two correct attentions in bfloat16
+differ by up to 0.09 there (SmolLM2-135M, six pairs of examples) and at single tokens by up to 0.9,
+as random ids drive a model to places where rounding decides.
 """
 
 Forward = Callable[..., torch.Tensor]
@@ -123,8 +125,11 @@ def keeps_apart(model: Any, alone: list[torch.Tensor]) -> bool:
         )[0]
         for one in (first, other)
     )  # fmt: skip
-    seen = _distance(logits[_TRIED[0] :], changed[_TRIED[0] :])
-    wrong = _distance(logits, torch.cat(alone))
+    seen = float(_distances(logits[_TRIED[0] :], changed[_TRIED[0] :]).max())
+    wrong = max(
+        float(_distances(own, expected).median())
+        for own, expected in zip(torch.split(logits, _TRIED), alone, strict=True)
+    )
     return seen <= _limit(_SEEN, logits) and wrong <= _limit(_TOLERANCE, logits)
 
 
@@ -136,18 +141,17 @@ def _is_causal(model: Any) -> bool:
     logits, changed = (
         model(input_ids=one[None], use_cache=False).logits[0, :-1] for one in (ids, other)
     )
-    return _distance(logits, changed) <= _limit(_SEEN, logits)
+    return float(_distances(logits, changed).max()) <= _limit(_SEEN, logits)
 
 
 def _limit(limits: dict[torch.dtype, float], logits: torch.Tensor) -> float:
     return limits[logits.dtype if logits.dtype == torch.float32 else torch.bfloat16]
 
 
-def _distance(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest of the tokens' distances, see :data:`_TOLERANCE`."""
+def _distances(logits: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """fp32 [tokens], see :data:`_TOLERANCE`."""
     spread = expected.float().std(1).clamp_min(1e-9)
-    error = (logits.float() - expected.float()).square().mean(1).sqrt() / spread
-    return float(error.max())
+    return (logits.float() - expected.float()).square().mean(1).sqrt() / spread
 
 
 def _tried(model: Any, seed: int) -> list[torch.Tensor]:
