@@ -209,12 +209,24 @@ def test_too_little_address_space_is_refused_before_a_thread_waits_in_it(
     placement = plan_placement(config, have)
     limits = [found.device_bytes + beyond, None]
     monkeypatch.setattr(memory_check, "address_limit", lambda: limits[0])
+    monkeypatch.setattr(memory_check, "used_addresses", lambda: 0)
     shards_in_memory(config, found, placement, have)
     limits[0] -= 1
     with pytest.raises(UsageError, match=r"ulimit -v gives each process .*train\.micro_batch_tok"):
         shards_in_memory(config, found, placement, have)
     limits[0] = None
     shards_in_memory(config, found, placement, have)
+
+
+def test_addresses_that_this_process_has_already_count(monkeypatch):
+    config = load_config([], ["memory.base=scratch", "cluster.launcher=process"])
+    found = planned_need(config, 1, gpu=False)
+    monkeypatch.setattr(memory_check, "address_limit", lambda: found.device_bytes + 2 * GIB)
+    monkeypatch.setattr(memory_check, "used_addresses", lambda: GIB)
+    memory_check.check_addresses(config, found, gpu=False)
+    monkeypatch.setattr(memory_check, "used_addresses", lambda: 2 * GIB)
+    with pytest.raises(UsageError, match="ulimit -v gives each process"):
+        memory_check.check_addresses(config, found, gpu=False)
 
 
 def test_under_ulimit_v_training_ends_with_the_limit_and_the_key(tmp_path):

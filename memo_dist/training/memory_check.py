@@ -6,7 +6,12 @@ import torch
 
 from memo_dist.cluster.placement import Placement
 from memo_dist.cluster.rendezvous import started_as_rank
-from memo_dist.cluster.resources import RAY_ADDRESSES, Resources, address_limit
+from memo_dist.cluster.resources import (
+    RAY_ADDRESSES,
+    Resources,
+    address_limit,
+    used_addresses,
+)
 from memo_dist.config.schema import Config
 from memo_dist.errors import UsageError
 from memo_dist.models.base import SCRATCH_NAME, find_base
@@ -21,6 +26,9 @@ from memo_dist.training.memory_need import (
     training_need,
 )
 from memo_dist.training.model import use_bf16
+
+_THREAD_ADDRESSES = GIB // 2
+"""Address space that the threads of a training reserve: stacks, arenas, buffers of Gloo."""
 
 
 def planned_need(config: Config, ranks: int, gpu: bool) -> MemoryNeed | None:
@@ -75,7 +83,7 @@ def check_addresses(config: Config, need: MemoryNeed, gpu: bool) -> None:
     """
     # https://github.com/python/cpython/issues/140746
     limit = None if gpu or config.cluster.address else address_limit()
-    beyond = RAY_ADDRESSES if _by_ray(config) else RANK_ADDRESSES
+    beyond = RAY_ADDRESSES if _by_ray(config) else _beyond_here()
     if limit is not None and limit < need.device_bytes + beyond:
         raise UsageError(
             f"ulimit -v gives each process {limit / GIB:.2f} GiB of address space, a rank takes"
@@ -84,6 +92,11 @@ def check_addresses(config: Config, need: MemoryNeed, gpu: bool) -> None:
             f" it, or train.micro_batch_tokens below {config.train.micro_batch_tokens}"
             + (", or cluster.launcher=process" if _by_ray(config) else "")
         )
+
+
+def _beyond_here() -> int:
+    """Address space of a rank in this process beyond its memory; some CPUs map more libraries."""
+    return max(RANK_ADDRESSES, used_addresses() + _THREAD_ADDRESSES)
 
 
 def beside_ranks(config: Config) -> int:
