@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from trained_bank import adapter_entry
 from transformers import (
@@ -31,7 +32,7 @@ from memo_dist.models.scratch import train_tokenizer
 from memo_dist.models.weight_files import StoredWeights, WeightWriter, add_weights
 from memo_dist.training.export import build_folder
 from memo_dist.training.lora import folded_weights
-from memo_dist.training.verify import verify_model
+from memo_dist.training.verify import PROBE, PROBE_DTYPE, verify_model
 
 QUESTIONS = ["Who runs Tarn?", "When did the Oder plant open to the public?", "Why?"]
 SIZES = {
@@ -88,8 +89,21 @@ def write_final(model, tokenizer: Path, folder: Path) -> Path:
         with torch.no_grad():
             probe[f"ids.{index}"] = ids
             probe[f"logits.{index}"] = model(input_ids=ids[None]).logits[0, -1].clone()
-    save_file(probe, folder / "probe.safetensors")
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    save_file(probe, folder / PROBE, {PROBE_DTYPE: dtype})
     return folder
+
+
+def disturb(final: Path, noise: float) -> None:
+    """Noise of so many standard deviations on the logits that the trainer recorded."""
+    probe = load_file(final / PROBE)
+    with safe_open(final / PROBE, "pt") as file:
+        metadata = file.metadata()
+    generator = torch.Generator().manual_seed(3)
+    for name in [name for name in probe if name.startswith("logits")]:
+        logits = probe[name].float()
+        probe[name] = logits + noise * logits.std() * torch.randn(logits.shape, generator=generator)
+    save_file(probe, final / PROBE, metadata)
 
 
 def adapter_of(base: Path, seed: int):
@@ -192,7 +206,7 @@ def test_wrong_weights_are_found(edit, message, tokenizer, base, tmp_path):
 def test_wrong_logits_are_found(tokenizer, base, tmp_path):
     final = write_final(new_model("qwen2", tokenizer), tokenizer, tmp_path / "final")
     damage(final, lambda weights: weights["lm_head.weight"].mul_(1.1))
-    with pytest.raises(RunError, match="probe 0: logits differ"):
+    with pytest.raises(RunError, match="logits of 3 probes differ"):
         build_folder(final, tmp_path / "memory", load_config(), base)
 
 
@@ -200,17 +214,26 @@ def test_wrong_logits_are_found(tokenizer, base, tmp_path):
 def test_half_precision_may_round_single_logits_but_not_all(noise, tokenizer, base, tmp_path):
     """Two attentions over equal bfloat16 weights differ by more than 0.25 in some logits."""
     final = write_final(new_model("qwen2", tokenizer).bfloat16(), tokenizer, tmp_path / "final")
-    probe = load_file(final / "probe.safetensors")
-    generator = torch.Generator().manual_seed(3)
-    for name in [name for name in probe if name.startswith("logits")]:
-        logits = probe[name].float()
-        probe[name] = logits + noise * logits.std() * torch.randn(logits.shape, generator=generator)
-    save_file(probe, final / "probe.safetensors")
+    disturb(final, noise)
     if noise < 0.1:
         build_folder(final, tmp_path / "memory", load_config(), base)
     else:
-        with pytest.raises(RunError, match="probe 0: logits differ"):
+        with pytest.raises(RunError, match="logits of 3 probes differ"):
             build_folder(final, tmp_path / "memory", load_config(), base)
+
+
+@pytest.mark.parametrize("adapter", ["folded", "kept"])
+def test_an_adapter_of_a_bfloat16_training_is_exported_on_a_float32_base(
+    adapter, tokenizer, base, tmp_path
+):
+    final = write_final(adapter_of(base.path, seed=1).bfloat16(), tokenizer, tmp_path / "final")
+    disturb(final, 0.03)
+    build_folder(final, tmp_path / "memory", load_config([], [f"export.adapter={adapter}"]), base)
+    disturb(final, 0.5)
+    with pytest.raises(RunError, match="logits of 3 probes differ"):
+        build_folder(
+            final, tmp_path / "again", load_config([], [f"export.adapter={adapter}"]), base
+        )
 
 
 def test_folded_adapter_equals_attached_adapter(tokenizer, base, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +149,17 @@ def test_questions_read_together_are_labelled_as_each_alone(base, taught):
         best = logits[len(lesson.prompt) - 1 : -1].log_softmax(1).topk(5)
         assert np.array_equal(tokens, best.indices)
         assert np.allclose(log_probs, best.values, atol=1e-5)
+
+
+@pytest.mark.parametrize(("noise", "agree"), [(0.05, True), (1.0, False)])
+def test_a_teacher_in_half_precision_may_round_and_not_mix(noise, agree):
+    config = SimpleNamespace(max_position_embeddings=64)
+    teacher = Teacher(SimpleNamespace(dtype=torch.bfloat16, config=config), 100, 5)
+    generator = torch.Generator().manual_seed(1)
+    single, error = torch.randn(2, 6, 100, generator=generator)
+    joint = single + noise * error
+    joint[0] += torch.randn(100, generator=generator)  # one token where rounding decides
+    assert teacher._agree(single, joint) is agree
 
 
 def test_finished_blocks_are_not_made_again(base, taught, tmp_path, monkeypatch):

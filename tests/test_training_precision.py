@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
+import deepspeed
 import pytest
+import torch
 from cli import ENCODE_SECONDS, TINY, memo_dist, tiny_corpus
 
 from memo_dist.config.schema import TrainConfig
@@ -13,7 +15,7 @@ from memo_dist.errors import UsageError
 from memo_dist.models.identity import weights_dtype
 from memo_dist.models.loading import native_bfloat16
 from memo_dist.training import model
-from memo_dist.training.deepspeed_seam import engine_config
+from memo_dist.training.deepspeed_seam import Engine, engine_config
 
 
 @pytest.fixture
@@ -111,3 +113,24 @@ def test_fp32_sums_that_would_lose_rows_are_refused(stage, tmp_path):
     with pytest.raises(UsageError, match="grad_accum_dtype=fp32 with bf16 needs ZeRO stage 2"):
         engine_config(train, bf16=True, rows_per_rank=64)
     assert "data_types" not in engine_config(TrainConfig(zero_stage=stage), True, 64)
+
+
+@pytest.mark.parametrize("given", [None, 7])
+def test_deepspeed_allocates_no_bucket_beyond_what_is_trained(monkeypatch, tmp_path, given):
+    """Its default is 500 million elements, 1 GB in bfloat16, for a model of any size."""
+    seen = {}
+
+    def initialize(**named):
+        seen.update(named["config"]["zero_optimization"])
+        raise InterruptedError
+
+    monkeypatch.setattr(deepspeed, "initialize", initialize)
+    train = TrainConfig(zero_stage=1)
+    if given is not None:
+        file = tmp_path / "ds.json"
+        file.write_text(json.dumps({"zero_optimization": {"reduce_bucket_size": given}}))
+        train.deepspeed = str(file)
+    config = engine_config(train, bf16=False, rows_per_rank=1)
+    with pytest.raises(InterruptedError):
+        Engine(torch.nn.Linear(4, 3), train, config, str)
+    assert seen["reduce_bucket_size"] == (given or 15)

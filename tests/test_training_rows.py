@@ -6,8 +6,8 @@ from architectures import APART, PACKED, tiny
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.errors import UsageError
-from memo_dist.training import rows
-from memo_dist.training.model import load_rank_model
+from memo_dist.training import attention, rows
+from memo_dist.training.model import load_rank_model, use_bf16
 from memo_dist.training.rows import keeps_apart, run_row, set_packed_attention
 
 LENGTHS = [8, 5, 7]
@@ -102,3 +102,43 @@ def test_a_token_where_rounding_decides_does_not_make_a_model_one_that_mixes(tok
     assert set_packed_attention(model)
     alone[1][:tokens] += 0.9 * alone[1].std() * torch.randn(alone[1][:tokens].shape)
     assert keeps_apart(model, alone) is kept
+
+
+def refused(*arguments):
+    raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "capability"),
+    [(torch.float32, 16, (9, 0)), (torch.bfloat16, 20, (9, 0)), (torch.bfloat16, 16, (7, 5))],
+)
+def test_what_the_gpu_kernel_does_not_take_goes_example_by_example(
+    monkeypatch, dtype, width, capability
+):
+    monkeypatch.setattr(attention, "_gpu_kernel", lambda: refused)
+    monkeypatch.setattr(attention, "_is_ampere", lambda device: capability >= (8, 0))
+    torch.manual_seed(0)
+    query = torch.randn(1, 4, sum(LENGTHS), width, dtype=dtype)
+    key, value = (torch.randn(1, 2, sum(LENGTHS), width, dtype=dtype) for _ in "kv")
+    ends = torch.tensor([0, *LENGTHS]).cumsum(0)
+    found = attention._on_gpu(query, key, value, ends, max(LENGTHS), None, None)
+    expected, _ = attention.packed_attention(
+        torch.nn.Identity(), query, key, value, None, **attention.borders(LENGTHS, query.device)
+    )
+    torch.testing.assert_close(found, expected)
+    monkeypatch.setattr(attention, "_is_ampere", lambda device: True)
+    half = [part[..., :16].bfloat16() for part in (query, key, value)]
+    with pytest.raises(RuntimeError, match="FlashAttention"):
+        attention._on_gpu(*half, ends, max(LENGTHS), None, None)
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_not_used(monkeypatch):
+    """PyTorch says of a T4 that it supports bfloat16: it emulates it, and its attention cannot."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    monkeypatch.setattr("memo_dist.training.model.native_bfloat16", lambda: False)
+    assert not use_bf16("auto", 576)
+    with pytest.raises(UsageError, match="bf16 needs a GPU"):
+        use_bf16("bf16", 576)

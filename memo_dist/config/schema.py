@@ -275,7 +275,7 @@ class ExportConfig:
 
     dtype: str = key("auto", choices=("auto", "float32", "bfloat16"))
     """Precision of the exported weights: ``float32``, ``bfloat16`` or ``auto`` (the training
-    precision)."""
+    precision; of an adapter folded into its base, the base's)."""
     adapter: str = key("folded", choices=("folded", "kept"))
     """Export of LoRA training: ``folded`` into the base weights (a full model), or ``kept`` as a
     PEFT adapter. The adapters of a bank share one base in memory."""

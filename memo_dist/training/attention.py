@@ -3,7 +3,8 @@
 A packed row is cut at its borders. On CPUs each example goes through PyTorch's own causal
 attention: a dense block mask over the row costs five times as much at 35 tokens an example and
 475 a row (docs/training.md). On GPUs one variable-length FlashAttention kernel takes the whole
-row: the ``flash-attn`` package's where it is installed, else the one inside PyTorch.
+row: the ``flash-attn`` package's where it is installed, else the one inside PyTorch. What it does
+not take (fp32, odd heads, GPUs before Ampere) goes example by example there too.
 
 Registered with transformers under :data:`NAME`; the borders reach it as the keyword arguments
 that transformers reserves for variable-length attention.
@@ -20,6 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "memo_packed"
+_WIDEST_HEAD = 256
+"""Of FlashAttention 2, in its package and in PyTorch."""
 
 Kernel = Callable[..., torch.Tensor]
 _SHORT = 384
@@ -72,9 +75,36 @@ def packed_attention(  # noqa: PLR0913 (transformers' interface)
     ends, longest = borders["cu_seq_lens_q"], borders["max_length_q"]
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if query.device.type == "cuda":
-        rows = (part[0].transpose(0, 1) for part in (query, key, value))
-        return _gpu_kernel()(*rows, ends, longest, scaling, window)[None], None
+        return _on_gpu(query, key, value, ends, longest, scaling, window), None
     return _by_example(query, key, value, ends, scaling, window), None
+
+
+def _on_gpu(  # noqa: PLR0913
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """One kernel for the row, or example by example what FlashAttention refuses."""
+    if not _suits_kernel(query):
+        return _by_example(query, key, value, ends.diff().tolist(), scaling, window)
+    rows = (part[0].transpose(0, 1) for part in (query, key, value))
+    return _gpu_kernel()(*rows, ends, longest, scaling, window)[None]
+
+
+def _suits_kernel(query: torch.Tensor) -> bool:
+    """Whether FlashAttention takes it: half precision, heads of width 8 to 256, and Ampere."""
+    width = query.shape[-1]
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return half and width % 8 == 0 and width <= _WIDEST_HEAD and _is_ampere(query.device)
+
+
+@functools.cache
+def _is_ampere(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _by_example(  # noqa: PLR0913
@@ -136,11 +166,7 @@ def _torch_varlen(  # noqa: PLR0913
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """PyTorch's own kernel; half precision only, so fp32 goes example by example."""
-    if query.dtype == torch.float32:
-        lengths = ends.diff().tolist()
-        q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
-        return _by_example(q, k, v, lengths, scaling, window)[0]
+    """PyTorch's own kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
     # https://github.com/pytorch/pytorch/pull/179468

@@ -34,6 +34,8 @@ from memo_dist.training.fragments import (
 _TIMEOUT = timedelta(minutes=30)
 """torch's own."""
 PARTITIONED_GRADIENTS = 2
+BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's default of ``reduce_bucket_size``, which it allocates whatever the model's size."""
 """The ZeRO stage from which on each rank keeps a part of the gradients."""
 _NAMES_OF_FP32 = ("torch.float32", "fp32", "float32", "float")
 """As ``data_types.grad_accum_dtype`` may name it."""
@@ -219,6 +221,8 @@ class Engine:
         named = {p: base_name(n) for n, p in module.named_parameters() if p.requires_grad}
         if not named:
             raise UsageError("nothing would be trained: change train.trained_layers or method")
+        elements = sum(parameter.numel() for parameter in named)
+        config["zero_optimization"].setdefault("reduce_bucket_size", min(BUCKET_ELEMENTS, elements))
         self._engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=list(named),

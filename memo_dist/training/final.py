@@ -16,6 +16,7 @@ from memo_dist.training.adapters import ADAPTER, save_adapter
 from memo_dist.training.deepspeed_seam import Engine
 from memo_dist.training.job import TrainJob
 from memo_dist.training.model import RankModel
+from memo_dist.training.verify import PROBE, PROBE_DTYPE
 
 
 def write_memory(
@@ -40,7 +41,8 @@ def write_memory(
     else:
         _write_whole(job, model, weights, folder)
     _write_description(job, folder)
-    save_file(probe, folder / "probe.safetensors")
+    name = str(model.dtype).removeprefix("torch.")
+    save_file(probe, folder / PROBE, {PROBE_DTYPE: name})
 
 
 def _write_whole(

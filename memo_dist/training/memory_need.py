@@ -38,6 +38,7 @@ import torch
 
 from memo_dist.config.schema import TrainConfig
 from memo_dist.training.deepspeed_seam import (
+    BUCKET_ELEMENTS,
     PARTITIONED_GRADIENTS,
     accumulates_in_fp32,
     read_deepspeed_file,
@@ -60,7 +61,6 @@ libraries, stacks and arenas of threads), measured as above."""
 GPU_RUNTIME_BYTES = 1 * GIB
 """CUDA context, NCCL and the allocator's slack; not measured yet."""
 _FP32 = 4
-_BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default of reduce_bucket_size
 _PREFETCH_ELEMENTS = 50_000_000  # and of stage3_prefetch_bucket_size
 _LOGIT_CHANGES = (
     "final_logit_softcapping",
@@ -188,7 +188,7 @@ def training_need(  # noqa: PLR0913 - each is a fact of the machine or the train
     rows = max(1, train.batch_tokens // train.micro_batch_tokens // ranks)
     wide = accumulates_in_fp32(train, bf16, rows)
     states = _states(shape.parameters + extra, trained, ranks, stage, bf16=bf16, wide=wide)
-    states |= _buffers(shape, zero, stage, bf16=bf16) if gpu or stage == 3 else {}
+    states |= _buffers(shape, zero, stage, trained, bf16=bf16) if gpu or stage == 3 else {}
     states |= _anchor(shape, train, bf16=bf16, frozen_head=bool(adapter_rank))
     work = _activations(shape, train, bf16=bf16)
     work |= _logits(shape, train, gpu=gpu, wide=bf16 and trained == shape.parameters)
@@ -238,14 +238,18 @@ def _anchor(
 
 
 def _buffers(
-    shape: ModelShape, zero: Mapping[str, Any], stage: int, *, bf16: bool
+    shape: ModelShape, zero: Mapping[str, Any], stage: int, trained: int, *, bf16: bool
 ) -> dict[str, int]:
-    """DeepSpeed's buckets; under stage 3 also the layer that is gathered and the one prefetched."""
+    """DeepSpeed's buckets, allocated whole (two below stage 3 with ``overlap_comm``).
+
+    Under stage 3 also the layer that is gathered and the one prefetched.
+    """
     width = 2 if bf16 else _FP32
     if stage == 0:
         return {}
-    bucket = _elements(zero, "reduce_bucket_size", _BUCKET_ELEMENTS)
-    elements = min(bucket, shape.parameters) * (2 if zero.get("overlap_comm") else 1)
+    bucket = _elements(zero, "reduce_bucket_size", min(BUCKET_ELEMENTS, trained))
+    twice = bool(zero.get("overlap_comm")) and stage < 3
+    elements = bucket * (2 if twice else 1)
     if stage == 3:
         prefetch = _elements(zero, "stage3_prefetch_bucket_size", _PREFETCH_ELEMENTS)
         embedding = shape.vocabulary * shape.hidden

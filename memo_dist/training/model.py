@@ -62,7 +62,8 @@ def use_bf16(precision: str, width: int = 0, key: str = "train.precision") -> bo
         UsageError: bf16 was asked for on a machine without a GPU or CPU that has it: on AVX2
             cores no step finished within 240 s against 7 s in fp32.
     """
-    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    # PyTorch counts emulation as support, and its attention then refuses the GPU.
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not gpu and not native_bfloat16():
         raise UsageError(
             f"{key}=bf16 needs a GPU or a CPU that multiplies bfloat16 itself (AVX512-BF16, AMX);"

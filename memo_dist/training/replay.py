@@ -24,7 +24,7 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value, stable_modulo
 from memo_dist.models.chat_format import CHATML_START
-from memo_dist.models.loading import LanguageModel, load_language_model
+from memo_dist.models.loading import LanguageModel, load_language_model, release_gpu
 from memo_dist.training.documents import tokenize_documents
 from memo_dist.training.examples import Examples
 
@@ -97,6 +97,8 @@ def written_by_base(  # noqa: PLR0913
         model = load_language_model(base, failure, "choose another memory.base")
         opening = _opening(model.tokenizer)
         texts = _write(model, opening, count, length, seed)
+        del model
+        release_gpu()
         record.unlink(missing_ok=True)
         values = {"ids": texts, "opening": np.array([len(opening)], np.int32)}
         atomic.write_bytes(path, save(values))

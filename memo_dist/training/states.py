@@ -8,6 +8,7 @@ whenever. A marker that rank 0 writes last tells a later start that the file is 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,18 +58,23 @@ def kept_states(  # noqa: PLR0913
             shape = (len(examples.ids), like.shape[1])
             np.lib.format.open_memmap(file, "w+", like.dtype, shape).flush()
         ranks.barrier()
-        out = np.lib.format.open_memmap(file, "r+")
         rows = rows_in_order(examples.lengths, row_tokens)
         mine, done = rows[ranks.rank :: ranks.world], 0
         goes_on = True
-        while goes_on and done < len(mine):
-            fill(out, run, examples, mine[done], device)
-            done += 1
-            goes_on = on_row(done * ranks.world / len(rows))
+        first = np.load(file, mmap_mode="r").offset
+        # Not through a map: on NFS a written page replaces what another node wrote into it.
+        with file.open("r+b") as out:
+            while goes_on and done < len(mine):
+                states = _states(run, examples, mine[done], device)
+                out.seek(first + int(examples.starts[mine[done].start]) * states[0].nbytes)
+                out.write(states.tobytes())
+                done += 1
+                goes_on = on_row(done * ranks.world / len(rows))
+            out.flush()
+            os.fsync(out.fileno())
         stopped = done < len(mine)
         if ranks.any([stopped], device)[0]:
             raise StoppedError("stopped before the states of all examples were computed")
-        out.flush()
         ranks.barrier()
         if ranks.is_first:
             values = {"job": identity, "tokens": len(examples.ids)}
@@ -78,16 +84,22 @@ def kept_states(  # noqa: PLR0913
     return kept
 
 
-@torch.no_grad()
 def fill(
     out: np.ndarray, run: Run, examples: Examples, indices: range, device: torch.device
 ) -> None:
     """Write the states of a row of examples to their places."""
+    start, stop = examples.starts[indices.start], examples.starts[indices.stop]
+    out[start:stop] = _states(run, examples, indices, device)
+
+
+@torch.no_grad()
+def _states(run: Run, examples: Examples, indices: range, device: torch.device) -> np.ndarray:
+    """[tokens, width], of the dtype that is kept, of a row of examples."""
     row = pack_row(examples, indices).to(device)
     hidden = run(row.inputs, row.position_ids, row.lengths)[0].cpu()
-    start, stop = examples.starts[indices.start], examples.starts[indices.stop]
     bits = hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden
-    out[start:stop] = bits.numpy()
+    found: np.ndarray = bits.numpy()
+    return found
 
 
 def empty(decoder: Any, tokens: int) -> np.ndarray:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
-
-import torch
 
 from memo_dist.config.schema import Config
 from memo_dist.corpus.manifest import CHUNKS, load_chunks
@@ -28,6 +25,7 @@ from memo_dist.memory.calibration import calibrations_hash
 from memo_dist.memory.manifest import load_manifest
 from memo_dist.memory.provenance import check_same_reflections
 from memo_dist.models.identity import BaseModel
+from memo_dist.models.loading import release_gpu
 from memo_dist.observability.progress import progress
 from memo_dist.synthesis.rules.abstain import outside_questions
 from memo_dist.synthesis.types import Reflection
@@ -98,9 +96,7 @@ def prepare_examples(
         marker.unlink(missing_ok=True)
         told = {"made_from": made_from, "examples": _write(run, config, base, job)}
         atomic.write_json(marker, told)
-        gc.collect()  # the models are not needed any more, and ranks load their own
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_gpu()
     return replace(job, card={**job.card, "examples": told["examples"]})
 
 
