@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Self
 
 from memo_dist.answers.answer import Answer
 from memo_dist.config import load_config
+from memo_dist.io.store import read_place
 from memo_dist.runs import existing_run, open_run
 from memo_dist.stages.records import EXPORT
 from memo_dist.stages.state import require
@@ -44,7 +45,8 @@ def encode(
     one saves and ends the call with an error.
 
     Args:
-        corpus: a folder or file of the kinds that docs/corpus.md lists.
+        corpus: a folder or file of the kinds that docs/corpus.md lists, or its URL in an object
+            store (``s3://BUCKET/PREFIX``).
         run: the run folder; it is created.
         config_files: YAML files; later ones win.
         settings: values that win over the files: ``{"train.epochs": 4}``.
@@ -62,13 +64,14 @@ def encode(
             saved; the same call continues.
     """
     config = load_config([Path(file) for file in config_files], settings or {})
+    source = read_place(fspath(corpus))
     # Imported here: a wrong key is refused before torch is imported.
     from memo_dist import pipeline
     from memo_dist.cluster.stop import STOP
 
     pipeline.check_before(config)
     with STOP.installed(), open_run(Path(run), config, resume) as folder:
-        pipeline.encode(folder, config, Path(corpus), resume)
+        pipeline.encode(folder, config, source, resume)
     return Bank(run)
 
 

@@ -7,7 +7,6 @@ whose import with transformers' and DeepSpeed's takes longer than reading a smal
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memo_dist.cluster.ray_local import ray_session
@@ -21,6 +20,7 @@ from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.marker import COMPLETE, require_whole
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.store import Place
 from memo_dist.memory.manifest import FILE_NAME
 from memo_dist.observability.logs import quiet_libraries
 from memo_dist.stages.records import CORPUS, EXPORT, SYNTHESIS, TRAIN
@@ -53,7 +53,7 @@ def check_before(config: Config) -> MemoryNeed | None:
 
 
 def run_corpus(
-    run: RunFolder, config: Config, source: Path, revise: bool = False
+    run: RunFolder, config: Config, source: Place, revise: bool = False
 ) -> CorpusManifest:
     """Read the corpus into the run; with ``revise`` also one that changed since it was read."""
     if revise:
@@ -96,7 +96,7 @@ def run_export(run: RunFolder, config: Config) -> None:
     publish(run, config, base, records)
 
 
-def encode(run: RunFolder, config: Config, source: Path, resume: str = "auto") -> None:
+def encode(run: RunFolder, config: Config, source: Place, resume: str = "auto") -> None:
     """The whole chain from a corpus to a bank that answers."""
     run_corpus(run, config, source)
     # One Ray session for both stages where both have work; each opens its own where it alone has.

@@ -62,7 +62,7 @@ def open_run(
     shared = config.run.group_readable
     created = _create(run, shared)
     try:
-        with permissions.creating(shared), _locked(run, lock_seconds), _settled(run, shared):
+        with permissions.creating(shared), locked(run, lock_seconds), _settled(run, shared):
             atomic.write_text(run.config, stored_yaml(config))
             origin.remember(run.root, guarded_values(config))
             _record_launch(run)
@@ -113,7 +113,7 @@ def _check_folder(run: RunFolder, resume: str) -> None:
     known = run.config.exists()
     if run.root.exists() and not run.root.is_dir():
         raise UsageError(f"--run {run.root} is a file, not a folder")
-    if run.root.is_dir() and not known and any(_is_foreign(p) for p in run.root.iterdir()):
+    if run.root.is_dir() and not known and any(is_foreign(p) for p in run.root.iterdir()):
         raise UsageError(f"--run {run.root} holds files but is not a run; name an empty folder")
     if known and resume == "never":
         raise UsageError(
@@ -123,7 +123,7 @@ def _check_folder(run: RunFolder, resume: str) -> None:
         raise UsageError(f"--run {run.root} has nothing to resume (--resume {resume})")
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Whether a file is none of those that a run has before its configuration is written."""
     return path.name not in (".lock", ".lock.leases", "logs") and not path.name.startswith(
         atomic.TEMP_PREFIX
@@ -199,14 +199,26 @@ def shared_run(
     check_open(run, config)
     with (
         permissions.creating(config.run.group_readable),
-        _locked(run, shared=True),
+        locked(run, shared=True),
         logged(run.logs),
     ):
         yield run
 
 
 @contextmanager
-def _locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False) -> Iterator[None]:
+def locked(run: RunFolder, seconds: float = LOCK_SECONDS, shared: bool = False) -> Iterator[None]:
+    """Keep other writers out of a run while the block lasts; nothing else in it changes.
+
+    Args:
+        run: its folder must exist.
+        seconds: how long to wait for another writer to end.
+        shared: together with others that write different files of it.
+
+    Raises:
+        RunInUseError: it did not end.
+        UsageError: the folder cannot be written.
+    """
+
     def busy(other: str) -> RunInUseError:
         return RunInUseError(
             f"--run {run.root} is in use by process {other or 'unknown'}"

@@ -117,6 +117,8 @@ _TABLE = (
     ),
     Verb("merge", "Join the memories of several runs in a new run, without training."),
     Verb("verify", "Recompute what the receipts of a memory claim.", first="run"),
+    Verb("push", "Copy a run to an object store.", first="run"),
+    Verb("pull", "Bring a run back from an object store."),
     Verb(
         "fuse",
         "Fit the gate or connector that joins a memory to a frozen LLM.",

@@ -22,6 +22,7 @@ OPTIONAL_MODULES = {
     "wandb",
     "mlflow",
     "flash_attn",
+    "fsspec",
     "liger_kernel",
     "llguidance",
     "scipy",

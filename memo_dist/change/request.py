@@ -16,6 +16,7 @@ from memo_dist.corpus.types import Document
 from memo_dist.errors import UsageError, suggest
 from memo_dist.io.generations import link_folder
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.store import Place
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Request:
         replace: {id of a document: the file that takes its place}.
     """
 
-    corpus: Path | None = None
+    corpus: Place | None = None
     add: Sequence[Path] = ()
     replace: Mapping[str, Path] = field(default_factory=dict)
 

@@ -84,6 +84,8 @@ def out_of_reach(config: Config) -> list[str]:
         *named,
         "backups and snapshots of the run folder",
         "copies of memories or answers that were made elsewhere",
+        "copies in object stores: `memo-dist push` to the same URL replaces one; versions that the"
+        " bucket keeps stay",
         "the source files of the corpus",
     ]
 

@@ -17,6 +17,7 @@ from memo_dist.cli.options import (
 )
 from memo_dist.cluster.stop import STOP
 from memo_dist.corpus.manifest import load_manifest
+from memo_dist.io.store import Place
 from memo_dist.runs import open_run
 
 
@@ -27,7 +28,7 @@ from memo_dist.runs import open_run
 @resume_option
 @config_options
 def command(  # noqa: PLR0913
-    corpus: Path,
+    corpus: Place,
     run_folder: Path,
     dry_run: bool,
     resume: str,
@@ -36,8 +37,9 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Turn CORPUS into a memory in the folder RUN.
 
-    CORPUS is a file or a folder of documents (docs/corpus.md lists the formats). After a stop or a
-    crash, the same command continues the work.
+    CORPUS is a file or a folder of documents (docs/corpus.md lists the formats), or the URL of one
+    in an object store (s3://BUCKET/PREFIX). After a stop or a crash, the same command continues
+    the work.
     """
     config = resolve(config_files, overrides)
     # Imported here: --help and refused arguments need no torch.

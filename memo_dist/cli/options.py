@@ -12,10 +12,17 @@ import click
 
 from memo_dist.config import Config, load_config
 from memo_dist.errors import UsageError, install_hint
+from memo_dist.io.store import Place, read_place
 from memo_dist.training.job import RESUME_CHOICES
 
 _OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _place(ctx: click.Context, param: click.Parameter, value: str) -> Place:
+    """Not a click type: errors of those repeat the value, which may hold a login."""
+    return read_place(value)
+
 
 run_option = click.option(
     "--run",
@@ -26,7 +33,7 @@ run_option = click.option(
     help="Folder for all files of the run.",
 )
 run_argument = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-corpus_argument = click.argument("corpus", metavar="CORPUS", type=click.Path(path_type=Path))
+corpus_argument = click.argument("corpus", metavar="CORPUS", callback=_place)
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Check everything and print the plan; change nothing."
 )

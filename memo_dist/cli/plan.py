@@ -9,6 +9,7 @@ import click
 
 from memo_dist.cli.options import config_options, corpus_argument, resolve
 from memo_dist.corpus.listing import list_source
+from memo_dist.io.store import Place
 from memo_dist.observability.logs import quiet_libraries
 
 
@@ -18,7 +19,7 @@ from memo_dist.observability.logs import quiet_libraries
 @click.option("--recall", type=float, help="Target recall; the same as plan.recall=R.")
 @config_options
 def command(
-    corpus: Path,
+    corpus: Place,
     as_json: bool,
     recall: float | None,
     config_files: tuple[Path, ...],
@@ -31,7 +32,8 @@ def command(
     """
     target = () if recall is None else (f"plan.recall={recall}",)
     config = resolve(config_files, (*overrides, *target))
-    list_source(corpus)  # a wrong path is an error before seconds of imports
+    if isinstance(corpus, Path):
+        list_source(corpus)  # a wrong path is an error before seconds of imports
     quiet_libraries()
     from memo_dist.scaling.capacity_plan import plan_corpus, plan_text
 

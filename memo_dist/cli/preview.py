@@ -14,6 +14,7 @@ from memo_dist.config.model_schema import BUILT_IN, GeneratorConfig
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.store import Place
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.models.base import dry_check
 from memo_dist.runs import check_open
@@ -34,7 +35,7 @@ from memo_dist.training.memory_need import MemoryNeed
 from memo_dist.training.prepare import check_training
 
 
-def print_preview(config: Config, run_folder: Path, corpus: Path | None) -> None:
+def print_preview(config: Config, run_folder: Path, corpus: Place | None) -> None:
     """Check everything that can be checked without writing, and print the plan.
 
     Fewer GPUs than requested are a remark here, not an error: a plan for 64 GPUs can be read
@@ -59,7 +60,7 @@ def print_need(need: MemoryNeed | None) -> None:
 
 
 def _lines(
-    config: Config, run_folder: Path, corpus: Path | None, folder: Path | None
+    config: Config, run_folder: Path, corpus: Place | None, folder: Path | None
 ) -> list[tuple[str, str]]:
     """(label, text) of each line; a corpus is read into ``folder``, once for all lines."""
     train, memory = config.train, config.memory

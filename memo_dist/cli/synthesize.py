@@ -18,6 +18,7 @@ from memo_dist.cli.options import (
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import default_name, load_questions
+from memo_dist.io.store import Place
 from memo_dist.runs import open_run
 from memo_dist.synthesis import record as recording
 from memo_dist.synthesis.coverage_report import coverage_summary, text_report
@@ -58,7 +59,7 @@ from memo_dist.synthesis.coverage_report import coverage_summary, text_report
 @click.option("--record-note", default="", help="Licence of the replies, for the header of FILE.")
 @config_options
 def command(  # noqa: PLR0913
-    corpus: Path,
+    corpus: Place,
     run_folder: Path,
     dry_run: bool,
     resume: str,

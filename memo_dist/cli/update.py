@@ -16,6 +16,7 @@ from memo_dist.cli.options import (
 )
 from memo_dist.cluster.stop import STOP
 from memo_dist.errors import UsageError
+from memo_dist.io.store import read_place
 from memo_dist.runs import check_open, existing_run, open_run
 
 
@@ -57,7 +58,7 @@ def command(  # noqa: PLR0913
     plain, overrides = split_overrides(words)
     if len(plain) > 1:
         raise UsageError(f"one CORPUS is enough, {plain[1]!r} is another; --add takes single files")
-    corpus = Path(plain[0]) if plain else None
+    corpus = read_place(plain[0]) if plain else None
     request = Request(corpus, add, parse_replacements(replacements))
     request.check()
     config = resolve(config_files, overrides, run_folder)

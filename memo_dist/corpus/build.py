@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +20,14 @@ from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.boilerplate import RepeatedLines
 from memo_dist.corpus.chunking import chunk_document
 from memo_dist.corpus.diff import diff_hashes
-from memo_dist.corpus.listing import Listing, list_source, source_state, state_hash
+from memo_dist.corpus.listing import (
+    DOCUMENT_SUFFIXES,
+    Listing,
+    SourceFile,
+    list_source,
+    source_state,
+    state_hash,
+)
 from memo_dist.corpus.manifest import (
     CHUNKS,
     DOCUMENTS,
@@ -38,10 +47,11 @@ from memo_dist.corpus.manifest import (
 )
 from memo_dist.corpus.reader_process import Limits, read_files
 from memo_dist.corpus.revision import FIRST, Before, before_revision, finish_swap, next_folder, swap
-from memo_dist.corpus.types import Document, Quarantined
+from memo_dist.corpus.types import Document, Quarantined, UnreadableError, check_size
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_value
+from memo_dist.io.store import Place
 from memo_dist.version import VERSION
 
 __all__ = [
@@ -62,14 +72,14 @@ _EARLIER = {"trusted": True}
 
 
 def build_corpus(
-    source: Path, folder: Path, config: CorpusConfig, revise: bool = False
+    source: Place, folder: Path, config: CorpusConfig, revise: bool = False
 ) -> CorpusManifest:
     """Read ``source`` into ``folder``; does nothing where that was done before.
 
     A folder without a manifest is what a crash left: it is built again.
 
     Args:
-        source: a folder, or one file.
+        source: a folder, or one file; or such a place in an object store.
         folder: ``RUN/corpus``; created if need be.
         config: the corpus group.
         revise: accept a source that changed since ``folder`` was built. Documents that stay keep
@@ -79,20 +89,23 @@ def build_corpus(
         UsageError: nothing readable, too much quarantined, an id used for two texts, or
             ``folder`` was built from another state of the source (without ``revise``) or another
             config.
-        RunError: ``folder`` cannot be written.
+        RunError: ``folder`` cannot be written, or a store does not answer.
     """
     _refuse_inside(source, folder)
-    listing = list_source(source)
-    origin = _Source(source, listing, source_state(listing))
+    listing = _without_large(list_source(source), config)
+    origin = _Source(source, listing, None if listing.stored else source_state(listing))
     try:
         finish_swap(folder)
+        if listing.stored and (folder / SOURCE).exists():
+            listing.stored.recall(atomic.read_jsonl(folder / SOURCE))
         if not (folder / MANIFEST).exists():
             return _build(origin, folder, config, FIRST)
         manifest = load_manifest(folder)
         _check_config(manifest, folder, config)
-        if manifest.source_hash != state_hash(origin.state):
+        state = origin.state()
+        if manifest.source_hash != state_hash(state):
             if not revise:
-                raise _changed(folder, origin.state)
+                raise _changed(folder, state)
             return _replaced(origin, folder, config, manifest.revision + 1)
         if _complete(manifest, folder):
             return manifest
@@ -103,11 +116,18 @@ def build_corpus(
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The source as it is now."""
+    """The source as it is now.
 
-    path: Path
+    Files of this machine are hashed before they are read: what changes meanwhile is found by the
+    next start. Objects of a store are hashed while they are read, and refused if they change.
+    """
+
+    path: Place
     listing: Listing
-    state: list[dict[str, Any]]
+    hashed: list[dict[str, Any]] | None
+
+    def state(self) -> list[dict[str, Any]]:
+        return source_state(self.listing) if self.hashed is None else self.hashed
 
 
 @dataclass(slots=True)
@@ -139,8 +159,11 @@ def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) 
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     try:
-        with tempfile.TemporaryFile(dir=folder) as spool:
-            collected = _collect(source.listing, spool, config)
+        with (
+            tempfile.TemporaryFile(dir=folder) as spool,
+            closing(read_documents(source.listing, config, folder)) as items,
+        ):
+            collected = _collect(items, spool, config)
             _check_yield(collected, source.path, config)
             shards = _shards(_chosen(collected, config), config.shards, before)
             counts = shard_counts(shards, config.shards)
@@ -152,7 +175,7 @@ def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) 
         if created:
             folder.rmdir()
         raise
-    atomic.write_jsonl(folder / SOURCE, source.state)
+    atomic.write_jsonl(folder / SOURCE, source.state())
     atomic.write_jsonl(folder / QUARANTINE, (entry.to_json() for entry in collected.quarantined))
     atomic.write_jsonl(folder / CHUNKS, chunk_rows(folder, config))
     manifest = _manifest(source, folder, config, collected, counts)
@@ -161,12 +184,14 @@ def _build(source: _Source, folder: Path, config: CorpusConfig, before: Before) 
     return manifest
 
 
-def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Collected:
+def _collect(
+    items: Iterable[Document | Quarantined], spool: IO[bytes], config: CorpusConfig
+) -> _Collected:
     """Read everything once; keep the first of equal texts, refuse an id with two contents."""
     collected = _Collected()
     by_id: dict[str, tuple[str, str]] = {}  # id -> content hash, origin
     by_text: dict[str, str] = {}  # text hash -> id
-    for item in read_documents(listing, config):
+    for item in items:
         if isinstance(item, Quarantined):
             collected.quarantined.append(item)
             continue
@@ -192,15 +217,49 @@ def _collect(listing: Listing, spool: IO[bytes], config: CorpusConfig) -> _Colle
     return collected
 
 
-def read_documents(listing: Listing, config: CorpusConfig) -> Iterator[Document | Quarantined]:
-    """Yield every document of a corpus, or the reason against it, in reading order."""
+def read_documents(
+    listing: Listing, config: CorpusConfig, folder: Path | None = None
+) -> Generator[Document | Quarantined]:
+    """Yield every document of a corpus, or the reason against it, in reading order.
+
+    Args:
+        listing: of the corpus.
+        config: the corpus group.
+        folder: where objects of a store lie while they are read; None: the temporary folder.
+    """
     limits = Limits(
-        max_bytes=int(config.max_document_mb * 2**20),
+        max_bytes=_most_bytes(config),
         seconds=config.seconds_per_document,
         megabytes=config.megabytes_per_document,
     )
     yield from listing.quarantined
-    yield from read_files(listing.files, limits)
+    if listing.stored is None:
+        yield from read_files(listing.files, limits)
+        return
+    origins = [file.origin for file in listing.files]
+    with closing(listing.stored.fetch(origins, folder)) as paths:
+        here = (replace(file, path=path) for file, path in zip(listing.files, paths, strict=True))
+        yield from read_files(here, limits)
+
+
+def _without_large(listing: Listing, config: CorpusConfig) -> Listing:
+    """Objects that their reader would refuse by their size are not fetched."""
+    if listing.stored is None:
+        return listing
+    files: list[SourceFile] = []
+    refused = list(listing.quarantined)
+    for file in listing.files:
+        try:
+            if file.suffix in DOCUMENT_SUFFIXES:
+                check_size(listing.stored.size(file.origin), _most_bytes(config))
+            files.append(file)
+        except UnreadableError as error:
+            refused.append(error.at(file.origin))
+    return replace(listing, files=files, quarantined=refused)
+
+
+def _most_bytes(config: CorpusConfig) -> int:
+    return int(config.max_document_mb * 2**20)
 
 
 def _is_foreign(document: Document, config: CorpusConfig) -> bool:
@@ -213,7 +272,7 @@ def _foreign(document: Document, config: CorpusConfig) -> Quarantined:
     return Quarantined(document.origin, LANGUAGE, detail)
 
 
-def _check_yield(collected: _Collected, source: Path, config: CorpusConfig) -> None:
+def _check_yield(collected: _Collected, source: Place, config: CorpusConfig) -> None:
     """Refuse a corpus of which too much is unreadable (duplicates are not)."""
     bad = [entry for entry in collected.quarantined if entry.reason not in (DUPLICATE, LANGUAGE)]
     total = len(collected.offsets) + len(collected.quarantined)
@@ -313,16 +372,20 @@ def _manifest(
         shards=config.shards,
         shard_documents=shards,
         fingerprint=hash_value(pairs),
-        source_hash=state_hash(source.state),
+        source_hash=state_hash(source.state()),
         config=asdict(config),
         languages=dict(sorted(languages.items())),
         artifacts={name: (folder / name).stat().st_size for name in names},
     )
 
 
-def _refuse_inside(source: Path, folder: Path) -> None:
+def _refuse_inside(source: Place, folder: Path) -> None:
     """A run inside its own corpus would read its own output the next time."""
-    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+    if (
+        isinstance(source, Path)
+        and source.is_dir()
+        and folder.resolve().is_relative_to(source.resolve())
+    ):
         raise UsageError(
             f"the run folder {folder} lies inside the corpus {source}; choose a --run elsewhere"
         )
@@ -367,7 +430,10 @@ def _clear(folder: Path) -> None:
     """Remove the manifest (first) and what an interrupted build left."""
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.glob(f"{atomic.TEMP_PREFIX}*"):
-        path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _where(origin: str) -> str:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memo_dist.corpus.stored import StoredCorpus
 from memo_dist.corpus.types import Quarantined
 from memo_dist.corpus.wrapping import COMPRESSED
 from memo_dist.errors import UsageError
 from memo_dist.io.hashing import hash_file, hash_value
+from memo_dist.io.store import Place, StoreUrl
 
 DOCUMENT_SUFFIXES = (".txt", ".md", ".mdx", ".rst", ".adoc", ".html", ".docx", ".pdf", ".csv")
 ROW_SUFFIXES = (".jsonl", ".parquet")
@@ -24,6 +26,8 @@ _ALIASES = {
     **{".rest": ".rst", ".asciidoc": ".adoc", ".asc": ".adoc", ".tsv": ".csv"},
     **{".ndjson": ".jsonl", ".jsonlines": ".jsonl"},
 }
+_HIDDEN = re.compile(r"(?:[^/]*/)*?\.[^/]*")
+"""A path up to its first hidden part: of what a hidden folder holds, the folder is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class SourceFile:
     """One file of a corpus.
 
     Attributes:
-        path: where it is on this machine.
+        path: where it is on this machine (of an object in a store: where it would be).
         origin: its path relative to the corpus root, with ``/``.
         suffix: one of :data:`SUFFIXES`.
         document_id: the id of its document (files of rows bring their own).
@@ -53,12 +57,14 @@ class Listing:
         skipped: files left out by design: ``hidden`` ones, and by suffix (``.png``) those of
             kinds that cannot be read.
         single: whether the corpus is one file rather than a folder.
+        stored: where the files are fetched from; None: they are on this machine.
     """
 
     files: list[SourceFile]
     quarantined: list[Quarantined]
     skipped: dict[str, int]
     single: bool
+    stored: StoredCorpus | None = None
 
 
 @dataclass(slots=True)
@@ -68,16 +74,23 @@ class _Found:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def list_source(source: Path) -> Listing:
-    """List the files of a corpus folder (recursively), or the one file.
+def list_source(source: Place) -> Listing:
+    """List the files of a corpus folder (recursively), or the one file; also in an object store.
 
     Raises:
         UsageError: nothing is there, or nothing of a kind that can be read.
+        RunError: a store does not answer.
     """
-    if not source.exists():
-        raise UsageError(f"corpus {str(source)!r} does not exist; check the path")
     found = _Found()
-    if source.is_dir():
+    stored, single = None, True
+    if isinstance(source, StoreUrl):
+        stored = StoredCorpus(source)
+        single = stored.single
+        _sort_objects(stored, found)
+    elif not source.exists():
+        raise UsageError(f"corpus {str(source)!r} does not exist; check the path")
+    elif source.is_dir():
+        single = False
         _walk(source, found)
     else:
         _sort_out(source.name, source, found)
@@ -88,7 +101,7 @@ def list_source(source: Path) -> Listing:
             f"readable are {' '.join(SUFFIXES)}"
         )
     files = _with_ids(sorted(found.paths))
-    return Listing(files, found.quarantined, dict(found.skipped), not source.is_dir())
+    return Listing(files, found.quarantined, dict(found.skipped), single, stored)
 
 
 def source_state(listing: Listing) -> list[dict[str, Any]]:
@@ -96,12 +109,14 @@ def source_state(listing: Listing) -> list[dict[str, Any]]:
 
     Content is hashed, not times, so that a copied or freshly cloned corpus is the same.
     """
+    if listing.stored:
+        return listing.stored.state([file.origin for file in listing.files])
     return [{"path": file.origin, "sha256": _hash(file.path)} for file in listing.files]
 
 
 def state_hash(state: list[dict[str, Any]]) -> str:
-    """One hash of a :func:`source_state`."""
-    return hash_value(state)
+    """One hash of a :func:`source_state`, wherever the files are."""
+    return hash_value([{"path": row["path"], "sha256": row["sha256"]} for row in state])
 
 
 def _hash(path: Path) -> str:
@@ -153,7 +168,26 @@ def _entries(root: Path, found: _Found) -> Iterator[Path]:
 def _sort_out(origin: str, path: Path, found: _Found) -> None:
     if not path.is_file():  # a pipe or a device would block or never end
         found.quarantined.append(Quarantined(origin, "not_a_file", "not a regular file"))
-    elif _suffix(path) in SUFFIXES:
+    else:
+        _sort_by_kind(origin, path, found)
+
+
+def _sort_objects(stored: StoredCorpus, found: _Found) -> None:
+    """As :func:`_walk` does with a folder of the same files."""
+    found.quarantined += stored.quarantined
+    hidden = set()
+    for origin in stored.origins:
+        match = None if stored.single else _HIDDEN.match(origin)
+        if match:
+            hidden.add(match[0])
+        else:
+            _sort_by_kind(origin, Path(origin), found)
+    if hidden:
+        found.skipped["hidden"] += len(hidden)
+
+
+def _sort_by_kind(origin: str, path: Path, found: _Found) -> None:
+    if _suffix(path) in SUFFIXES:
         found.paths.append((origin, path))
     else:
         found.skipped[_kind(path)] += 1

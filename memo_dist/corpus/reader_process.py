@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +175,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _reader.__init__())  # type: ignore[misc]
 
 
-def read_files(files: list[SourceFile], limits: Limits) -> Iterator[Item]:
+def read_files(files: Iterable[SourceFile], limits: Limits) -> Iterator[Item]:
     """Yield every document of the files, or the reason against it, in order."""
     for file in files:
         yield from _reader.read(file, limits)

@@ -15,10 +15,10 @@ from memo_dist.corpus.markdown import read_markdown, read_mdx
 from memo_dist.corpus.office import read_csv, read_docx
 from memo_dist.corpus.parsed import MARK, Parsed, take_headings, without_empty_headings
 from memo_dist.corpus.pdf import read_pdf
-from memo_dist.corpus.rows import check_size, read_jsonl_rows, read_parquet_rows
+from memo_dist.corpus.rows import read_jsonl_rows, read_parquet_rows
 from memo_dist.corpus.rst import read_rst
 from memo_dist.corpus.text import check_text, decode, tidy
-from memo_dist.corpus.types import Document, Quarantined, UnreadableError
+from memo_dist.corpus.types import Document, Quarantined, UnreadableError, check_size
 from memo_dist.corpus.wrapping import kind_of, read_plain
 
 _MAX_TITLE = 100

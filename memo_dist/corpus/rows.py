@@ -15,7 +15,7 @@ from memo_dist.corpus.language import language_of
 from memo_dist.corpus.listing import SourceFile
 from memo_dist.corpus.parsed import MARK
 from memo_dist.corpus.text import check_text, decode, readable_date, tidy
-from memo_dist.corpus.types import Document, Quarantined, UnreadableError
+from memo_dist.corpus.types import Document, Quarantined, UnreadableError, check_size
 from memo_dist.corpus.wrapping import mark_encoding, open_plain, unpacking
 
 REQUIRED = ("id", "title", "text")
@@ -78,19 +78,6 @@ def row_document(row: dict[str, Any], origin: str, max_bytes: int) -> Document:
         raise UnreadableError("empty", "no text but navigation")
     day = readable_date(row.get("date"))
     return Document(identity, clean_title, tidied, day, origin, language_of(tidied))
-
-
-def check_size(size: int, max_bytes: int) -> None:
-    """Refuse a document that is larger than ``max_bytes``.
-
-    Raises:
-        UnreadableError: ``too_large``.
-    """
-    if size > max_bytes:
-        raise UnreadableError(
-            "too_large",
-            f"{size / 2**20:.1f} MiB, over corpus.max_document_mb={max_bytes / 2**20:g}",
-        )
 
 
 def _whole_rows(data: bytes, origin: str, max_bytes: int) -> Iterator[Document | Quarantined]:

@@ -125,3 +125,16 @@ class UnreadableError(Exception):
     def at(self, origin: str) -> Quarantined:
         """The quarantine entry for ``origin``."""
         return Quarantined(origin, self.reason, self.detail)
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Refuse a document that is larger than ``max_bytes``.
+
+    Raises:
+        UnreadableError: ``too_large``.
+    """
+    if size > max_bytes:
+        raise UnreadableError(
+            "too_large",
+            f"{size / 2**20:.1f} MiB, over corpus.max_document_mb={max_bytes / 2**20:g}",
+        )

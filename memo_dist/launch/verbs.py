@@ -12,6 +12,7 @@ from pathlib import Path
 
 from memo_dist.config import Config, load_config
 from memo_dist.errors import UsageError, suggest
+from memo_dist.io.store import Place, read_place
 from memo_dist.scaling.folder import find_study
 from memo_dist.verbs import VERBS
 
@@ -31,7 +32,7 @@ class VerbCall:
 
     verb: str
     arguments: tuple[str, ...]
-    corpus: Path | None
+    corpus: Place | None
     run: Path | None
     files: tuple[Path, ...]
     overrides: tuple[str, ...]
@@ -77,7 +78,7 @@ def parse_verb(words: Sequence[str]) -> VerbCall:
     return VerbCall(
         verb=name,
         arguments=tuple(rest),
-        corpus=Path(first) if first and verb.first == "corpus" else None,
+        corpus=read_place(first) if first and verb.first == "corpus" else None,
         run=Path(run) if run else Path("runs") / _demo_name(rest) if name == "demo" else None,
         files=tuple(Path(file) for file in options.get("--config", [])),
         overrides=tuple(word for word in plain if _is_override(word)),

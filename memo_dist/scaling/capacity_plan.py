@@ -18,6 +18,7 @@ from memo_dist.config.model_schema import BUILT_IN
 from memo_dist.config.schema import Config
 from memo_dist.config.stages import corpus_settings
 from memo_dist.corpus.build import build_corpus
+from memo_dist.io.store import Place
 from memo_dist.llm.requests import CHARS_PER_TOKEN
 from memo_dist.llm.spending import Spending, has_prices
 from memo_dist.models.base import SCRATCH_NAME
@@ -111,11 +112,11 @@ class CorpusPlan:
         }
 
 
-def plan_corpus(corpus: Path, config: Config) -> CorpusPlan:
+def plan_corpus(corpus: Place, config: Config) -> CorpusPlan:
     """Read a corpus and plan its memory; writes no files and calls no service.
 
     Args:
-        corpus: a folder or file of documents.
+        corpus: a folder or file of documents, also in an object store.
         config: the whole configuration.
 
     Raises:

@@ -21,6 +21,7 @@ from memo_dist.corpus.build import build_corpus
 from memo_dist.errors import RunError, StoppedError, UsageError
 from memo_dist.io.locks import file_lock
 from memo_dist.io.runfolder import RunFolder
+from memo_dist.io.store import Place
 from memo_dist.runs import shared_run
 from memo_dist.synthesis.generators import generator_factory
 from memo_dist.synthesis.plan import Plan, StepUnits, make_plan
@@ -29,7 +30,7 @@ from memo_dist.synthesis.types import Generator, Step, asks, groups_documents, i
 from memo_dist.synthesis.worker import PartitionJob, PartResult, planned_step, run_partition
 
 
-def run_partition_alone(root: Path, config: Config, source: Path, partition: int) -> str:
+def run_partition_alone(root: Path, config: Config, source: Place, partition: int) -> str:
     """Do one partition in this process, while others do theirs; the first of them reads the corpus.
 
     Returns:

@@ -1,0 +1,1 @@
+"""A run copied to an object store and back: layout in ``manifest``."""
