@@ -4,8 +4,8 @@ from memo_dist.config import load_config
 from memo_dist.io.atomic import write_json
 from memo_dist.io.checked_lines import LineFile
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.llm.records import Attempt
 from memo_dist.llm.recordings import Header, read_replies, write_recording
+from memo_dist.llm.records import Attempt
 from memo_dist.synthesis.record import record
 
 CONFIG = load_config(
