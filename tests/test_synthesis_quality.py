@@ -139,11 +139,10 @@ def test_names_of_a_prompts_example_are_foreign():
     ("question", "answer"),
     [
         ("Which model replaces the TX1000A?", "TX1000B"),
-        ("Which country borders Niger in the south?", "Nigeria"),
         ("Which variable stands beside MEMO_HOST?", "MEMO_PORT"),
     ],
 )
-def test_a_word_that_only_begins_like_the_answer_does_not_give_it_away(question, answer):
+def test_a_code_that_only_begins_like_the_answer_does_not_give_it_away(question, answer):
     assert not names_answer(question, answer)
     assert names_answer(f"{question} {answer}?", answer)
 
