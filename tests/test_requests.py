@@ -1,6 +1,7 @@
 """Requests and answers without Ray: keys, validation, attempts, limits, journals, backends."""
 
 import asyncio
+import json
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,10 +23,12 @@ from memo_dist.llm.backends.base import (
 )
 from memo_dist.llm.backends.make import make_backends
 from memo_dist.llm.endpoints import Endpoint
-from memo_dist.llm.json_text import values
+from memo_dist.llm.json_text import values, without_trailing_commas
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
 from memo_dist.llm.requests import Failure, Message, Request, Response, Usage
 from memo_dist.llm.router import Router, Stopping
+from memo_dist.llm.schema_check import value_of
+from memo_dist.llm.schemas import FACTS, limited, text_of
 from memo_dist.llm.spending import Spending, exhausted
 from memo_dist.llm.validation import fault_of, next_send
 from memo_dist.synthesis.estimate import Speed, assumed_speed, estimate, hours, speed
@@ -117,11 +120,35 @@ def test_role_content_and_order_of_messages_change_the_key():
         (GOOD.replace("Ada", "\\ud83d"), "stop", "not JSON"),
         ('{"pairs": [{"question": "Who?"}]}', "stop", "schema: at $.pairs[0]: 'answer' is a"),
         ('{"unexpected": 1}', "stop", "schema: at $"),
+        ('{"pairs": [{"question": "Who?", "answer": "A,]}",}, ]\n,}', "stop", ""),
+        (GOOD.replace("Ada", "Ada\nPell"), "stop", ""),
+        (
+            GOOD.replace("Ada", '"Ada"'),
+            "stop",
+            "not JSON: Expecting ',' delimiter: line 1 column ",
+        ),
+        (f'{GOOD[:-2]} "more"]}}', "stop", "not JSON: Expecting ',' delimiter"),
+        ('["Ada" is one] {"pairs": [{}]}', "stop", "schema: at $.pairs[0]"),
     ],
 )
 def test_only_complete_valid_answers_are_accepted(text, finish, fault):
     found = fault_of(Answer(text, finish), PAIRS)
     assert found.startswith(fault) if fault else found == ""
+
+
+def test_a_trailing_comma_changes_no_text():
+    assert value_of('{"pairs": [{"question": "[1,]?", "answer": "\\",}",}]}', PAIRS) == {
+        "pairs": [{"question": "[1,]?", "answer": '",}'}]
+    }
+    assert without_trailing_commas('say, } {"a": "b,]') == 'say, } {"a": "b,]'
+
+
+def test_more_items_than_asked_for_reject_no_reply():
+    row = {"passage": 1, "answer": "1926", "questions": ["When?", "In which year?"]}
+    schema = text_of(limited(FACTS, 1, 1, 1))
+    assert fault_of(Answer(json.dumps({"facts": [row, row]}), "stop"), schema) == ""
+    lacking = json.dumps({"facts": [{**row, "questions": []}]})
+    assert fault_of(Answer(lacking, "stop"), schema).startswith("schema")
 
 
 def test_an_invalid_answer_is_repaired_then_asked_afresh_then_quarantined(tmp_path):
