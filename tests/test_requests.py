@@ -175,6 +175,46 @@ def test_a_cut_answer_is_asked_for_again_with_twice_the_room(tmp_path):
     assert [sent.max_tokens for sent, _ in backend.sent] == [400, 800]
 
 
+class Needing:
+    """A backend whose replies, and the thoughts before them, need a number of tokens."""
+
+    name = "needing"
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self.limits: list[int] = []
+
+    async def complete(self, request: Request, tag: str) -> Answer:
+        self.limits.append(request.max_tokens)
+        enough = request.max_tokens >= self._tokens
+        return Answer(GOOD if enough else "", "stop" if enough else "length")
+
+    async def close(self) -> None: ...
+
+
+def test_the_room_of_a_reply_grows_until_it_is_enough(tmp_path):
+    backend = Needing(3000)
+    (reply,) = ask(tmp_path, backend, request("Tell me."))
+    assert isinstance(reply, Response)
+    assert backend.limits == [400, 800, 1600, 3200]
+    endless = Needing(10**9)
+    ask(tmp_path / "endless", endless, request("Tell me."), attempts=8)
+    assert endless.limits == [400, 800, 1600, 3200, *[6400] * 4]
+
+
+def test_room_for_thoughts_is_no_part_of_the_request(tmp_path):
+    backend, asked = Needing(3000), request("Tell me.")
+    (reply,) = ask(tmp_path, backend, asked, thinking_tokens=2600)
+    assert backend.limits == [3000]
+    assert reply.key == asked.key
+
+
+def test_a_reply_with_faults_after_one_that_was_cut_off_keeps_its_room():
+    cut = Attempt("k", 0, "invalid", False, "truncated: the answer was cut off", "{")
+    odd = Attempt("k", 1, "invalid", False, "not JSON: x", "nonsense")
+    assert next_send(request("Tell me."), [cut, odd]).max_tokens == 800
+
+
 def test_half_a_surrogate_pair_can_be_journaled(tmp_path):
     broken = Answer(GOOD.replace("Ada", "\ud83d"), "stop")
     (reply,) = ask(tmp_path, Scripted(broken), request("One."))
