@@ -252,6 +252,16 @@ def test_garbage_is_counted_and_survived(fault, tmp_path):
     assert all(failure["reason"] and failure["raw"] for failure in failures)
 
 
+def test_calls_that_failed_are_sent_again_by_the_next_session(tmp_path):
+    memory = TableMemory({RIVER: "the Oder"})
+    with executive(tmp_path, "malformed=1") as url:
+        (broken,) = answers(url, tmp_path / "out", memory, [RIVER])
+    assert broken.failed
+    with executive(tmp_path) as url:
+        (outcome,) = answers(url, tmp_path / "out", memory, [RIVER])
+    assert outcome.failed == 0
+
+
 @pytest.mark.parametrize("variant", ["one_turn", "multi_turn"])
 def test_garbage_in_the_other_variants(variant, tmp_path):
     memory = TableMemory({RIVER: "the Oder"})
