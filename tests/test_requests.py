@@ -384,6 +384,19 @@ def test_no_answer_within_the_patience_ends_it(tmp_path):
         ask(tmp_path, Scripted(Unreachable("gone")), request("One."), patience=0.3)
 
 
+def test_after_a_stop_nothing_is_waited_for():
+    async def run() -> float:
+        router = Router([Scripted(GOOD)], GeneratorConfig(kind="openai", model="toy"), workers=1)
+        router.stop()
+        began = time.monotonic()
+        with pytest.raises(Stopping):
+            await router.pause(asyncio.sleep(5))
+        await router.close()
+        return time.monotonic() - began
+
+    assert asyncio.run(run()) < 2
+
+
 def test_one_request_that_is_sent_again_and_again_ends_with_the_patience(monkeypatch):
     monkeypatch.setattr("memo_dist.llm.endpoints.BREAKER_SECONDS", (0.05, 0.1))
     settings = GeneratorConfig(kind="openai", model="toy", patience=1.0)
