@@ -395,6 +395,18 @@ def test_an_executive_that_answers_without_the_memory_is_not_believed():
     assert (conclusion.text, conclusion.ended) == ("Ida", FALLBACK)
 
 
+def test_more_candidates_and_questions_than_asked_for_are_left_out():
+    names = [f"Candidate number {n:02}." for n in range(20)]
+    asked = [{"about": "", "question": "Which river?", "wordings": []}]
+    replies = iter([None, {"candidates": names, "questions": asked, "entity": ""}])
+    prompts, _, _ = drive(replies, {"Which river?": "the Oder"})
+    assert [name for name in names if name in prompts[2]] == names[:12]
+    many = [f"What is fact {n:02}?" for n in range(20)]
+    replies = iter([{"questions": many, "answer": "", "done": False}])
+    prompts, queries, _ = drive(replies, dict.fromkeys(many, "x"), variant="multi_turn")
+    assert queries[0] == many[:6]
+
+
 def drive(replies, known, question="Who?", variant="full"):
     """Run a flow on replies until they end; a call without one failed."""
     from memo_dist.llm.requests import Failure, Response
