@@ -53,6 +53,15 @@ def test_contains_needs_a_short_answer():
     assert contains(" ".join([*words, "Ada", "Venn"]), ["Ada"]) == 0
 
 
+@pytest.mark.parametrize("size", [17, 21, 40])
+def test_a_long_gold_answer_can_be_given(size):
+    gold = " ".join(f"word{n}" for n in range(size))
+    assert contains(gold, ["Ada", gold]) == 1
+    assert contains(f"one two three four five {gold}.", [gold]) == 1
+    assert contains(f"one two three four five six {gold}", [gold]) == 0
+    assert contains(f"Ada {gold}", ["Ada"]) == float(size == 17)
+
+
 def test_rouge_l_by_hand():
     # Longest common subsequence "police the gunman" (3 of 4 and 3 of 4 words).
     value = rouge_l("police kill the gunman", ["police ended the gunman"])

@@ -52,6 +52,22 @@ class Direct(Answerer):
         return [Answered(answer) for answer in self._table.answer(questions)]
 
 
+class Executive(Answerer):
+    """A mode whose executive gives no valid reply to some questions."""
+
+    def __init__(self, table: Table, failing: Sequence[str]) -> None:
+        super().__init__()
+        self._table, self._failing = table, failing
+
+    def answer(self, questions: Sequence[str]) -> list[Answered]:
+        failed = [int(question in self._failing) for question in questions]
+        answers = self._table.answer(questions)
+        return [
+            Answered(answer, {"executive_calls": 3, "failed_calls": count})
+            for answer, count in zip(answers, failed, strict=True)
+        ]
+
+
 def half() -> Table:
     return Table({q.question: q.answer for q in QUESTIONS[:4]})
 
@@ -121,6 +137,25 @@ def test_a_stopped_evaluation_asks_only_what_is_missing(run, config):
     scores = evaluate(run, config, QUESTIONS, "dev", {"direct": second})
     assert second.asked == [q.question for q in QUESTIONS[3:]]
     assert scores["direct"].contains == pytest.approx(4 / 7)
+
+
+def test_an_answer_that_rests_on_a_failed_call_is_asked_again(run, config, tmp_path):
+    (tmp_path / "bank.json").write_text("{}")
+    failing = [QUESTIONS[1].question, QUESTIONS[5].question]
+    broken, working = Table({}), half()
+    asked = MemoryAnswerer(Executive(broken, failing), tmp_path)
+    evaluate(run, config, QUESTIONS, "dev", {"protocol": asked})
+    assert (asked.calls, asked.failed, len(broken.asked)) == (3 * len(QUESTIONS), 2, len(QUESTIONS))
+    assert len((run.eval("dev") / "results.jsonl").read_text().splitlines()) == len(QUESTIONS)
+    again = MemoryAnswerer(Executive(working, []), tmp_path)
+    scores = evaluate(run, config, QUESTIONS, "dev", {"protocol": again})
+    assert working.asked == failing
+    assert scores["protocol"].contains == pytest.approx(1 / 7)
+    rest = Table({})
+    evaluate(
+        run, config, QUESTIONS, "dev", {"protocol": MemoryAnswerer(Executive(rest, []), tmp_path)}
+    )
+    assert rest.asked == []
 
 
 def test_a_line_cut_by_a_crash_is_asked_again(run, config):

@@ -25,13 +25,17 @@ from llm_cases import (
 )
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
+from memo_dist.corpus.types import Document
 from memo_dist.llm.schemas import ANCHORED, limited, text_of
 from memo_dist.synthesis.agreement import agree
 from memo_dist.synthesis.clean import Candidate, clean
+from memo_dist.synthesis.coverage import evidence_of
+from memo_dist.synthesis.prompted import extract
 from memo_dist.synthesis.prompted import manners as manners_module
 from memo_dist.synthesis.prompted.anchors import anchors_of
 from memo_dist.synthesis.prompted.manners import manners
-from memo_dist.synthesis.prompted.reading import Passage
+from memo_dist.synthesis.prompted.reading import Passage, readings
+from memo_dist.synthesis.prompted.step import by_reading
 from memo_dist.synthesis.types import in_force
 
 # -- extraction ------------------------------------------------------------------------------------
@@ -126,6 +130,42 @@ def test_what_follows_may_bring_numbers_of_its_own():
     )
     result, _ = talk(step("indirect"), [], reply, over=unit(PELL))
     assert [item.kind for item in result.reflections] == ["indirect", "indirect"]
+
+
+def test_what_a_reflection_tells_is_read_once_for_each_further_round(monkeypatch):
+    read = []
+
+    def evidence(row):
+        read.append(row)
+        return evidence_of(row)
+
+    monkeypatch.setattr(extract, "evidence_of", evidence)
+    subject = step("direct", "synthesis.facts_per_call=4", "synthesis.coverage_rounds=1")
+    one = facts(row("1926", "When was Hollin Mill opened?"))
+    other = facts(row("340", "How many workers has Hollin Mill?"))
+    result, sent = talk(subject, [], one, other, facts(), facts(), over=unit(MILL))
+    assert len(sent) == 4
+    assert read == list(result.reflections)
+
+
+def test_a_pair_of_several_readings_belongs_to_the_first():
+    text = " ".join(f"Hall {n} of the mill holds {'many ' * 25}rolls." for n in range(3))
+    config = settings("corpus.chunk_chars=200", "corpus.overlap_sentences=0")
+    over = unit(Document("halls", "Halls", text), config=config)
+    ids = [chunk.id for chunk in over.chunks]
+    parts = readings(over, 400)
+    assert [len(part.passages) for part in parts] == [2, 1]
+    rows = [
+        pair(f"Q{at}?", "x", chunks=chunks)
+        for at, chunks in enumerate(
+            ((ids[2], ids[1]), (ids[0],), (ids[2],), (ids[1], ids[0]), ("other:0-9",))
+        )
+    ]
+    found = by_reading(iter(parts), rows)
+    assert [[(number, row.question) for number, row in mine] for _, mine in found] == [
+        [(1, "Q1?"), (1, "Q3?"), (2, "Q0?")],
+        [(1, "Q2?")],
+    ]
 
 
 def test_a_long_text_is_asked_about_part_by_part_with_all_of_it_as_context():

@@ -252,6 +252,16 @@ def test_garbage_is_counted_and_survived(fault, tmp_path):
     assert all(failure["reason"] and failure["raw"] for failure in failures)
 
 
+def test_calls_that_failed_are_sent_again_by_the_next_session(tmp_path):
+    memory = TableMemory({RIVER: "the Oder"})
+    with executive(tmp_path, "malformed=1") as url:
+        (broken,) = answers(url, tmp_path / "out", memory, [RIVER])
+    assert broken.failed
+    with executive(tmp_path) as url:
+        (outcome,) = answers(url, tmp_path / "out", memory, [RIVER])
+    assert outcome.failed == 0
+
+
 @pytest.mark.parametrize("variant", ["one_turn", "multi_turn"])
 def test_garbage_in_the_other_variants(variant, tmp_path):
     memory = TableMemory({RIVER: "the Oder"})
@@ -383,6 +393,18 @@ def test_an_executive_that_answers_without_the_memory_is_not_believed():
     _, queries, conclusion = drive(replies, {"Who?": "Ida"}, variant="multi_turn")
     assert queries == [["Who?"]]
     assert (conclusion.text, conclusion.ended) == ("Ida", FALLBACK)
+
+
+def test_more_candidates_and_questions_than_asked_for_are_left_out():
+    names = [f"Candidate number {n:02}." for n in range(20)]
+    asked = [{"about": "", "question": "Which river?", "wordings": []}]
+    replies = iter([None, {"candidates": names, "questions": asked, "entity": ""}])
+    prompts, _, _ = drive(replies, {"Which river?": "the Oder"})
+    assert [name for name in names if name in prompts[2]] == names[:12]
+    many = [f"What is fact {n:02}?" for n in range(20)]
+    replies = iter([{"questions": many, "answer": "", "done": False}])
+    prompts, queries, _ = drive(replies, dict.fromkeys(many, "x"), variant="multi_turn")
+    assert queries[0] == many[:6]
 
 
 def drive(replies, known, question="Who?", variant="full"):

@@ -1,6 +1,7 @@
 """Requests and answers without Ray: keys, validation, attempts, limits, journals, backends."""
 
 import asyncio
+import json
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,10 +23,12 @@ from memo_dist.llm.backends.base import (
 )
 from memo_dist.llm.backends.make import make_backends
 from memo_dist.llm.endpoints import Endpoint
-from memo_dist.llm.json_text import values
+from memo_dist.llm.json_text import values, without_trailing_commas
 from memo_dist.llm.records import Attempt, RequestJournal, reply_of
 from memo_dist.llm.requests import Failure, Message, Request, Response, Usage
 from memo_dist.llm.router import Router, Stopping
+from memo_dist.llm.schema_check import value_of
+from memo_dist.llm.schemas import FACTS, limited, text_of
 from memo_dist.llm.spending import Spending, exhausted
 from memo_dist.llm.validation import fault_of, next_send
 from memo_dist.synthesis.estimate import Speed, assumed_speed, estimate, hours, speed
@@ -117,11 +120,35 @@ def test_role_content_and_order_of_messages_change_the_key():
         (GOOD.replace("Ada", "\\ud83d"), "stop", "not JSON"),
         ('{"pairs": [{"question": "Who?"}]}', "stop", "schema: at $.pairs[0]: 'answer' is a"),
         ('{"unexpected": 1}', "stop", "schema: at $"),
+        ('{"pairs": [{"question": "Who?", "answer": "A,]}",}, ]\n,}', "stop", ""),
+        (GOOD.replace("Ada", "Ada\nPell"), "stop", ""),
+        (
+            GOOD.replace("Ada", '"Ada"'),
+            "stop",
+            "not JSON: Expecting ',' delimiter: line 1 column ",
+        ),
+        (f'{GOOD[:-2]} "more"]}}', "stop", "not JSON: Expecting ',' delimiter"),
+        ('["Ada" is one] {"pairs": [{}]}', "stop", "schema: at $.pairs[0]"),
     ],
 )
 def test_only_complete_valid_answers_are_accepted(text, finish, fault):
     found = fault_of(Answer(text, finish), PAIRS)
     assert found.startswith(fault) if fault else found == ""
+
+
+def test_a_trailing_comma_changes_no_text():
+    assert value_of('{"pairs": [{"question": "[1,]?", "answer": "\\",}",}]}', PAIRS) == {
+        "pairs": [{"question": "[1,]?", "answer": '",}'}]
+    }
+    assert without_trailing_commas('say, } {"a": "b,]') == 'say, } {"a": "b,]'
+
+
+def test_more_items_than_asked_for_reject_no_reply():
+    row = {"passage": 1, "answer": "1926", "questions": ["When?", "In which year?"]}
+    schema = text_of(limited(FACTS, 1, 1, 1))
+    assert fault_of(Answer(json.dumps({"facts": [row, row]}), "stop"), schema) == ""
+    lacking = json.dumps({"facts": [{**row, "questions": []}]})
+    assert fault_of(Answer(lacking, "stop"), schema).startswith("schema")
 
 
 def test_an_invalid_answer_is_repaired_then_asked_afresh_then_quarantined(tmp_path):
@@ -146,6 +173,46 @@ def test_a_cut_answer_is_asked_for_again_with_twice_the_room(tmp_path):
     assert isinstance(reply, Response)
     assert reply.value["pairs"][0]["answer"] == "Ada."
     assert [sent.max_tokens for sent, _ in backend.sent] == [400, 800]
+
+
+class Needing:
+    """A backend whose replies, and the thoughts before them, need a number of tokens."""
+
+    name = "needing"
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self.limits: list[int] = []
+
+    async def complete(self, request: Request, tag: str) -> Answer:
+        self.limits.append(request.max_tokens)
+        enough = request.max_tokens >= self._tokens
+        return Answer(GOOD if enough else "", "stop" if enough else "length")
+
+    async def close(self) -> None: ...
+
+
+def test_the_room_of_a_reply_grows_until_it_is_enough(tmp_path):
+    backend = Needing(3000)
+    (reply,) = ask(tmp_path, backend, request("Tell me."))
+    assert isinstance(reply, Response)
+    assert backend.limits == [400, 800, 1600, 3200]
+    endless = Needing(10**9)
+    ask(tmp_path / "endless", endless, request("Tell me."), attempts=8)
+    assert endless.limits == [400, 800, 1600, 3200, *[6400] * 4]
+
+
+def test_room_for_thoughts_is_no_part_of_the_request(tmp_path):
+    backend, asked = Needing(3000), request("Tell me.")
+    (reply,) = ask(tmp_path, backend, asked, thinking_tokens=2600)
+    assert backend.limits == [3000]
+    assert reply.key == asked.key
+
+
+def test_a_reply_with_faults_after_one_that_was_cut_off_keeps_its_room():
+    cut = Attempt("k", 0, "invalid", False, "truncated: the answer was cut off", "{")
+    odd = Attempt("k", 1, "invalid", False, "not JSON: x", "nonsense")
+    assert next_send(request("Tell me."), [cut, odd]).max_tokens == 800
 
 
 def test_half_a_surrogate_pair_can_be_journaled(tmp_path):
@@ -315,6 +382,19 @@ def test_a_straggler_gets_the_next_place_of_a_full_queue(tmp_path):
 def test_no_answer_within_the_patience_ends_it(tmp_path):
     with pytest.raises(RunError, match=r"generator\.patience=0\.3 s; last fault: gone"):
         ask(tmp_path, Scripted(Unreachable("gone")), request("One."), patience=0.3)
+
+
+def test_after_a_stop_nothing_is_waited_for():
+    async def run() -> float:
+        router = Router([Scripted(GOOD)], GeneratorConfig(kind="openai", model="toy"), workers=1)
+        router.stop()
+        began = time.monotonic()
+        with pytest.raises(Stopping):
+            await router.pause(asyncio.sleep(5))
+        await router.close()
+        return time.monotonic() - began
+
+    assert asyncio.run(run()) < 2
 
 
 def test_one_request_that_is_sent_again_and_again_ends_with_the_patience(monkeypatch):

@@ -78,6 +78,31 @@ def complete(handler, count=1, sent=None, **config):
     return play(handler, asked, **config)
 
 
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_a_schema_in_the_prompt_stands_there_once(kind, tmp_path):
+    bodies = []
+
+    def handler(body):
+        bodies.append(body)
+        if kind == "openai":
+            return openai()
+        return web.json_response({"content": [{"type": "text", "text": GOOD}]})
+
+    async def asked(settings, backend):
+        router = Router([backend], settings, workers=1)
+        journal = RequestJournal(tmp_path / "requests.jsonl")
+        (reply,) = await Asker(settings, router, journal, lambda key: []).ask_all([request("One.")])
+        journal.close()
+        await router.close()
+        return reply
+
+    reply = play(handler, asked, kind=kind, structured="prompt")
+    assert reply.value["pairs"]
+    (body,) = bodies
+    assert body["messages"][-1]["content"].count(PAIRS) == 1
+    assert not {"response_format", "tools"} & body.keys()
+
+
 def refuses(*rules):
     """A handler that refuses what breaks a rule, ``(test of the body, message)``; and its log."""
     bodies = []

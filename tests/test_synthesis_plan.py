@@ -4,16 +4,20 @@ import random
 from dataclasses import replace
 
 import pytest
+from llm_cases import pair
 from synthesis_toy import ToyGenerator, make_config, make_run
 
 from memo_dist.cluster.resources import Resources
 from memo_dist.corpus.manifest import load_chunks, load_documents, shard_of
 from memo_dist.errors import UsageError
+from memo_dist.io.atomic import jsonl_offsets, write_jsonl
 from memo_dist.io.checked_lines import from_line, to_line
+from memo_dist.synthesis import group_units
 from memo_dist.synthesis.buckets import hash_buckets
 from memo_dist.synthesis.journal import Journal, JournalTail, Record
 from memo_dist.synthesis.plan import StepUnits, UnitReader, UnitSpec, check_settings, make_plan
 from memo_dist.synthesis.pool import Share, worker_share
+from memo_dist.synthesis.worker import part_path
 
 
 @pytest.fixture
@@ -107,6 +111,50 @@ def test_a_step_has_to_exist(corpus, generator):
     config.synthesis.steps = ["direct", "cross"]
     with pytest.raises(UsageError, match="it has direct, paraphrase, abstain"):
         make_plan(corpus, config, generator)
+
+
+class Grouping:
+    """A step that keeps what it is given of each shard, and forms no group."""
+
+    name = "cross"
+
+    def __init__(self):
+        self.given = {}
+
+    def groups(self, shard, reflections):
+        self.given[shard] = list(reflections)
+        return []
+
+
+def test_the_groups_of_a_shard_are_found_without_the_rows_of_others(
+    tmp_path, generator, monkeypatch
+):
+    run = make_run(tmp_path, make_config())
+    plan = make_plan(run.corpus, make_config(), generator)
+    rows = {
+        (step, part, shard): replace(pair(f"{step} {part} {shard}?", "x"), shard=shard)
+        for step in ("direct", "paraphrase")
+        for part in range(plan.partitions)
+        for shard in (0, 1)
+    }
+    for step in ("direct", "paraphrase"):
+        for part in range(plan.partitions):
+            told = [rows[step, part, shard].to_json() for shard in (0, 1)]
+            run.step(step).mkdir(parents=True, exist_ok=True)
+            write_jsonl(part_path(run, step, part), told)
+    whole = []
+
+    def offsets(path):
+        whole.append(path)
+        return jsonl_offsets(path)
+
+    monkeypatch.setattr(group_units, "jsonl_offsets", offsets)
+    step = Grouping()
+    units = group_units.grouped_units(run, plan, step, ["direct", "paraphrase"])
+    assert units.units == ()
+    for shard in (0, 1):
+        assert step.given[shard] == [row for key, row in rows.items() if key[2] == shard]
+    assert len(whole) == 2 * plan.partitions
 
 
 RECORD = Record("u1", "k1", False, [{"question": "é?"}], [])

@@ -12,6 +12,7 @@ from memo_dist.config.schema import CorpusConfig
 from memo_dist.corpus.build import build_corpus, load_chunks, load_documents
 from memo_dist.corpus.types import Document
 from memo_dist.synthesis import coverage
+from memo_dist.synthesis.agreement import says_nothing
 from memo_dist.synthesis.clean import Candidate, clean
 from memo_dist.synthesis.dataset import write_card, write_rows
 from memo_dist.synthesis.dated import as_of
@@ -134,6 +135,18 @@ def test_names_of_a_prompts_example_are_foreign():
     assert not names_answer("Which mill is in Garrow?", "Hollin Mill")
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which model replaces the TX1000A?", "TX1000B"),
+        ("Which variable stands beside MEMO_HOST?", "MEMO_PORT"),
+    ],
+)
+def test_a_code_that_only_begins_like_the_answer_does_not_give_it_away(question, answer):
+    assert not names_answer(question, answer)
+    assert names_answer(f"{question} {answer}?", answer)
+
+
 # -- the cleaning pass -----------------------------------------------------------------------------
 
 
@@ -175,6 +188,51 @@ def test_near_duplicates_go_but_rewordings_and_other_facts_stay():
     assert any(row.kind == "paraphrase" for row in result.kept)
     assert any("Ostrey" in row.question for row in result.kept)
     assert any("closed" in row.question for row in result.kept)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "How long does the cell of the TX1000A last?",
+            "How long does the cell of the TX1000B last?",
+        ),
+        ("How many people live in Niger today?", "How many people live in Nigeria today?"),
+        ("What does the setting memo_host hold?", "What does the setting memo_port hold?"),
+        ("Which tube is in the 6SN7 stage of it?", "Which tube is in the 6SL7 stage of it?"),
+    ],
+)
+def test_facts_about_things_with_names_that_begin_alike_stay(one, other):
+    assert dropped(cleaned(pair(one, "Nine"), pair(other, "Nine"))) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Niger", "Nigeria"), ("TX1000A", "TX1000B"), ("I", "A")]
+)
+def test_answers_that_begin_alike_are_two_answers(one, other):
+    asked = "of water that the town board of Garrow measured"
+    rows = (
+        pair(f"Which was the class {asked} first?", one),
+        pair(f"Which first was the class {asked}?", other),
+    )
+    assert dropped(cleaned(*rows)) == []
+
+
+@pytest.mark.parametrize("answer", ["A", "The", "An"])
+def test_an_answer_may_be_an_article(answer):
+    rows = [
+        pair("Which class has the Tarn pump?", answer),
+        pair("Which class has the Orlo pump?", "B"),
+    ]
+    assert dropped(cleaned(*rows)) == []
+    assert not says_nothing(answer)
+
+
+def test_an_answer_of_marks_alone_is_none():
+    assert dropped(cleaned(pair("Which class has the Tarn pump?", "..."))) == [
+        ("empty", "Which class has the Tarn pump?")
+    ]
+    assert says_nothing("...")
 
 
 def test_cleaning_is_the_same_in_any_order():

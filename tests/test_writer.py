@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from cli import memo_dist
+from llm_cases import pair
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from memo_dist.corpus.types import Document
@@ -14,6 +15,8 @@ from memo_dist.models.base import resolve_base
 from memo_dist.models.branches import BranchModel
 from memo_dist.models.loading import load_tokenizer
 from memo_dist.models.sampling import Sampling
+from memo_dist.synthesis.words import content
+from memo_dist.synthesis.writer import abstain
 from memo_dist.synthesis.writer.checks import agree, question_fault
 from memo_dist.synthesis.writer.passages import passages
 
@@ -140,3 +143,23 @@ def test_synthesize_writes_questions_and_the_same_bytes_again(tmp_path):
     assert all(row["answer"] in GUIDE and row["question"].endswith("?") for row in written)
     assert all(row["sources"] == ["guide"] or row["sources"] == ["guide.md"] for row in written)
     assert any("21 kg" in row["answer"] and row["generator"] != "writer-1" for row in rows)
+
+
+def test_the_words_of_a_passage_are_read_once_for_all_questions(monkeypatch):
+    read = []
+
+    def words(text):
+        read.append(text)
+        return content(text)
+
+    documents = [Document(f"d{n}", f"Ferrin {n}", GUIDE.replace("8", str(n))) for n in range(9)]
+    asked = [
+        pair(f"What is part {part} of the Ferrin {n} made of?", "x", document=documents[n])
+        for n in range(9)
+        for part in range(3)
+    ]
+    monkeypatch.setattr(abstain, "content", words)
+    monkeypatch.setattr(abstain, "_answered", lambda *given: set())
+    assert len(abstain.open_questions(None, documents, asked, 4, 1)) == 4
+    known = {f"{p.title} {p.text}" for document in documents for p in passages(document)}
+    assert sum(text in known for text in read) == len(known)

@@ -18,6 +18,8 @@ from memo_dist.answers.characters import clean_characters
 ARTICLES = frozenset({"a", "an", "the"})
 MAX_CONTAINS_WORDS = 20
 """Longest answer, in words, in which ``contains`` looks: a longer one hedges or lists."""
+_WORDS_AROUND = 5
+"""Words that may stand around a gold answer which itself leaves no room below that limit."""
 
 ABSTAIN_ANSWER = "I don't know."
 """The answer that abstention examples train and that ``ask`` recognises."""
@@ -108,8 +110,16 @@ def token_f1(prediction: str, golds: Sequence[str]) -> float:
 
 
 def contains(prediction: str, golds: Sequence[str]) -> float:
-    """1 where a gold answer stands as whole tokens, in order, in an answer of at most 20 words."""
-    return float(len(prediction.split()) <= MAX_CONTAINS_WORDS and holds(prediction, golds))
+    """1 where a gold answer stands as whole tokens, in order, in an answer of at most 20 words.
+
+    Around a longer gold answer up to 5 words may stand.
+    """
+    words = len(prediction.split())
+    return float(holds(prediction, [gold for gold in golds if words <= _most_words(gold)]))
+
+
+def _most_words(gold: str) -> int:
+    return max(MAX_CONTAINS_WORDS, len(gold.split()) + _WORDS_AROUND)
 
 
 def holds(text: str, golds: Sequence[str]) -> bool:

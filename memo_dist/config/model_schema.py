@@ -30,6 +30,9 @@ class EndpointConfig:
     structured: str = key("server", choices=("server", "prompt"))
     """``server``: the server constrains replies to the JSON schema; ``prompt``: the prompt contains
     the schema. Replies are validated in both cases."""
+    thinking_tokens: int = key(0, at_least=0, identity=False)
+    """Tokens added to the length limit of every reply, for models whose limit also counts what they
+    think before they reply (gpt-oss, Qwen3, DeepSeek-R1, o-series)."""
     urls: list[str] = key([], identity=False)
     """Base URLs of equivalent endpoints (``http://127.0.0.1:8000/v1``); empty: the default URL of
     ``kind``."""

@@ -36,6 +36,7 @@ class MemoryAnswerer:
         identity: hash of the memory and of what else decides the mode's answers.
         calls: of an executive so far; 0 for modes without one.
         failed: those of them without a valid reply.
+        passing: the questions of the last batch with such a call: the next run asks them again.
     """
 
     def __init__(self, answerer: answering.Answerer, memory: Path) -> None:
@@ -53,12 +54,15 @@ class MemoryAnswerer:
         own = memory_identity(memory)
         self.identity = short_hash([own, *answerer.decided_by]) if answerer.decided_by else own
         self.calls = self.failed = 0
+        self.passing: frozenset[str] = frozenset()
 
     def answer(self, questions: Sequence[str]) -> list[Answer]:
         """Ask in the mode."""
         answered = self._answerer.answer(questions)
         self.calls += sum(one.details.get("executive_calls", 0) for one in answered)
-        self.failed += sum(one.details.get("failed_calls", 0) for one in answered)
+        failed = [one.details.get("failed_calls", 0) for one in answered]
+        self.failed += sum(failed)
+        self.passing = frozenset(q for q, calls in zip(questions, failed, strict=True) if calls)
         return [one.answer for one in answered]
 
 

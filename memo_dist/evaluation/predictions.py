@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -59,11 +59,21 @@ class Predictions(Generic[Row]):
             return None
         return self._parse({k: v for k, v in row.items() if k not in _META})
 
-    def append(self, questions: Sequence[Question], answers: Sequence[Row]) -> None:
-        """Add a batch; when this returns, it is on the disk."""
+    def append(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Row],
+        passing: Collection[str] = (),
+    ) -> None:
+        """Add a batch; when this returns, it is on the disk.
+
+        Answers to the questions whose texts ``passing`` holds are known here only: whoever opens
+        the file next asks them again.
+        """
         rows = [self._row(q, a) for q, a in zip(questions, answers, strict=True)]
         with self._path.open("ab") as stream:
-            stream.write(b"".join(atomic.json_line(row) for row in rows))
+            kept = (row for row in rows if row["question"] not in passing)
+            stream.write(b"".join(atomic.json_line(row) for row in kept))
             stream.flush()
             os.fsync(stream.fileno())
         self._rows.update((row["key"], row) for row in rows)

@@ -101,10 +101,11 @@ class _Asking:
             for start in range(0, len(open_questions), size):
                 self._poll(method, len(questions))
                 batch = open_questions[start : start + size]
-                known.append(batch, answerer.answer([q.question for q in batch]))
+                answers = answerer.answer([q.question for q in batch])
+                known.append(batch, answers, getattr(answerer, "passing", ()))
                 bar.advance(len(batch))
-        answers = [(q, known.get(q)) for q in questions]
-        return [judge(question, answer) for question, answer in answers if answer is not None]
+        given = [(q, known.get(q)) for q in questions]
+        return [judge(question, answer) for question, answer in given if answer is not None]
 
     def _poll(self, method: str, total: int) -> None:
         if self.should_stop():

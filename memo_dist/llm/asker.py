@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from memo_dist.config.model_schema import EndpointConfig
@@ -112,6 +113,7 @@ class Asker:
 
     async def _attempt(self, request: Request, key: str, history: list[Attempt]) -> Attempt:
         send = next_send(request, history)
+        send = replace(send, max_tokens=send.max_tokens + self._config.thinking_tokens)
         if self._config.structured == "prompt":
             send = with_schema_in_prompt(send)
         number = len(history)

@@ -113,11 +113,11 @@ class OpenRequest:
 
 
 def with_schema_in_prompt(request: Request) -> Request:
-    """The request for an endpoint that takes no schema: it is told in the last turn."""
+    """The request for an endpoint that takes no schema: it is told in the last turn, once."""
     if request.schema is None:
         return request
     *earlier, last = request.messages
     told = (
         f"{last.content}\n\nAnswer with JSON only, valid under this JSON schema:\n{request.schema}"
     )
-    return replace(request, messages=(*earlier, replace(last, content=told)))
+    return replace(request, messages=(*earlier, replace(last, content=told)), schema=None)

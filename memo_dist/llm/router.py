@@ -81,8 +81,11 @@ class Router:
         """Wait for something that a stop cuts short.
 
         Raises:
-            Exception: what :meth:`stop` was given.
+            Exception: what :meth:`stop` was given, at once where it was called before.
         """
+        if self._end:
+            wait.close()
+            raise self._end
         task = asyncio.ensure_future(wait)
         self._pauses.add(task)
         task.add_done_callback(self._pauses.discard)

@@ -13,6 +13,8 @@ from memo_dist.llm.schema_check import schema_fault
 MAX_REASON_CHARS = 200
 MAX_REPAIRED_CHARS = 8000
 RETRY_TEMPERATURE = 0.5
+MOST_DOUBLINGS = 4
+"""Times that the limit of a reply is doubled: a model that repeats itself needs an end."""
 TRUNCATED = "truncated"
 _CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
 _FILTERED = frozenset(
@@ -45,16 +47,16 @@ def next_send(request: Request, history: Sequence[Attempt]) -> Request:
     - The first invalid answer gets one repair turn: its own text and what is wrong with it.
     - Later ones are asked afresh, with another seed and not greedily: a greedy request that
       failed would fail alike.
-    - An answer that was cut off is asked for again with twice the room.
+    - Each answer that was cut off doubles the room of all that follow.
     """
     invalid = [row for row in history if row.outcome == "invalid"]
     if not invalid:
         return request
-    last = invalid[-1]
-    if last.reason.startswith(TRUNCATED):
-        request = replace(request, max_tokens=2 * request.max_tokens)
-    elif len(invalid) == 1 and last.text.strip():
-        return _repair(request, last)
+    cut = sum(row.reason.startswith(TRUNCATED) for row in invalid)
+    if len(invalid) == 1 and not cut and invalid[0].text.strip():
+        return _repair(request, invalid[0])
+    room = request.max_tokens * 2 ** min(cut, MOST_DOUBLINGS)
+    request = replace(request, max_tokens=room)
     warmth = max(request.temperature, RETRY_TEMPERATURE)
     return replace(request, seed=request.seed + len(invalid), temperature=warmth)
 

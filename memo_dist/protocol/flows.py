@@ -7,6 +7,7 @@ from typing import Any
 
 from memo_dist.llm.requests import Message
 from memo_dist.protocol.inquiry import Inquiry
+from memo_dist.protocol.requests import MAX_CANDIDATES
 from memo_dist.protocol.types import Ask, Conclusion, Consult, Flow, Note
 
 FALLBACK = "fallback: the memory's own answer to the question"
@@ -50,7 +51,7 @@ def multi_turn(inquiry: Inquiry) -> Flow:
         idle = 0 if fresh else idle + 1
         problem = NO_NEWS if value else NO_REPLY
         ending = bool(inquiry.budget.used_up())
-        turns.append(Message("assistant", _said(value)))
+        turns.append(Message("assistant", _said(value, inquiry.settings.questions)))
         turns.append(inquiry.calls.replies(fresh, problem, ending))
     return (yield from _fall_back(inquiry))
 
@@ -83,7 +84,7 @@ def _identify(inquiry: Inquiry) -> Generator[Consult | Ask, Any, str]:
             idle += 1
             continue
         entity = " ".join(value["entity"].split())
-        candidates.propose([*value["candidates"], entity])
+        candidates.propose([*value["candidates"][:MAX_CANDIDATES], entity])
         if entity and not candidates.is_dropped(entity):
             return entity
         if not value["questions"]:
@@ -163,6 +164,6 @@ def _fall_back(inquiry: Inquiry, limit: str | None = None) -> Flow:
     return Conclusion(note.ballot.text, support, FALLBACK, limit, inquiry.budget.failed)
 
 
-def _said(value: dict[str, Any] | None) -> str:
+def _said(value: dict[str, Any] | None, most: int) -> str:
     """The executive's turn; never left out, as many chat templates want turns to alternate."""
-    return "\n".join(value["questions"] if value else ()) or "(nothing)"
+    return "\n".join(value["questions"][:most] if value else ()) or "(nothing)"

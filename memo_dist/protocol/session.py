@@ -20,6 +20,7 @@ from memo_dist.io.hashing import short_hash
 from memo_dist.llm.asker import Asker
 from memo_dist.llm.backends.make import check_key, make_backends
 from memo_dist.llm.records import RequestJournal
+from memo_dist.llm.reopening import reopen_requests
 from memo_dist.llm.router import Router, Stopping
 from memo_dist.protocol.budget import Budget
 from memo_dist.protocol.flows import FLOWS
@@ -67,7 +68,8 @@ class ProtocolSession:
     what they ask the memory at the same time becomes one batch.
 
     Every attempt of the executive is in ``requests.jsonl`` before it counts, so that a session
-    that goes on in the same folder pays for nothing twice.
+    that goes on in the same folder pays for no reply twice. Calls that failed there get one more
+    attempt.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ProtocolSession:
         self._should_stop = should_stop
 
     def __enter__(self) -> ProtocolSession:
+        reopen_requests(self._folder / REQUESTS_FILE)
         self._journal = RequestJournal(self._folder / REQUESTS_FILE)
         self._transcript = Transcript(self._folder)
         self._router: Router | None = None

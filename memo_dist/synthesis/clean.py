@@ -91,14 +91,12 @@ def normalise(text: str) -> str:
     """Words in lower case (NFKC) without articles and without punctuation around them.
 
     Punctuation inside or as part of a word stays: ``C++``, ``1.5`` and ``-5`` differ from
-    ``C``, ``15`` and ``5``.
+    ``C``, ``15`` and ``5``. Where nothing else is left ("A" as a grade), the articles stay.
     """
-    words = []
-    for token in normalize("NFKC", text).casefold().split():
-        word = token.rstrip(EDGES).lstrip(EDGES.rstrip("-–—"))
-        if word and word not in ARTICLES:
-            words.append(word)
-    return " ".join(words)
+    tokens = normalize("NFKC", text).casefold().split()
+    words = [token.rstrip(EDGES).lstrip(EDGES.rstrip("-–—")) for token in tokens]
+    told = [word for word in words if word]
+    return " ".join([word for word in told if word not in ARTICLES] or told)
 
 
 def no_ground(reflection: Reflection) -> str:

@@ -19,6 +19,7 @@ from memo_dist.synthesis.plan import (
     chunk_index,
     document_places,
 )
+from memo_dist.synthesis.shard_clean import shard_rows
 from memo_dist.synthesis.types import Group, GroupingStep, Reflection
 from memo_dist.synthesis.worker import part_path
 
@@ -41,14 +42,14 @@ def grouped_units(
 
     Raises:
         RunError: the step named a document or reflection that its shard does not have.
+        DamagedFileError: a part file does not have its shards in order.
     """
     places = _places(run, plan, earlier)
     documents = {place.id: place for place in document_places(run.corpus)}
     chunks = chunk_index(run.corpus / CHUNKS)
     units: list[UnitSpec] = []
     for shard in sorted({unit.shard for unit in plan.units}):
-        rows = (row for _, row in _located(run, plan, earlier) if row.shard == shard)
-        for group in step.groups(shard, rows):
+        for group in step.groups(shard, _rows(run, plan, earlier, shard)):
             _check(group, shard, documents, places, step.name)
             members = [documents[name] for name in group.documents]
             contents = [[place.id, place.content_hash] for place in members]
@@ -78,6 +79,15 @@ def _located(
         for partition in range(plan.partitions):
             for offset, row in jsonl_offsets(part_path(run, name, partition)):
                 yield _Place(name, partition, offset), Reflection.from_json(row)
+
+
+def _rows(
+    run: RunFolder, plan: Plan, earlier: Sequence[StepName], shard: int
+) -> Iterator[Reflection]:
+    """A shard's reflections; those of other shards are not read."""
+    for name in earlier:
+        for partition in range(plan.partitions):
+            yield from shard_rows(part_path(run, name, partition), shard)
 
 
 def _check(

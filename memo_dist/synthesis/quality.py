@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from memo_dist.answers.text import ABSTAIN_ANSWER
 from memo_dist.synthesis.types import Kind
-from memo_dist.synthesis.words import content, names, numbers
+from memo_dist.synthesis.words import coded, content, names, numbers
 
 LEAK = "refers to the text"
 PRONOUN = "pronoun without a name"
@@ -167,9 +167,12 @@ def foreign_numbers(question: str, text: str) -> bool:
 
 
 def names_answer(question: str, answer: str) -> bool:
-    """Whether the question gives its answer away: all of the answer's content words stand in it."""
+    """Whether the question gives its answer away: all of the answer's content words stand in it.
+
+    Words with digits or underscores count whole, others by their stems.
+    """
     wanted = content(answer)
-    return bool(wanted) and wanted <= content(question)
+    return bool(wanted) and wanted <= content(question) and coded(answer) <= coded(question)
 
 
 def wording_fault(question: str, answer: str, ground: str = "") -> str:

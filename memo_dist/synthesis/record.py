@@ -32,6 +32,8 @@ def check_record(config: Config, out: Path) -> None:
 def record(run: RunFolder, config: Config, out: Path, note: str) -> int:
     """Write the replies of a complete synthesis; those that are in ``out`` already stay.
 
+    Only a request that failed in ``out`` gets what this run brought.
+
     Args:
         run: the run folder.
         config: its configuration.
@@ -54,7 +56,7 @@ def record(run: RunFolder, config: Config, out: Path, note: str) -> int:
     settled = {row["key"]: row for row in _settled(run, config)}
     if not settled:
         raise UsageError(f"--record {out}: {run.root} has asked no language model")
-    rows |= settled
+    rows |= {key: row for key, row in settled.items() if not _replied(rows.get(key))}
     return write_recording(out, header, (rows[key] for key in sorted(rows)))
 
 
@@ -99,6 +101,11 @@ def _settled(run: RunFolder, config: Config) -> Iterator[dict[str, Any]]:
                 if row["final"] and row["key"] not in seen:
                     seen.add(row["key"])
                     yield _reply(row)
+
+
+def _replied(row: dict[str, Any] | None) -> bool:
+    """Whether a recording's row holds a reply: neither nothing nor a failure."""
+    return row is not None and row.get("outcome", "ok") == "ok"
 
 
 def _reply(row: dict[str, Any]) -> dict[str, Any]:

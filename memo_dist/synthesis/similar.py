@@ -1,8 +1,9 @@
 """Near-duplicate reflections: the same fact asked for in nearly the same words.
 
 Two reflections are near duplicates when their answers have the same content words, their
-questions the same names and numbers, and the questions' content words a Jaccard similarity of at
-least ``synthesis.near_duplicate``. Candidates come from MinHash buckets, never from all pairs.
+questions the same names, numbers and words with digits or underscores (all of them whole), and the
+stems of the questions' content words a Jaccard similarity of at least
+``synthesis.near_duplicate``. Candidates come from MinHash buckets, never from all pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from memo_dist.synthesis.neighbours import buckets, jaccard
 from memo_dist.synthesis.types import Reflection
-from memo_dist.synthesis.words import content, names, numbers
+from memo_dist.synthesis.words import coded, content, names, whole_content, words
 
 _BAND_ROWS = 4
 _COMPARED = 32
@@ -40,5 +41,6 @@ def near_duplicates(rows: Sequence[Reflection], least: float) -> dict[int, list[
 
 
 def _key(row: Reflection) -> Key:
-    called = content(" ".join(names(row.question)))
-    return content(row.answer), called, numbers(row.question)
+    called = whole_content(" ".join(names(row.question)))
+    told = whole_content(row.answer) or frozenset(words(row.answer))
+    return told, called, coded(row.question)

@@ -26,6 +26,7 @@ FUNCTION_WORDS = word_set(
 _STEM = 5
 """Letters that stand for a word: a stemmer's job for every alphabetic language, roughly."""
 _WORD = re.compile(r"\w+(?:[.,:]\d+)*")
+_CODED = re.compile(r"[\d_]")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _TOKEN = re.compile(r"[^\W_][\w'’.&-]*")
 _LINKS = word_set("of de da di du des del der den la le van von the")
@@ -39,12 +40,27 @@ def words(text: str) -> list[str]:
 
 def stem(word: str) -> str:
     """What stands for a word in comparisons: numbers whole, other words cut."""
-    return word.replace(",", "") if word[0].isdigit() else word[:_STEM]
+    return _plain(word) if word[0].isdigit() else word[:_STEM]
 
 
 def content(text: str) -> frozenset[str]:
     """Stems of the words that say what the text is about."""
     return frozenset(stem(word) for word in words(text) if word not in FUNCTION_WORDS)
+
+
+def whole_content(text: str) -> frozenset[str]:
+    """As :func:`content`, uncut: Niger is not Nigeria, where equal words must mean one thing."""
+    return frozenset(_plain(word) for word in words(text) if word not in FUNCTION_WORDS)
+
+
+def coded(text: str) -> frozenset[str]:
+    """Numbers, and whole words with a digit or an underscore (``TX1000A``, ``memo_port``)."""
+    return frozenset(_plain(word) for word in words(text) if _CODED.search(word))
+
+
+def _plain(word: str) -> str:
+    """A number without its thousands separators; any other word as it is."""
+    return word.replace(",", "") if word[0].isdigit() else word
 
 
 def numbers(text: str) -> frozenset[str]:

@@ -37,7 +37,7 @@ class AnthropicBackend(HostedBackend):
         }
         if system:
             body["system"] = system
-        if request.schema is not None and self._structured:
+        if request.schema is not None:
             schema = json.loads(request.schema)
             body["tools"] = [
                 {"name": TOOL, "description": "Gives the answer.", "input_schema": schema}

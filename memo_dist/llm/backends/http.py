@@ -282,11 +282,6 @@ class HostedBackend(ABC):
         except ServerFault as fault:  # it may quote the body
             raise ServerFault(self._http.clean(str(fault))) from None
 
-    @property
-    def _structured(self) -> bool:
-        """Whether the body carries the schema."""
-        return self._dialect.structured
-
     @abstractmethod
     def _body(self, request: Request) -> dict[str, Any]:
         """The JSON object to post."""

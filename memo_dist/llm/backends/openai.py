@@ -26,7 +26,7 @@ class OpenAIBackend(HostedBackend):
             "temperature": request.temperature,
             "seed": request.seed,
         }
-        if request.schema is not None and self._structured:
+        if request.schema is not None:
             schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body

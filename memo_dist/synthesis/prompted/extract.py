@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from memo_dist.config.steps import StepName
 from memo_dist.llm import schemas
 from memo_dist.llm.requests import Reply, Request, Response
-from memo_dist.synthesis.coverage import LEAST_WORDS, evidence_of, uncovered
+from memo_dist.synthesis.coverage import LEAST_WORDS, Evidence, evidence_of, uncovered
 from memo_dist.synthesis.prompted.anchored import ANCHORED, AnchoredQuestions
 from memo_dist.synthesis.prompted.facts import FactTaker
 from memo_dist.synthesis.prompted.manners import FILE, manners, questions_per_fact
@@ -78,18 +78,24 @@ class DirectStep:
             for part in parts(reading, most * CHARS_A_FACT)
         ]
         asked = [(item, self._request(item, item.part.sentences, item.part.whole)) for item in work]
-        for _ in range(self._tools.settings.coverage_rounds + 1):
+        for turn in range(self._tools.settings.coverage_rounds + 1):
+            if turn:
+                asked = self._further(work, taker.found)
             if not asked:
                 return
             replies = yield [request for _, request in asked]
             for item, reply in answered(asked, replies):
                 item.full = len(reply.value["facts"]) >= most
                 item.facts += take_facts(item.part.reading, reply, "direct", taker)
-            asked = [
-                (item, self._request(item, missing, False))
-                for item in work
-                if (missing := self._missing(item, taker.found))
-            ]
+
+    def _further(self, work: Sequence[_Work], found: Collector) -> list[tuple[_Work, Request]]:
+        """The calls of a round after the first."""
+        told = _evidence(found)
+        return [
+            (item, self._request(item, missing, False))
+            for item in work
+            if (missing := self._missing(item, told))
+        ]
 
     def _request(self, item: _Work, sentences: Sequence[tuple[int, str]], whole: bool) -> Request:
         """The call for some sentences of a part, or for the whole reading."""
@@ -104,18 +110,30 @@ class DirectStep:
             self._tools, DIRECT, item.part.reading, body, turn, known=known, focus=not whole
         )
 
-    def _missing(self, item: _Work, found: Collector) -> list[tuple[int, str]]:
+    def _missing(
+        self, item: _Work, told: Mapping[str, Sequence[Evidence]]
+    ) -> list[tuple[int, str]]:
         """Sentences to ask for again: all after a full reply, else those without a fact."""
         if item.full:
             return list(item.part.sentences)
         counted = [row for row in item.part.sentences if len(content(row[1])) >= LEAST_WORDS]
-        chunks = {passage.chunk.id for passage in item.part.reading.passages}
-        mine = [row for row in found.reflections.values() if chunks.intersection(row.chunks)]
-        evidence = [told for told in map(evidence_of, mine) if told is not None]
+        chunks = [passage.chunk.id for passage in item.part.reading.passages]
+        evidence = [one for chunk in chunks for one in told.get(chunk, ())]
         gaps = set(uncovered([text for _, text in counted], evidence))
         missing = [row for row in counted if row[1] in gaps]
         share = len(missing) / len(counted) if counted else 0.0
         return missing if 1 - share < self._tools.settings.coverage else []
+
+
+def _evidence(found: Collector) -> dict[str, list[Evidence]]:
+    """What the reflections tell, by the id of each chunk that they rest on."""
+    told: dict[str, list[Evidence]] = {}
+    for row in found.reflections.values():
+        item = evidence_of(row)
+        if item is not None:
+            for chunk in row.chunks:
+                told.setdefault(chunk, []).append(item)
+    return told
 
 
 class FactStep:

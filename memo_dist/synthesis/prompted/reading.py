@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from memo_dist.corpus.chunking import sentence_spans
 from memo_dist.corpus.types import Chunk, Document
-from memo_dist.synthesis.types import Reflection, Unit
+from memo_dist.synthesis.types import Unit
 from memo_dist.synthesis.words import content
 
 
@@ -48,14 +48,6 @@ class Reading:
     def passage(self, number: int) -> Passage | None:
         """The passage that a reply names, None where there is none of that number."""
         return self.passages[number - 1] if 1 <= number <= len(self.passages) else None
-
-    def number_of(self, reflection: Reflection) -> int | None:
-        """The first passage that the reflection rests on, None where this reading has none."""
-        cited = set(reflection.chunks)
-        for passage in self.passages:
-            if passage.chunk.id in cited:
-                return passage.number
-        return None
 
     @property
     def ground(self) -> str:

@@ -49,14 +49,18 @@ def by_reading(
 
     A pair of several readings belongs to the first of them.
     """
-    found: list[tuple[Reading, list[tuple[int, Reflection]]]] = []
-    left = list(rows)
-    for reading in parts:
-        numbered = [(reading.number_of(row), row) for row in left]
-        left = [row for number, row in numbered if number is None]
-        mine = [(number, row) for number, row in numbered if number is not None]
-        found.append((reading, sorted(mine, key=lambda item: item[0])))
-    return found
+    found: list[tuple[Reading, list[tuple[int, Reflection]]]] = [(part, []) for part in parts]
+    places = {
+        passage.chunk.id: (at, passage.number)
+        for at, (reading, _) in enumerate(found)
+        for passage in reading.passages
+    }
+    for row in rows:
+        cited = [places[chunk] for chunk in row.chunks if chunk in places]
+        if cited:
+            at, number = min(cited)
+            found[at][1].append((number, row))
+    return [(reading, sorted(mine, key=lambda item: item[0])) for reading, mine in found]
 
 
 def listed(pairs: Iterable[tuple[int, Reflection]]) -> list[ListedPair]:

@@ -57,8 +57,9 @@ def open_questions(
     texts = [passage for document in documents for passage in passages(document)]
     candidates = _mixed(_swapped(documents, asked), seed)[: _TRIED * count]
     by_passage: dict[int, list[int]] = defaultdict(list)
+    told = [content(f"{passage.title} {passage.text}") for passage in texts]
     for at, candidate in enumerate(candidates):
-        for place in _nearest(candidate.question, texts):
+        for place in _nearest(candidate.question, told):
             by_passage[place].append(at)
     answered = _answered(model, texts, candidates, by_passage)
     return [c for at, c in enumerate(candidates) if at not in answered][:count]
@@ -83,11 +84,10 @@ def _answered(
     return found
 
 
-def _nearest(question: str, texts: Sequence[Passage]) -> list[int]:
+def _nearest(question: str, told: Sequence[frozenset[str]]) -> list[int]:
+    """Places of the passages, given by their words, that hold most of the question's."""
     about = content(question)
-    shared = [len(about & content(f"{p.title} {p.text}")) for p in texts]
-    order = sorted(range(len(texts)), key=lambda at: -shared[at])
-    return order[:_CHECKED]
+    return sorted(range(len(told)), key=lambda at: -len(about & told[at]))[:_CHECKED]
 
 
 def _swapped(documents: Sequence[Document], asked: Sequence[Reflection]) -> Iterator[Open]:
