@@ -2,15 +2,18 @@
 
 import json
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from memo_dist.answers.answer import Answer
 from memo_dist.compare import judge
 from memo_dist.compare.breakeven import Expense, break_even
 from memo_dist.compare.comparing import Result, _pairs, reference_of
 from memo_dist.compare.graph import PassageGraph, entities
 from memo_dist.compare.judge import planted_wrong
+from memo_dist.compare.memories import MemoryMethod
 from memo_dist.compare.method import Cost, Reply
 from memo_dist.compare.outside import PredictedMethod, split_predictions
 from memo_dist.compare.prices import load_prices
@@ -18,6 +21,7 @@ from memo_dist.compare.retrieval import fuse_ranks
 from memo_dist.compare.rows import Pricing, judged, table_row
 from memo_dist.compare.task import Outcome
 from memo_dist.compare.text import findings
+from memo_dist.config import load_config
 from memo_dist.errors import UsageError
 from memo_dist.evaluation.questions import Question
 from memo_dist.evaluation.scoring import compare
@@ -258,3 +262,17 @@ def test_pairs_count_refusals_of_unanswerable_questions():
     careful = judged(asked, [Reply("gold0"), Reply("")]).verdicts
     (one,) = compare({"sure": sure, "careful": careful}, 100, 0, unanswerable=True)
     assert (one.n, one.only_first, one.only_second) == (2, 0, 1)
+
+
+@pytest.mark.parametrize("failed", [0, 2])
+def test_an_answer_that_rests_on_a_failed_call_is_missing(failed):
+    """The memory's own answer stands in for the executive's there, and would be a wrong score."""
+    method = MemoryMethod.__new__(MemoryMethod)
+    method._setting = SimpleNamespace(config=load_config())
+    method._tokenizer = lambda text, add_special_tokens: {"input_ids": text.split()}
+    answer = Answer("seven", 0.9, False, ("a",), (0,), 0.1, 12)
+    reply = method._reply(answer, {"failed_calls": failed})
+    assert (reply.text, bool(reply.failed)) == ("seven", bool(failed))
+    question = Question("q", "How many?", "eight")
+    found = judged([question], [reply])
+    assert len(found.verdicts) == (0 if failed else 1)

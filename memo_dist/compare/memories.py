@@ -85,7 +85,11 @@ class MemoryMethod:
         return [self._reply(one.answer, one.details) for one in self._answerer.answer(questions)]
 
     def _reply(self, answer: Answer, details: Any) -> Reply:
-        """Of the memory's own tokens, the written ones are counted again from its text."""
+        """Of the memory's own tokens, the written ones are counted again from its text.
+
+        An answer that rests on a failed call of the executive is missing, and asked again.
+        """
+        failed = details.get("failed_calls", 0)
         billed_in, billed_out = details.get("executive_tokens", (0, 0))
         written = self._written(answer) + billed_out
         billed = self._setting.config.executive.kind in _ENDPOINTS
@@ -99,6 +103,7 @@ class MemoryMethod:
             tokens_priced_out=billed_out if billed else 0,
             calls=calls(answer),
             seconds=answer.seconds,
+            failed=f"{failed} call(s) of the executive failed" if failed else "",
         )
 
     def _written(self, answer: Answer) -> int:
