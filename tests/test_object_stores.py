@@ -6,9 +6,11 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections import Counter
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from changes_here import work_here
@@ -25,7 +27,7 @@ from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic, store
 from memo_dist.io.relative import below_files, colliding, objection
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.io.store import Store, StoredObject, StoreUrl, read_place
+from memo_dist.io.store import Store, StoredObject, StoreUrl, open_store, read_place
 from memo_dist.launch.verbs import parse_verb
 from memo_dist.runs import open_run
 
@@ -157,7 +159,15 @@ def test_objects_that_are_the_same_are_not_fetched_again(bucket, tmp_path, opene
 
 
 def test_keys_that_could_leave_a_folder_are_quarantined(bucket, tmp_path):
-    bad = ("../up.md", "a/../../up.md", "/etc/abs.md", "a//b.md", "./c.md", "line\nbreak.md")
+    bad = (
+        "../up.md",
+        "a/../../up.md",
+        "/etc/abs.md",
+        "a//b.md",
+        "./c.md",
+        "line\nbreak.md",
+        "p?versionId=2.md",
+    )
     twins = ("e\u0301.md", "\u00e9.md")
     for key in (*bad, *twins, "good.md"):
         bucket.put(f"corpus/{key}", f"{FACT} {key!r}")
@@ -351,6 +361,8 @@ class Failing:
         (type("NoCredentialsError", (Exception,), {})("none"), UsageError, "AWS_PROFILE"),
         (FileNotFoundError("gone"), UsageError, "check the bucket"),
         (OSError("http://a:hush@h: reset"), RunError, r"http://\[hidden\]@h: reset"),
+        (OSError("http://a:hu@hush@h: reset"), RunError, r"http://\[hidden\]@h: reset"),
+        (OSError("http://a:hu/hush@h: reset"), RunError, r"http://\[hidden\]@h: reset"),
         (ValueError(), RunError, "ValueError"),
     ],
 )
@@ -373,3 +385,25 @@ def test_versions_stand_beside_the_hashes(bucket, tmp_path):
     (row,) = atomic.read_jsonl(tmp_path / "run" / SOURCE)
     assert row.keys() == {"path", "sha256", "version"}
     assert row["version"]
+
+
+def test_an_error_does_not_wait_for_other_calls(bucket):
+    """A stop would otherwise wait for whole objects, or for their deadlines."""
+    slow = Store(bucket.url(), SimpleNamespace(rm_file=lambda path: time.sleep(60)), "b")
+
+    def interrupted():
+        with slow.parallel() as pool:
+            calls.extend(pool.submit(slow.remove, str(number)) for number in range(20))
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+
+    calls, began = [], time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 10
+    assert all(call.done() for call in calls)
+
+
+def test_a_large_file_is_sent_part_by_part(bucket):
+    """By default s3fs reads ten parts of 50 MB ahead, of each of eight files."""
+    assert open_store(bucket.url())._filesystem.max_concurrency == 1

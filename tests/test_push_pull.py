@@ -21,7 +21,7 @@ from memo_dist.errors import DamagedFileError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.io.store import Store
+from memo_dist.io.store import Store, StoreUrl
 from memo_dist.runs import existing_run, open_run
 from memo_dist.transfer import pull as pulling
 from memo_dist.transfer.manifest import MANIFEST, PULLING
@@ -170,10 +170,38 @@ def test_a_killed_pull_continues(bucket, tmp_path):
     (run.train(0) / "1.bin").unlink()  # forgotten, and pushed meanwhile
     push(run.root, bucket.url("copy"))
     assert pull(bucket.url("copy"), new).fetched < 300 + 4 - fetched + 20
-    assert contents(new).keys() - contents(run.root).keys() <= {
-        name for name in contents(new) if name.rpartition("/")[2].startswith(".tmp-")
-    }
-    assert contents(run.root).items() <= contents(new).items()
+    assert contents(new) == contents(run.root)
+
+
+def test_a_file_that_changes_while_it_is_sent_ends_the_push(bucket, run, tmp_path, monkeypatch):
+    """An evaluation takes no lock; the copy before stays whole."""
+    push(run.root, bucket.url("copy"))
+    before = contents(run.root)
+    file, put = run.train(0) / "1.bin", Store.put
+    file.write_bytes(b"new")
+
+    def late(store, key, path):
+        if path == file:
+            file.write_bytes(b"newer")
+        put(store, key, path)
+
+    monkeypatch.setattr(Store, "put", late)
+    with pytest.raises(RunError, match=r"1\.bin changed while it was sent; run the command again"):
+        push(run.root, bucket.url("copy"))
+    pull(bucket.url("copy"), tmp_path / "new")
+    assert contents(tmp_path / "new") == before
+
+
+def test_a_damaged_manifest_is_named_with_what_to_do(bucket, run):
+    push(run.root, bucket.url("copy"))
+    bucket.put(f"copy/{MANIFEST}", b"{")
+    with pytest.raises(RunError, match=f"to replace that copy remove {MANIFEST} there"):
+        push(run.root, bucket.url("copy"))
+
+
+def test_a_run_is_not_pushed_where_objects_are_written_in_place(run):
+    with pytest.raises(UsageError, match="not pushed to hdfs://"):
+        push(run.root, StoreUrl("hdfs", "node", "copy"))
 
 
 def test_a_pull_that_had_only_its_mark_to_remove_ends(bucket, run, tmp_path):
@@ -220,7 +248,20 @@ def forge(bucket: Bucket, change) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../x", "a/../../x", "/tmp/x", "a//x", "./x", "a\nx", ".lock", ".tmp-x", "serve/x", PULLING],
+    [
+        "../x",
+        "a/" * 3000 + "a",
+        "b" * 300,
+        "a/../../x",
+        "/tmp/x",
+        "a//x",
+        "./x",
+        "a\nx",
+        ".lock",
+        ".tmp-x",
+        "serve/x",
+        PULLING,
+    ],
 )
 def test_paths_that_could_leave_the_run_are_refused(bucket, run, tmp_path, path):
     push(run.root, bucket.url("copy"))

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from memo_dist.errors import UsageError
 from memo_dist.io import atomic
 from memo_dist.io.relative import colliding, objection
 from memo_dist.io.store import PARALLEL, StoredObject, StoreUrl, open_store
+
+_OTHER_VERSION = "?versionId="
 
 
 class StoredCorpus:
@@ -74,7 +76,7 @@ class StoredCorpus:
             RunError: see :meth:`Store.blocks`.
         """
         unknown = [origin for origin in origins if origin not in self._digests]
-        with ThreadPoolExecutor(PARALLEL) as pool:
+        with self._store.parallel() as pool:
             list(pool.map(lambda origin: self._fetched(origin, Path(os.devnull)), unknown))
         return [
             {"path": name, "sha256": self._digests[name], "version": self._objects[name].version}
@@ -96,7 +98,7 @@ class StoredCorpus:
         waiting: deque[Future[Path]] = deque()
         with (
             tempfile.TemporaryDirectory(prefix=atomic.temp_prefix(), dir=folder) as name,
-            ThreadPoolExecutor(PARALLEL) as pool,
+            self._store.parallel() as pool,
         ):
             while True:
                 for number, origin in islice(left, PARALLEL - len(waiting)):
@@ -123,5 +125,7 @@ def _refused(objects: dict[str, StoredObject]) -> Iterator[Quarantined]:
         reason = objection(key)
         if not reason and key in twins:
             reason = "another object has this name after Unicode normalisation"
+        if not reason and _OTHER_VERSION in key:
+            reason = f"the client of the store reads {_OTHER_VERSION} as a version"
         if reason:
             yield Quarantined(key, "bad_name", f"the key of the object is refused: {reason}")

@@ -9,6 +9,9 @@ from pathlib import PurePosixPath
 
 _ACTING = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories: control characters, halves of pairs, separators of lines."""
+_MOST_BYTES = 4096
+_MOST_PART_BYTES = 255
+"""Of a path and of one of its parts in UTF-8: the limits of Linux."""
 
 
 def objection(path: str) -> str:
@@ -17,6 +20,9 @@ def objection(path: str) -> str:
         return "it is absolute, or has an empty part, '.' or '..'"
     if any(unicodedata.category(character) in _ACTING for character in path):
         return "it has control characters"
+    data = path.encode()
+    if len(data) >= _MOST_BYTES or max(map(len, data.split(b"/"))) > _MOST_PART_BYTES:
+        return f"it has {_MOST_BYTES} bytes or more, or a part of more than {_MOST_PART_BYTES}"
     return ""
 
 

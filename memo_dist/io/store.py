@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,10 +32,12 @@ PARALLEL = 8
 """Objects that are sent or fetched at once."""
 _SLOWEST = 2**18
 """Bytes a second that a transfer must reach."""
+_LOOK_SECONDS = 0.5
+"""Between two looks of a call whether its result is wanted any more."""
 _BLOCK = 2**23
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME_NODE = re.compile(r"[A-Za-z0-9._-]*(:\d+)?")
-_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
+_LOGIN = re.compile(r"(?<=://)\S*@")
 _VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "updated")
 """What a store calls the mark of an object's content, the surest first."""
 _LOGIN_ERRORS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
@@ -136,6 +140,20 @@ class Store:
         self.url = url
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+        self._ended = threading.Event()
+
+    @contextmanager
+    def parallel(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads for :data:`PARALLEL` calls at once; an error or a stop does not wait for them."""
+        pool = ThreadPoolExecutor(PARALLEL)
+        try:
+            yield pool
+        except BaseException:
+            self._ended.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._ended.clear()
 
     def objects(self) -> dict[str, StoredObject]:
         """Every object below the URL, and the one at the URL, by key.
@@ -183,7 +201,9 @@ class Store:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Make bytes an object, see :meth:`put`."""
-        self._call(f"write {key!r}", lambda: self._filesystem.pipe_file(self._path(key), data))
+        seconds = WAIT_SECONDS + len(data) / _SLOWEST
+        path = self._path(key)
+        self._call(f"write {key!r}", lambda: self._filesystem.pipe_file(path, data), seconds)
 
     def remove(self, key: str) -> None:
         """Remove an object; see :meth:`objects` for errors."""
@@ -210,23 +230,17 @@ class Store:
         )
 
     def _call(self, doing: str, call: Callable[[], _T], seconds: float = WAIT_SECONDS) -> _T:
-        """What ``call`` returns. It runs in a thread: not every library has a deadline itself."""
-        future: Future[_T] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, daemon=True, name="store").start()
+        """What ``call`` returns, within a deadline, and unless the work has ended."""
+        future = _started(call)
+        end = time.monotonic() + seconds
+        while not future.done() and time.monotonic() < end and not self._ended.is_set():
+            wait([future], min(_LOOK_SECONDS, seconds))
+        if not future.done():
+            late = f"no answer within {seconds:.0f} s to: {doing}; {self._advice()}"
+            raise RunError(f"{self.url}: {'ended' if self._ended.is_set() else late}")
         try:
-            return future.result(seconds)
+            return future.result()
         except Exception as error:
-            if not future.done():
-                raise RunError(
-                    f"{self.url}: no answer within {seconds:.0f} s to: {doing}; {self._advice()}"
-                ) from None
             raise self._failure(doing, error) from None
 
     def _failure(self, doing: str, error: Exception) -> Exception:
@@ -250,6 +264,7 @@ def open_store(url: StoreUrl) -> Store:
 
     Raises:
         UsageError: a package is missing, or the client cannot be made.
+        RunError: it is not made in time.
     """
     package = PACKAGES[url.scheme]
     missing = [name for name in ("fsspec", package) if find_spec(name) is None]
@@ -260,15 +275,35 @@ def open_store(url: StoreUrl) -> Store:
     # Imported here: most commands read no store.
     from fsspec.core import url_to_fs
 
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if url.scheme == "s3":
+        options["max_concurrency"] = 1  # parts of one object in memory, of 50 MB each
+    opening = _started(lambda: url_to_fs(str(url), **options))
+    wait([opening], WAIT_SECONDS)
+    if not opening.done():
+        raise RunError(f"{url}: not opened within {WAIT_SECONDS:.0f} s; check {_WHERE[url.scheme]}")
     try:
-        options = {"use_listings_cache": False, "skip_instance_cache": True}
-        filesystem, root = url_to_fs(str(url), **options)
+        filesystem, root = opening.result()
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        told = _LOGIN.sub("[hidden]@", f"{type(error).__name__}: {error}").splitlines()[0][:300]
         raise UsageError(
             f"{url}: the store cannot be opened ({told}); check {_WHERE[url.scheme]}"
-        ) from error
+        ) from None
     return Store(url, filesystem, root)
+
+
+def _started(call: Callable[[], _T]) -> Future[_T]:
+    """A call in a thread of its own: not every library has a deadline itself."""
+    future: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="store").start()
+    return future
 
 
 def _version(row: dict[str, Any]) -> str:

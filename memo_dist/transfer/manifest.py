@@ -141,12 +141,13 @@ def _check_paths(source: str, files: dict[str, CopiedFile]) -> None:
     """
     if CONFIG not in files:
         raise UsageError(f"{source} names no {CONFIG}: it is no copy of a run")
-    twins = colliding(files) | below_files(files)
     for path in sorted(files):
         reason = objection(path)
         if not reason and left_out(path):
             reason = "it is a file that is not copied"
-        if not reason and path in twins:
-            reason = "another path collides with it"
         if reason:
-            raise UsageError(f"{source} names {path!r}, which is refused: {reason}")
+            raise UsageError(f"{source} names {path[:200]!r}, which is refused: {reason}")
+    for path in sorted(colliding(files) | below_files(files)):
+        raise UsageError(
+            f"{source} names {path!r}, which is refused: another path collides with it"
+        )

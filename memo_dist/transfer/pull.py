@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from memo_dist.cluster.leftovers import remove_abandoned
 from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic, permissions
 from memo_dist.io.hashing import hash_file
 from memo_dist.io.runfolder import RunFolder
-from memo_dist.io.store import PARALLEL, Store, StoredObject, StoreUrl, open_store
+from memo_dist.io.store import Store, StoredObject, StoreUrl, open_store
 from memo_dist.observability.progress import progress
 from memo_dist.runs import is_foreign, locked
 from memo_dist.transfer.manifest import CONFIG, PULLING, CopiedFile, CopyManifest, read_manifest
@@ -59,7 +59,8 @@ def pull(url: StoreUrl, root: Path) -> Pulled:
         before = _begun(run, url)
         fetched = 0
         if not run.config.exists():
-            permissions.settle(root, group_readable=False)
+            # What a killed pull had begun to write; it may be a document that was forgotten since.
+            permissions.settle(root, False, remove_abandoned)
             _remove(root, before - manifest.files.keys())
             row = {"url": str(url), "manifest": manifest.to_json()}
             atomic.write_json(root / PULLING, row)
@@ -125,7 +126,7 @@ class _Transfer:
         self._check_space(todo)
         first = [path for path in todo if path != CONFIG]
         with (
-            ThreadPoolExecutor(PARALLEL) as pool,
+            self._store.parallel() as pool,
             progress(len(first), "pull", unit="files") as report,
         ):
             for _ in pool.map(self._fetch, first):

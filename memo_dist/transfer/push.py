@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from memo_dist.change import merged as merged_bank
 from memo_dist.change.pending import Pending
-from memo_dist.errors import UsageError
+from memo_dist.errors import DamagedFileError, RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
 from memo_dist.io.relative import objection
@@ -26,6 +27,9 @@ from memo_dist.transfer.manifest import (
     left_out,
     read_manifest,
 )
+
+_WHOLE = ("s3", "gs")
+"""Stores in which an object is there whole or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Pushed:
 
 
 def push(root: Path, url: StoreUrl) -> Pushed:
-    """Copy a run to a store. Nothing writes into the run meanwhile.
+    """Copy a run to a store. Nothing that takes the run's lock writes into it meanwhile.
 
     A copy that is there stays in force until the new one is whole. After a kill, the same call
     sends what is missing.
@@ -57,9 +61,15 @@ def push(root: Path, url: StoreUrl) -> Pushed:
     Raises:
         UsageError: no run, one that is being written, one whose ``forget`` has not ended, or a URL
             that holds another run's copy; or see :func:`open_store`.
-        RunError: the store cannot be reached, or does not answer in time.
+        RunError: the store cannot be reached, does not answer in time, or holds a manifest that
+            cannot be read; a file changed meanwhile.
     """
     run, _ = existing_run(root)
+    if url.scheme not in _WHOLE:
+        raise UsageError(
+            f"{url}: a run is not pushed to {url.scheme}://, whose client writes objects bit by bit"
+            f" in their place; known are {', '.join(f'{name}://' for name in _WHOLE)}"
+        )
     store = open_store(url)
     with locked(run):
         if Pending.load(run.generations):
@@ -68,12 +78,13 @@ def push(root: Path, url: StoreUrl) -> Pushed:
                 " end it first"
             )
         there = store.objects()
-        manifest = CopyManifest(_identity(run), _files(run))
-        if MANIFEST in there and read_manifest(store, there).run != manifest.run:
+        files, marks = _files(run)
+        manifest = CopyManifest(_identity(run), files)
+        if MANIFEST in there and _earlier(store, there).run != manifest.run:
             raise UsageError(
                 f"{url} holds the copy of another run; name another URL, or remove that copy"
             )
-        sent = _send(run, store, manifest, there)
+        sent = _send(run, store, manifest, marks, there)
         store.put_bytes(MANIFEST, atomic.json_line(manifest.to_json()))
         removed = _remove_others(store, manifest, there)
     size = sum(file.size for file in manifest.files.values())
@@ -88,8 +99,22 @@ def _identity(run: RunFolder) -> str:
     return hash_value(atomic.read_json(run.run_json)["launches"][:1])
 
 
-def _files(run: RunFolder) -> dict[str, CopiedFile]:
-    """Every file that is copied.
+def _earlier(store: Store, there: dict[str, StoredObject]) -> CopyManifest:
+    """The manifest that is there.
+
+    Raises:
+        RunError: it cannot be read; says how to replace it.
+    """
+    try:
+        return read_manifest(store, there)
+    except (UsageError, DamagedFileError) as error:
+        raise RunError(
+            f"{error}; to replace that copy remove {MANIFEST} there and run the command again"
+        ) from None
+
+
+def _files(run: RunFolder) -> tuple[dict[str, CopiedFile], dict[str, _Mark]]:
+    """Every file that is copied, and its mark before it was read.
 
     Raises:
         UsageError: a file has a name that could not be brought back.
@@ -100,10 +125,25 @@ def _files(run: RunFolder) -> dict[str, CopiedFile]:
         if reason:
             raise UsageError(f"{run.root}: the file {name!r} cannot be copied: {reason}")
     paths = [run.root / name for name in names]
+    marks = [_mark(path) for path in paths]
     with ThreadPoolExecutor(PARALLEL) as pool:
         digests = list(pool.map(hash_file, paths))
-    rows = zip(names, digests, paths, strict=True)
-    return {name: CopiedFile(digest, path.stat().st_size) for name, digest, path in rows}
+    rows = zip(names, digests, marks, strict=True)
+    files = {name: CopiedFile(digest, mark.size) for name, digest, mark in rows}
+    return files, dict(zip(names, marks, strict=True))
+
+
+class _Mark(NamedTuple):
+    """What changes with a file's content."""
+
+    file: int
+    size: int
+    changed: int
+
+
+def _mark(path: Path) -> _Mark:
+    found = path.stat()
+    return _Mark(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _names(root: Path) -> Iterator[str]:
@@ -116,27 +156,50 @@ def _names(root: Path) -> Iterator[str]:
 
 
 def _send(
-    run: RunFolder, store: Store, manifest: CopyManifest, there: dict[str, StoredObject]
+    run: RunFolder,
+    store: Store,
+    manifest: CopyManifest,
+    marks: dict[str, _Mark],
+    there: dict[str, StoredObject],
 ) -> int:
-    """Send the objects that are not there whole; returns their number."""
+    """Send the objects that are not there whole; returns their number.
+
+    Raises:
+        RunError: a file changed since it was hashed: an evaluation, say, takes no lock.
+    """
     todo = {
-        file.key: run.root / path
+        file.key: path
         for path, file in manifest.files.items()
         if file.key not in there or there[file.key].size != file.size
     }
-    with (
-        ThreadPoolExecutor(PARALLEL) as pool,
-        progress(len(todo), "push", unit="objects") as report,
-    ):
-        for _ in pool.map(store.put, todo.keys(), todo.values()):
+
+    def send(key: str, path: str) -> None:
+        file = run.root / path
+        changed = RunError(f"{file} changed while it was sent; run the command again")
+        if not _is_same(file, marks[path]):
+            raise changed
+        store.put(key, file)
+        if not _is_same(file, marks[path]):
+            store.remove(key)
+            raise changed
+
+    with store.parallel() as pool, progress(len(todo), "push", unit="objects") as report:
+        for _ in pool.map(send, todo.keys(), todo.values()):
             report.advance()
     return len(todo)
+
+
+def _is_same(file: Path, mark: _Mark) -> bool:
+    try:
+        return _mark(file) == mark
+    except FileNotFoundError:
+        return False
 
 
 def _remove_others(store: Store, manifest: CopyManifest, there: dict[str, StoredObject]) -> int:
     """Remove objects of earlier copies that this one does not name; returns their number."""
     named = {file.key for file in manifest.files.values()}
     gone = [key for key in there if is_object(key) and key not in named]
-    with ThreadPoolExecutor(PARALLEL) as pool:
+    with store.parallel() as pool:
         list(pool.map(store.remove, gone))
     return len(gone)
