@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from memo_dist.change import merged as merged_bank
 from memo_dist.change.pending import Pending
-from memo_dist.errors import DamagedFileError, RunError, UsageError
+from memo_dist.errors import RunError, UsageError
 from memo_dist.io import atomic
 from memo_dist.io.hashing import hash_file, hash_value
 from memo_dist.io.relative import objection
@@ -107,7 +107,7 @@ def _earlier(store: Store, there: dict[str, StoredObject]) -> CopyManifest:
     """
     try:
         return read_manifest(store, there)
-    except (UsageError, DamagedFileError) as error:
+    except UsageError as error:
         raise RunError(
             f"{error}; to replace that copy remove {MANIFEST} there and run the command again"
         ) from None
